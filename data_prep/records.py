@@ -1,0 +1,128 @@
+"""The one type that every reader fills and every writer takes: a box, an image with its boxes, a data set."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One labelled rectangle, in absolute pixels of its image.
+
+    Attributes:
+        label: class name, or the phrase that the box grounds.
+        x1, y1: left and top edge; x2, y2: right and bottom edge. Pixels from the image's upper left corner; integers stay
+            integers. Nothing is clipped here: a box may be empty or leave its image until `data_prep.audit` has repaired it.
+        extra: what a format says beyond the above (VOC's `difficult`, COCO's `segmentation`), by its name in that format;
+            values are what JSON can hold.
+
+    Raises:
+        ValueError: a coordinate that is not a finite number, or a label that is empty.
+    """
+
+    label: str
+    x1: Number
+    y1: Number
+    x2: Number
+    y2: Number
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str) or not self.label.strip():
+            raise ValueError(f"a box needs a label, got {self.label!r}")
+        for name in ("x1", "y1", "x2", "y2"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ValueError(f"{name} of a box must be a finite number of pixels, got {value!r}")
+
+    @property
+    def xyxy(self) -> tuple[Number, Number, Number, Number]:
+        """(x1, y1, x2, y2)."""
+        return self.x1, self.y1, self.x2, self.y2
+
+    @property
+    def is_degenerate(self) -> bool:
+        """True when the box has no area: its right edge is not right of its left one, or its bottom not below its top."""
+        return self.x2 <= self.x1 or self.y2 <= self.y1
+
+    def is_inside(self, width: int, height: int) -> bool:
+        """True when no edge leaves an image of `width` x `height` pixels; touching the border is inside."""
+        return all(0 <= x <= width for x in (self.x1, self.x2)) and all(0 <= y <= height for y in (self.y1, self.y2))
+
+    def clipped(self, width: int, height: int) -> Box:
+        """The part of the box within an image of `width` x `height` pixels; degenerate when nothing is left."""
+        x1, x2 = (min(max(x, 0), width) for x in (self.x1, self.x2))
+        y1, y2 = (min(max(y, 0), height) for y in (self.y1, self.y2))
+        return replace(self, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image and what is known about it.
+
+    Attributes:
+        file_name: path relative to the image folder, "/" between folders; never absolute, never through "..".
+        width, height: pixels.
+        boxes: in the order of the source.
+        caption: the sentence whose phrases the boxes ground (ODVG grounding lines); None for detection data.
+        extra: what a format says beyond the above, by its name in that format.
+
+    Raises:
+        ValueError: a file name that leaves its folder, or a size that is not a positive integer.
+    """
+
+    file_name: str
+    width: int
+    height: int
+    boxes: tuple[Box, ...] = ()
+    caption: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_file_name(self.file_name)
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise ValueError(f"{name} of {self.file_name!r} must be a positive integer of pixels, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Images in a fixed order, with their class names.
+
+    Attributes:
+        images: the records; several may share a `file_name` (one image, several captions).
+        categories: class names in the order of their indices; may name classes that no box has. Empty for grounding data.
+        extra: what a format says about the whole set (COCO's `info` and `licenses`).
+    """
+
+    images: tuple[ImageRecord, ...] = ()
+    categories: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Boxes per class: `categories` first, in their order and with zeros, then other labels alphabetically."""
+        counts = Counter(box.label for image in self.images for box in image.boxes)
+        others = sorted(set(counts) - set(self.categories))
+        return {name: counts[name] for name in (*self.categories, *others)}
+
+
+def check_file_name(name: str) -> None:
+    """Refuse a name that would lead out of the folder it is relative to.
+
+    Raises:
+        ValueError: an empty or absolute name, one with "..", a backslash, a drive letter or a control character.
+    """
+    path = PurePosixPath(name) if isinstance(name, str) else None
+    if path is None or not path.name or any(ord(character) < 32 for character in name):
+        raise ValueError(f"a file name is needed, got {name!r}")
+    if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":":
+        raise ValueError(f"the file name {name!r} leaves its folder; expected a path inside it, with '/' between folders")
