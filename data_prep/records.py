@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 Number = int | float
+MAX_PIXEL = 10**9  # no image is larger; infinities, NaN and slipped digits are refused with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Box:
             values are what JSON can hold.
 
     Raises:
-        ValueError: a coordinate that is not a finite number, or a label that is empty.
+        ValueError: a coordinate that is not a number below `MAX_PIXEL`, or a label that is empty or holds control characters.
     """
 
     label: str
@@ -35,12 +37,12 @@ class Box:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.label, str) or not self.label.strip():
-            raise ValueError(f"a box needs a label, got {self.label!r}")
+        if not isinstance(self.label, str) or not self.label.strip() or not _is_plain(self.label):
+            raise ValueError(f"a box needs a label of one line of text, got {self.label!r}")
         for name in ("x1", "y1", "x2", "y2"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise ValueError(f"{name} of a box must be a finite number of pixels, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_PIXEL:
+                raise ValueError(f"{name} of a box must be a number of pixels below {MAX_PIXEL:.0e}, got {str(value)[:40]}")
 
     @property
     def xyxy(self) -> tuple[Number, Number, Number, Number]:
@@ -122,7 +124,26 @@ def check_file_name(name: str) -> None:
         ValueError: an empty or absolute name, one with "..", a backslash, a drive letter or a control character.
     """
     path = PurePosixPath(name) if isinstance(name, str) else None
-    if path is None or not path.name or any(ord(character) < 32 for character in name):
-        raise ValueError(f"a file name is needed, got {name!r}")
+    if path is None or not path.name or not _is_plain(name):
+        raise ValueError(f"a file name of one line of text is needed, got {name!r}")
     if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":":
         raise ValueError(f"the file name {name!r} leaves its folder; expected a path inside it, with '/' between folders")
+
+
+def _is_plain(text: str) -> bool:
+    """True for text that UTF-8 and one line can hold: no control characters, no half of a surrogate pair."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+
+
+def parse_number(text: str) -> Number:
+    """The number that `text` spells, an int when it is spelled as one: "79" -> 79, "79.0" -> 79.0.
+
+    Raises:
+        ValueError: anything else, "nan" and "inf" among it.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+        return float(text)
+    raise ValueError(f"expected a number, got {text[:40]!r}")
