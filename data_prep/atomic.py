@@ -55,13 +55,13 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         OSError: the disk is full or not writable.
     """
     path = Path(path).absolute()
+    partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
+    if old.exists() and not path.exists():  # a run was killed between the two renames below
+        os.replace(old, path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file; expected a folder to write into")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise FileExistsError(f"{path} is not empty; choose another folder, or pass --overwrite to replace it")
-    partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
-    if old.exists() and not path.exists():  # a run was killed between the two renames below
-        os.replace(old, path)
     for leftover in (partial, old):
         if leftover.exists():
             shutil.rmtree(leftover)

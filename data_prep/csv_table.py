@@ -41,9 +41,9 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
 def left_out(dataset: Dataset) -> dict[str, int]:
     """What `write` has no column for: {field name: how many records carry it}; empty when the table says all."""
-    lost = Counter({field: 1 for field in dataset.extra})
+    lost = Counter(dict.fromkeys(dataset.extra, 1))
     for image in dataset.images:
-        lost.update(image.extra)
+        lost.update(list(image.extra))
         lost.update(key for box in image.boxes for key in box.extra)
         if image.caption is not None:
             lost["caption"] += 1
@@ -94,7 +94,9 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             header = next(table, None)
             if header is None or sorted(header) != sorted(COLUMNS):
-                raise ValueError(f"{path}:1: expected the columns {','.join(COLUMNS)}, got {','.join(header or ['nothing'])}")
+                raise ValueError(
+                    f"{path}:1: expected the columns {','.join(COLUMNS)}, got {','.join(header or ['nothing'])}"
+                )
             for fields in table:
                 if not fields:
                     continue
@@ -118,4 +120,3 @@ def _parse_size(text: str) -> int:
     if number != int(number):
         raise ValueError(f"expected a whole number of pixels, got {text!r}")
     return int(number)
-

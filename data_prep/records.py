@@ -42,7 +42,9 @@ class Box:
         for name in ("x1", "y1", "x2", "y2"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MAX_PIXEL:
-                raise ValueError(f"{name} of a box must be a number of pixels below {MAX_PIXEL:.0e}, got {str(value)[:40]}")
+                raise ValueError(
+                    f"{name} of a box must be a number of pixels below {MAX_PIXEL:.0e}, got {str(value)[:40]}"
+                )
 
     @property
     def xyxy(self) -> tuple[Number, Number, Number, Number]:
@@ -127,7 +129,9 @@ def check_file_name(name: str) -> None:
     if path is None or not path.name or not _is_plain(name):
         raise ValueError(f"a file name of one line of text is needed, got {name!r}")
     if path.is_absolute() or ".." in path.parts or "\\" in name or name[1:2] == ":":
-        raise ValueError(f"the file name {name!r} leaves its folder; expected a path inside it, with '/' between folders")
+        raise ValueError(
+            f"the file name {name!r} leaves its folder; expected a path inside it, with '/' between folders"
+        )
 
 
 def _is_plain(text: str) -> bool:
@@ -144,6 +148,6 @@ def parse_number(text: str) -> Number:
     text = text.strip()
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
-    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
+    if re.fullmatch(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?", text):
         return float(text)
     raise ValueError(f"expected a number, got {text[:40]!r}")

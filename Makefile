@@ -1,0 +1,62 @@
+# make help        what there is to make
+# Everything runs in .venv, which the first command makes. PYTHON=... chooses the interpreter; CONSTRAINTS= lifts the tested
+# versions; PORT=... is where `make serve` listens. No path here is absolute, so a folder with spaces is fine.
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+PORT ?= 8000
+VENV := .venv/bin/python
+SOURCES := $(shell find gdino_lib data_prep -name '*.py' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help install book serve test test-slow lint format repository clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+book: .venv/installed _build/.sources ## execute the chapters and build the book into _build/html
+	@$(VENV) book/vendor.py
+	@$(VENV) -m jupyter_book build . -n -W --keep-going
+	@echo "The book: _build/html/index.html. 'make serve' shows it at http://127.0.0.1:$(PORT)."
+
+serve: .venv/installed ## show the built book at http://127.0.0.1:8000
+	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
+	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C stops)"
+	@$(VENV) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+test: lint ## lint, then all tests but the slow ones
+	@$(VENV) -m pytest -m "not slow"
+
+test-slow: .venv/installed ## the slow tests
+	@$(VENV) -m pytest -m slow
+
+lint: .venv/installed ## check style and formatting
+	@$(VENV) -m ruff check .
+	@$(VENV) -m ruff format --check .
+
+format: .venv/installed ## mend style and formatting; strip the outputs of the notebooks
+	@$(VENV) -m ruff check --fix .
+	@$(VENV) -m ruff format .
+	@$(VENV) -m nbstripout book/*.ipynb
+
+repository: .venv/installed ## tell the book its public address: make repository URL=https://github.com/OWNER/NAME
+	@$(VENV) book/repository.py "$(URL)"
+
+install: .venv/installed ## make .venv and install everything into it
+
+clean: ## remove .venv and all that was built
+	rm -rf .venv _build book/_vendor build ./*.egg-info
+
+.venv/installed: pyproject.toml $(wildcard $(CONSTRAINTS))
+	@command -v "$(PYTHON)" >/dev/null || { echo "Python 3.10 or later is needed: no '$(PYTHON)' found; name yours with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed, '$(PYTHON)' is older; name another with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(VENV) || "$(PYTHON)" -m venv .venv
+	@echo "Installing into .venv ..."
+	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[book,dev]"
+	@touch $@
+
+# the execution cache knows the chapters' code only: outputs made by other library code are stale
+_build/.sources: $(SOURCES)
+	@rm -rf _build/.jupyter_cache
+	@mkdir -p _build
+	@touch $@

@@ -1,0 +1,18 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# derandomised: the same examples every run, so that a red run can be repeated; no deadline on a busy machine
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def face_mask_dir():
+    """The real Face Mask Detection set, where FACE_MASK_DIR names it."""
+    folder = os.environ.get("FACE_MASK_DIR")
+    if not folder:
+        pytest.skip("FACE_MASK_DIR is not set")
+    return Path(folder)

@@ -1,0 +1,98 @@
+import json
+
+import pytest
+from PIL import Image
+
+from data_prep import Box, Dataset, ImageRecord
+from data_prep.audit import KINDS, Finding, audit, repair, report
+
+
+def record(*corners, labels="cat"):
+    return ImageRecord("a.jpg", 40, 30, tuple(Box(labels, *box) for box in corners))
+
+
+def test_a_sound_record_is_left_alone():
+    sound = record((0, 0, 40, 30), (1, 1, 2, 2))
+    assert repair(sound) == (sound, [])
+    assert repair(record()) == (record(), [])
+
+
+@pytest.mark.parametrize(
+    ("box", "kinds", "action", "left"),
+    [
+        ((-3, 5, 10, 10), ["box outside"], "clipped", [(0, 5, 10, 10)]),
+        ((30, 20, 41, 31), ["box outside"], "clipped", [(30, 20, 40, 30)]),
+        ((50, 5, 60, 10), ["box outside"], "dropped", []),
+        ((5, 5, 5, 10), ["box degenerate"], "dropped", []),
+        ((9, 5, 3, 10), ["box degenerate"], "dropped", []),
+        ((50, 5, 45, 10), ["box outside", "box degenerate"], "dropped", []),
+    ],
+)
+def test_outside_is_clipped_and_empty_dropped(box, kinds, action, left):
+    fixed, findings = repair(record((1, 1, 2, 2), box), "a.xml")
+    assert [b.xyxy for b in fixed.boxes] == [(1, 1, 2, 2), *left]
+    assert [(f.kind, f.file, f.object, f.action) for f in findings] == [(kind, "a.xml", 2, action) for kind in kinds]
+
+
+def test_a_box_given_twice_is_found_and_kept():
+    boxes = (Box("cat", 1, 1, 5, 5), Box("dog", 2, 2, 5, 5), Box("cat", 1, 1, 5, 5), Box("dog", 1, 1, 5, 5))
+    fixed, findings = repair(ImageRecord("a.jpg", 40, 30, boxes))
+    assert fixed.boxes == boxes
+    assert [(f.object, f.action) for f in findings] == [(3, "kept"), (4, "kept")]
+    assert findings[0].detail.endswith("same as object 1")
+    assert findings[1].detail.endswith("same as object 1, as cat there")
+
+
+def test_the_image_files_of_any_data_set_are_checked(tmp_path):
+    for name in ("a.jpg", "b.jpg", "extra.png", "sub/c.jpg", ".hidden.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"nothing")
+    records = [ImageRecord(name, 40, 30) for name in ("a.jpg", "b.jpg", "gone.jpg")] + [
+        ImageRecord("sub/c.jpg", 30, 40)
+    ]
+    cleaned, result = audit(Dataset(tuple(records)), tmp_path)
+    assert [r.file_name for r in cleaned.images] == ["a.jpg", "sub/c.jpg"]
+    assert (cleaned.images[1].width, cleaned.images[1].height) == (40, 30)
+    assert [(f.kind, f.file) for f in result.findings] == [
+        ("image unreadable", "b.jpg"),
+        ("file without image", "gone.jpg"),
+        ("image without file", "extra.png"),
+        ("size mismatch", "sub/c.jpg"),
+    ]
+    assert result.has_skipped
+
+
+def test_the_records_alone_can_be_audited():
+    cleaned, result = audit(Dataset((record((0, 0, 50, 5), (3, 3, 3, 3)),), ("cat", "dog")))
+    assert result.objects == 2
+    assert not result.has_skipped
+    assert result.parts == {"all": {"images": 1, "boxes": 1, "classes": {"cat": 1, "dog": 0}}}
+    assert cleaned.categories == ("cat", "dog")
+
+
+def test_the_report_says_the_same_in_json_and_text(tmp_path):
+    finding = Finding("box outside", "ж [b]1[/b].xml", 3, "cat (0, 0, 50, 5) in 40 x 30", "clipped")
+    result = report([record((0, 0, 50, 5))], {"train": Dataset((record((0, 0, 40, 5)),)), "test": Dataset()}, [finding])
+    result.write(tmp_path)
+    data = json.loads((tmp_path / "audit.json").read_text("utf-8"))
+    assert data["findings"] == [
+        {"kind": "box outside", "file": "ж [b]1[/b].xml", "object": 3, "detail": finding.detail, "action": "clipped"}
+    ]
+    assert data["counts"] == {kind: int(kind == "box outside") for kind in KINDS}
+    assert data["parts"]["train"]["classes"] == {"cat": 1}
+    text = (tmp_path / "audit.txt").read_text("utf-8")
+    for part in ("1 images, 1 objects read", "ж [b]1[/b].xml", "clipped", *KINDS):
+        assert part in text
+
+
+def test_a_long_list_is_cut_in_print_only():
+    findings = [Finding("box outside", f"{n}.xml", 1, "far out", "clipped") for n in range(5)]
+    result = report([], {"all": Dataset()}, findings)
+    assert "... and 3 more" in result.to_text(limit=2)
+    assert "4.xml" in result.to_text()
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="unknown kind of finding 'odd'"):
+        Finding("odd", "a.xml", None, "")

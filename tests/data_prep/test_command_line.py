@@ -1,0 +1,306 @@
+"""`python -m data_prep` as a user runs it."""
+
+import csv
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from voc_files import VocFolder, voc_xml
+
+from data_prep.__main__ import main
+
+
+def files(folder):
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "data_prep", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", **options)
+
+
+def voc_to_csv(folder, out, *more, train=1):
+    return [
+        "voc-to-csv",
+        *("--images", str(folder.images), "--annotations", str(folder.annotations)),
+        *("--out", str(out), "--train", str(train), *more),
+    ]
+
+
+def assert_one_line(error):
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+
+
+def test_the_whole_conversion(voc_folder, tmp_path, capsys):
+    voc_folder.add("a").add("b b, ж", objects=[('猫, "x"', (0, 0, 41, 10)), ("cat", (3, 3, 3, 9))]).add("c", objects=())
+    before = files(voc_folder.images.parent)
+    assert main(voc_to_csv(voc_folder, tmp_path / "out", train=2)) == 0
+    assert files(voc_folder.images.parent) == before
+    rows = []
+    for part in ("train", "test"):
+        folder = tmp_path / "out" / part
+        assert {p.stem for p in (folder / "images").iterdir()} == {p.stem for p in (folder / "labels").iterdir()}
+        with (folder / "annotations.csv").open(encoding="utf-8", newline="") as file:
+            rows += list(csv.reader(file))[1:]
+    assert sorted(rows) == [
+        ["cat", "1", "2", "11", "12", "a.jpg", "40", "30"],
+        ['猫, "x"', "0", "0", "40", "10", "b b, ж.jpg", "40", "30"],
+    ]
+    report = json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))
+    assert (report["images"], report["objects"]) == (3, 3)
+    assert report["counts"]["box outside"] == report["counts"]["box degenerate"] == 1
+    assert {name: part["images"] for name, part in report["parts"].items()} == {"train": 2, "test": 1}
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "audit.txt").read_text("utf-8") in printed
+
+
+def test_directory_order_changes_no_byte(tmp_path):
+    results = []
+    for order in (1, -1):
+        folder = VocFolder(tmp_path / str(order))
+        for number in range(12)[::order]:
+            folder.add(f"{number}")
+        main(voc_to_csv(folder, tmp_path / f"out{order}", train=7))
+        results.append(files(tmp_path / f"out{order}"))
+    assert results[0] == results[1]
+
+
+def test_links_point_at_the_images(voc_folder, tmp_path):
+    voc_folder.add("a").add("b")
+    assert main(voc_to_csv(voc_folder, tmp_path / "out", "--link")) == 0
+    links = list((tmp_path / "out").rglob("images/*"))
+    assert len(links) == 2
+    assert all(link.is_symlink() and link.resolve().parent == voc_folder.images.resolve() for link in links)
+
+
+def test_a_broken_file_is_left_out_and_the_exit_status_says_so(voc_folder, tmp_path, capsys):
+    voc_folder.add("a").add("b", xml="<annotation>").add("c")
+    assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 1
+    assert "b.xml" in capsys.readouterr().out
+    assert not list((tmp_path / "out").rglob("b.*"))
+    assert main(voc_to_csv(voc_folder, tmp_path / "strict", "--strict")) == 2
+    assert_one_line(capsys.readouterr().err)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_an_earlier_result_is_replaced_only_when_asked(voc_folder, tmp_path, capsys):
+    voc_folder.add("a").add("b")
+    command = voc_to_csv(voc_folder, tmp_path / "out")
+    assert main(command) == 0
+    first = files(tmp_path / "out")
+    assert main(command) == 2
+    assert "pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert files(tmp_path / "out") == first
+    (tmp_path / "out" / "thesis.txt").touch()
+    assert main([*command, "--overwrite"]) == 2
+    assert "thesis.txt, which is no result of voc-to-csv" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("out", ["voc", "voc/images", "voc/images/out", "."])
+def test_the_result_never_covers_its_input(voc_folder, tmp_path, capsys, out):
+    voc_folder.add("a")
+    before = files(tmp_path)
+    assert main([*voc_to_csv(voc_folder, tmp_path / out), "--overwrite"]) == 2
+    assert_one_line(capsys.readouterr().err)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("train", [-1, 3])
+def test_a_count_that_does_not_fit_is_one_line(voc_folder, tmp_path, capsys, train):
+    voc_folder.add("a").add("b")
+    assert main(voc_to_csv(voc_folder, tmp_path / "out", train=train)) == 2
+    assert_one_line(capsys.readouterr().err)
+
+
+def test_nothing_to_convert_is_an_error(voc_folder, tmp_path, capsys):
+    assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 2
+    assert "nothing to convert" in capsys.readouterr().err
+    voc_folder.write("a", voc_xml())
+    assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 2
+    assert "could be used: a.xml: neither" in capsys.readouterr().err
+
+
+def test_no_escape_reaches_a_file_outside(voc_folder, tmp_path, capsys):
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    voc_folder.add("a")
+    for number, name in enumerate(["../../secret.jpg", "/etc/passwd", str(tmp_path / "secret.jpg"), "..\\secret.jpg"]):
+        voc_folder.write(f"escape{number}", voc_xml(name))
+    assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 1
+    assert {p.name for p in (tmp_path / "out").rglob("*.jpg")} == {"a.jpg"}
+
+
+def test_one_traceback_free_line_from_the_shell(tmp_path):
+    result = run(
+        "voc-to-csv", "--images", tmp_path / "no", "--annotations", tmp_path, "--out", tmp_path / "o", "--train", 1
+    )
+    assert result.returncode == 2
+    assert_one_line(result.stderr)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]).returncode
+    ):
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        folder = VocFolder(tmp_path / "voc")
+        for number in range(40):
+            folder.add(f"{number}", size=(200, 200))
+        result = run(*voc_to_csv(folder, disk / "out"))
+        assert result.returncode == 2
+        assert_one_line(result.stderr)
+        assert "No space left" in result.stderr
+        assert list(disk.iterdir()) == []
+        (disk / "kept.csv").write_text("old")
+        table = tmp_path / "big.csv"
+        header = "label_name,bbox_x1,bbox_y1,bbox_x2,bbox_y2,image_name,image_width,image_height\n"
+        table.write_text(header + "".join(f"cat,0,0,{n},5,{n}.jpg,{n + 1},10\n" for n in range(1, 2000)))
+        result = run("csv-to-coco", table, disk / "kept.csv", "--overwrite")
+        assert result.returncode == 2
+        assert_one_line(result.stderr)
+        assert [(p.name, p.read_text()) for p in disk.iterdir()] == [("kept.csv", "old")]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture(scope="module")
+def large_folder(tmp_path_factory):
+    folder = VocFolder(tmp_path_factory.mktemp("large"))
+    folder.add("0", size=(300, 300))
+    picture = (folder.images / "0.jpg").read_bytes()
+    for number in range(1, 400):
+        (folder.images / f"{number}.jpg").write_bytes(picture)
+        folder.write(f"{number}", voc_xml(f"{number}.jpg", size=(300, 300)))
+    return folder
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "data_prep", *voc_to_csv(large_folder, out, train=200)]
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    duration = time.monotonic() - start
+    whole = files(out)
+    shutil.rmtree(out)
+    for share in random.Random(how).sample([n / 10 for n in range(3, 11)], 4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(duration * share)
+        process.send_signal(how)
+        _, error = process.communicate()
+        assert not out.exists() or files(out) == whole
+        if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
+            assert "Traceback" not in error
+            assert list(tmp_path.iterdir()) == []
+        shutil.rmtree(out, ignore_errors=True)
+    subprocess.run(command, check=True, capture_output=True)
+    assert files(out) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_every_pair_of_formats_converts(voc_folder, tmp_path):
+    voc_folder.add("a", objects=[("cat", (1, 2, 11, 12)), ("dog", (0, 0, 5, 5))])
+    paths = {
+        "voc": voc_folder.annotations,
+        "csv": tmp_path / "a.csv",
+        "coco": tmp_path / "a.json",
+        "odvg": tmp_path / "a.jsonl",
+    }
+    assert main(["voc-to-coco", str(paths["voc"]), str(paths["coco"])]) == 0
+    assert main(["coco-to-csv", str(paths["coco"]), str(paths["csv"])]) == 0
+    assert main(["csv-to-odvg", str(paths["csv"]), str(paths["odvg"])]) == 0
+    expected = paths["csv"].read_bytes()
+    for source in ("coco", "odvg"):
+        assert main([f"{source}-to-csv", str(paths[source]), str(paths["csv"]), "--overwrite"]) == 0
+        assert paths["csv"].read_bytes() == expected
+        for target in ("voc", "coco", "odvg"):
+            if source != target:
+                assert main([f"{source}-to-{target}", str(paths[source]), str(tmp_path / f"{source}-{target}")]) == 0
+
+
+def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
+    voc_folder.add("a")
+    main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "a.json")])
+    capsys.readouterr()
+    assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
+    note = capsys.readouterr().err
+    assert note.startswith("note: a CSV has no column for ")
+    assert "difficult (1)" in note
+
+
+def test_an_output_file_is_kept_unless_asked(voc_folder, tmp_path, capsys):
+    voc_folder.add("a")
+    (tmp_path / "a.json").write_text("mine")
+    assert main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "a.json")]) == 2
+    assert_one_line(capsys.readouterr().err)
+    assert (tmp_path / "a.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["voc", "csv", "coco", "odvg"])
+def test_audit_reads_every_format(voc_folder, tmp_path, capsys, kind):
+    voc_folder.add("a", objects=[("cat", (1, 2, 41, 12))])
+    data = {
+        "voc": voc_folder.annotations,
+        "csv": tmp_path / "a.csv",
+        "coco": tmp_path / "a.json",
+        "odvg": tmp_path / "a.jsonl",
+    }
+    main(["voc-to-coco", str(voc_folder.annotations), str(data["coco"])])
+    main(["coco-to-csv", str(data["coco"]), str(data["csv"])])
+    main(["coco-to-odvg", str(data["coco"]), str(data["odvg"])])
+    command = [
+        "audit",
+        "--data",
+        str(data[kind]),
+        "--images",
+        str(voc_folder.images),
+        "--out",
+        str(tmp_path / "report"),
+    ]
+    assert main(command) == 0
+    assert json.loads((tmp_path / "report" / "audit.json").read_text())["counts"]["box outside"] == 1
+    (voc_folder.images / "a.jpg").unlink()
+    (voc_folder.images / "b.jpg").write_bytes(b"")
+    assert main(command) == 1
+
+
+def test_audit_refuses_what_it_does_not_know(tmp_path, capsys):
+    assert main(["audit", "--data", str(tmp_path / "a.txt"), "--out", str(tmp_path)]) == 2
+    assert_one_line(capsys.readouterr().err)
+    assert main(["audit", "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+    assert "--images DIR is needed" in capsys.readouterr().err
+
+
+def test_data_prep_needs_no_torch():
+    code = "import sys, data_prep.__main__; assert not {'torch', 'gdino_lib', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_face_mask_set(face_mask_dir, tmp_path):
+    command = ["voc-to-csv", "--images", face_mask_dir / "images", "--annotations", face_mask_dir / "annotations"]
+    start = time.monotonic()
+    result = run(*command, "--out", tmp_path / "out", "--train", 600, "--seed", 0)
+    assert result.returncode == 0
+    assert time.monotonic() - start < 20  # 1.5 s on an idle machine with two cores
+    report = json.loads((tmp_path / "out" / "audit.json").read_text("utf-8"))
+    assert (report["images"], report["objects"]) == (853, 4072)
+    assert {kind: n for kind, n in report["counts"].items() if n} == {"box outside": 12}
+    train, test = ({p.name for p in (tmp_path / "out" / part / "images").iterdir()} for part in ("train", "test"))
+    assert (len(train), len(test), len(train & test)) == (600, 253, 0)
