@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep import coco, csv_table, odvg, voc
@@ -119,13 +120,22 @@ def _convert(options: argparse.Namespace) -> int:
         raise FileExistsError(f"{options.output} exists; choose another name, or pass --overwrite to replace it")
     dataset = READERS[options.source](options.input)
     if options.target == "csv":
-        lost = csv_table.left_out(dataset)
-        if lost:
-            print("note: a CSV has no column for " + ", ".join(f"{n} ({k})" for n, k in lost.items()), file=sys.stderr)
+        _note("a CSV has no column for", csv_table.left_out(dataset))
+    elif options.target in ("voc", "odvg"):
+        # neither has a place for what COCO says of the whole set; the label map is ODVG's own
+        kept = {"label_map"} if options.target == "odvg" else set()
+        _note(f"{options.target} has no place for", {name: 1 for name in dataset.extra if name not in kept})
+        dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name in kept})
     WRITERS[options.target](dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
     print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}")
     return 0
+
+
+def _note(what: str, lost: dict[str, int]) -> None:
+    """Nothing is dropped silently."""
+    if lost:
+        print(f"note: {what} " + ", ".join(f"{name} ({count})" for name, count in lost.items()), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -245,6 +245,14 @@ def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
     assert "difficult (1)" in note
 
 
+@pytest.mark.parametrize("target", ["odvg", "voc"])
+def test_what_is_said_of_the_whole_set_is_dropped_aloud(tmp_path, capsys, target):
+    coco_file = {"info": {"year": 2017}, "images": [], "annotations": [], "categories": [], "licenses": [{"id": 1}]}
+    (tmp_path / "a.json").write_text(json.dumps(coco_file))
+    assert main([f"coco-to-{target}", str(tmp_path / "a.json"), str(tmp_path / "out")]) == 0
+    assert f"note: {target} has no place for info (1), licenses (1)" in capsys.readouterr().err
+
+
 def test_an_output_file_is_kept_unless_asked(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     (tmp_path / "a.json").write_text("mine")
