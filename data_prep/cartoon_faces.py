@@ -119,7 +119,7 @@ def write(folder: Path | str, seed: int = 0) -> list[PlantedFault]:
         (partial / "annotations").mkdir()
         for scene in scenes:
             if scene.stem not in without_image:
-                picture = draw(scene, random.Random(f"{seed}/{scene.stem}/background"))
+                picture = _draw_scene(scene, random.Random(f"{seed}/{scene.stem}/background"))
                 picture.save(partial / "images" / f"{scene.stem}.jpg", quality=92, subsampling=0)
             if scene.stem in texts:
                 (partial / "annotations" / f"{scene.stem}.xml").write_bytes(texts[scene.stem].encode())
@@ -268,7 +268,7 @@ _OBJECT = """    <object>
 # --- the drawing ----------------------------------------------------------------------------------
 
 
-def draw(scene: _Scene, rng: random.Random) -> Image.Image:
+def _draw_scene(scene: _Scene, rng: random.Random) -> Image.Image:
     """Draw one scene: a background, then its people from far to near. RGB, `scene.width` x `scene.height`."""
     size = scene.width * SCALE, scene.height * SCALE
     background = rng.choice((_park, _city, _classroom, _party))

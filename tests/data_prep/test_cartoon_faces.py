@@ -61,7 +61,7 @@ def test_same_seed_same_bytes_another_seed_other_people(drawn, tmp_path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_seed_has_every_class_and_every_fault(seed, monkeypatch, tmp_path):
-    monkeypatch.setattr(cartoon_faces, "draw", lambda scene, rng: Image.new("RGB", (scene.width, scene.height)))
+    monkeypatch.setattr(cartoon_faces, "_draw_scene", lambda scene, rng: Image.new("RGB", (scene.width, scene.height)))
     faults = cartoon_faces.write(tmp_path / "faces", seed=seed)
     assert sorted({fault.kind for fault in faults}) == sorted(
         set(audit.KINDS) - {"image unreadable", "image annotated twice"}

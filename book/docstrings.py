@@ -1,0 +1,28 @@
+"""Small repairs on the way from our docstrings to the reference pages; a Sphinx extension that `_config.yml` names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SEVERAL_NAMES = re.compile(r"^\s+\w+(?:, \w+)+: ")
+
+
+def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    # napoleon takes "True when ...: more" for a type and its description; a blank first line stops it
+    if what in ("attribute", "property") and lines:
+        lines.insert(0, "")
+    # "x1, y1: edges" would become a field `y1` of the type `x1,`
+    lines[:] = [SEVERAL_NAMES.sub(lambda names: names[0].replace(", ", ","), line) for line in lines]
+
+
+def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> tuple[str, str]:
+    # "<factory>" is no Python, and Sphinx then gives up on the links of the whole signature
+    return (signature or "").replace("<factory>", "..."), result
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Sphinx's entry point."""
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, which has 500
+    app.connect("autodoc-process-signature", _signature)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
