@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from typing import Any
 
+COLON = "\ue000"  # stands in for a colon while napoleon looks at the text
 SEVERAL_NAMES = re.compile(r"^\s+\w+(?:, \w+)+: ")
 
 
 def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    # napoleon takes "True when ...: more" for a type and its description; a blank first line stops it
+    # napoleon would take "True when ...: more" for a type and its description
     if what in ("attribute", "property") and lines:
-        lines.insert(0, "")
+        lines[0] = lines[0].replace(":", COLON)
     # "x1, y1: edges" would become a field `y1` of the type `x1,`
     lines[:] = [SEVERAL_NAMES.sub(lambda names: names[0].replace(", ", ","), line) for line in lines]
+
+
+def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> tuple[str, str]:
@@ -24,5 +29,6 @@ def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, which has 500
+    app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
