@@ -172,6 +172,20 @@ def test_the_style_file_is_one():
         pass
 
 
+def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path):
+    outputs = load("fresh_outputs")
+    monkeypatch.delenv("FACE_MASK_DIR", raising=False)
+    for name in ("data_prep/a.py", "gdino_lib/b.py", "book/gdino.mplstyle"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    first = outputs.fingerprint(tmp_path)
+    assert outputs.fingerprint(tmp_path) == first
+    (tmp_path / "gdino_lib/b.py").write_text("two")
+    second = outputs.fingerprint(tmp_path)
+    monkeypatch.setenv("FACE_MASK_DIR", "elsewhere")
+    assert len({first, second, outputs.fingerprint(tmp_path)}) == 3
+
+
 class TestVendor:
     @pytest.fixture
     def vendor(self, monkeypatch):

@@ -1,0 +1,44 @@
+"""Run the chapters again when what they show may have changed; a Sphinx extension that `_config.yml` names.
+
+Jupyter Book keeps the outputs of an executed notebook and knows them by the notebook's own code alone: after a change of the
+library, or with other data, it would serve the old ones. So the outputs are kept in a folder named after all of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("data_prep", "gdino_lib")
+VARIABLES = ("FACE_MASK_DIR",)  # environment variables that decide what a chapter shows
+
+
+def fingerprint(root: Path = ROOT) -> str:
+    """Sixteen hexadecimal digits that change with the packages' sources, the figures' style and the data."""
+    files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in [*files, root / "book" / "gdino.mplstyle"]:
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in VARIABLES:
+        digest.update(f"{name}={os.environ.get(name, '')}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _configure(app: Any, config: Any) -> None:
+    folder = Path(app.outdir).parent / ".jupyter_cache"
+    current = folder / fingerprint()
+    for other in folder.glob("*"):
+        if other != current:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    # Sphinx reads all pages again when this setting differs from that of its last run
+    config.nb_execution_cache_path = str(current)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Sphinx's entry point."""
+    app.connect("config-inited", _configure, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
