@@ -1,7 +1,9 @@
 """Tell the whole project its public address: `make repository URL=https://github.com/OWNER/NAME`.
 
-The setting is `Repository` under `[project.urls]` in pyproject.toml. This script writes it there and from there into the places
-that cannot read it: the book's launch buttons, the set-up cell of each notebook, the README, the citation. An empty URL unsets it.
+The setting is `Repository` under `[project.urls]` in pyproject.toml. This script writes it there and from there into
+the places
+that cannot read it: the book's launch buttons, the set-up cell of each notebook, the README, the citation. An empty URL
+    unsets it.
 """
 
 from __future__ import annotations

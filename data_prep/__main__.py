@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0: done. 1: done, but some files could not be used and were left out. 2: nothing was done, and one line says why.
+        0: done. 1: done, but some files could not be used and were left out. 2: nothing was done, and one line says
+            why.
         130 or 143: interrupted; nothing half-written is left.
     """
     for stream in (sys.stdout, sys.stderr):

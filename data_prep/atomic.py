@@ -15,8 +15,8 @@ from typing import IO, Any
 def atomic_file(path: Path | str, mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
     """Open a file beside `path` for writing; it takes `path`'s place when the block ends without an error.
 
-    Text is UTF-8 with "\\n" line ends unless `options` (those of `open`) say otherwise. An error, an interrupt or a full disk
-    leaves whatever stood at `path` as it was.
+    Text is UTF-8 with "\\n" line ends unless `options` (those of `open`) say otherwise. An error, an interrupt or a
+    full disk leaves whatever stood at `path` as it was.
 
     Raises:
         FileNotFoundError: the folder of `path` does not exist.
@@ -44,7 +44,8 @@ def atomic_file(path: Path | str, mode: str = "w", **options: Any) -> Iterator[I
 def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes `path`'s place when the block ends without an error.
 
-    The folder aside is `.NAME.partial`. A killed run leaves it there, and the next run on the same `path` removes it first.
+    The folder aside is `.NAME.partial`. A killed run leaves it there, and the next run on the same `path` removes it
+    first.
 
     Args:
         path: must not exist, or be an empty folder, unless `overwrite`.

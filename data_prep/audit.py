@@ -198,7 +198,8 @@ def audit(dataset: Dataset, images: Path | str | None = None) -> tuple[Dataset, 
         images: folder that the file names are relative to; None checks the records alone.
 
     Returns:
-        (the repaired data set, its report). Records whose image is missing or unreadable are left out, and the report says so.
+        (the repaired data set, its report). Records whose image is missing or unreadable are left out, and the report
+        says so.
 
     Raises:
         FileNotFoundError: `images` is not a folder.

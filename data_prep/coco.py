@@ -1,4 +1,5 @@
-"""COCO: one JSON file with `images`, `annotations` and `categories`, tied together by ids; boxes as [x, y, width, height].
+"""COCO: one JSON file with `images`, `annotations` and `categories`, tied together by ids; boxes as [x, y, width,
+height].
 
 COCO is open: any object may have more fields than the format knows. All of them are kept in `extra`, under their own names:
 

@@ -29,8 +29,8 @@ def voc_to_csv(
 ) -> Report:
     """Convert a Pascal VOC folder into `train/` and `test/`, each with `images/`, `labels/` and `annotations.csv`.
 
-    `labels/` holds the XML files as they are; the CSV has clipped boxes and leaves out empty ones. `audit.json` and `audit.txt`
-    lie beside the two folders. The same input and seed give the same bytes.
+    `labels/` holds the XML files as they are; the CSV has clipped boxes and leaves out empty ones. `audit.json` and
+    `audit.txt` lie beside the two folders. The same input and seed give the same bytes.
 
     Args:
         images: folder of images; annotations: folder of XML files.

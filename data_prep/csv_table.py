@@ -55,13 +55,13 @@ def left_out(dataset: Dataset) -> dict[str, int]:
 def read(path: Path | str) -> Dataset:
     """Read a table with the eight `COLUMNS`, in any order; rows of one image need not be neighbours.
 
-    UTF-8 (with or without a byte-order mark) and UTF-16 with one, any line ends. Integers stay integers. Images come in the order
-    of their first row, categories in alphabetical order.
+    UTF-8 (with or without a byte-order mark) and UTF-16 with one, any line ends. Integers stay integers. Images come in
+    the order of their first row, categories in alphabetical order.
 
     Raises:
         FileNotFoundError: no file at `path`.
-        ValueError: a missing, unknown or repeated column, a row with a wrong number of fields, a value that does not fit its
-            column, two sizes for one image; the message starts with `path:line`.
+        ValueError: a missing, unknown or repeated column, a row with a wrong number of fields, a value that does not
+            fit its column, two sizes for one image; the message starts with `path:line`.
     """
     path = Path(path)
     images: dict[str, ImageRecord] = {}

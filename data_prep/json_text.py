@@ -53,7 +53,8 @@ def parse(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
         line: the number of the line that `text` is, counted from 1; None when it is the whole file.
 
     Raises:
-        ValueError: no JSON (with line and column), a key twice in one object, NaN or infinity, or a value that is no object.
+        ValueError: no JSON (with line and column), a key twice in one object, NaN or infinity, or a value that is no
+            object.
     """
     place = path if line is None else f"{path}:{line}"
     try:
@@ -72,7 +73,8 @@ def parse(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
 
 
 def encode(value: Any) -> bytes:
-    """`value` as one line of JSON in UTF-8, keys in their order, other scripts than Latin unescaped, with the line's end.
+    """`value` as one line of JSON in UTF-8, keys in their order, other scripts than Latin unescaped, with the line's
+    end.
 
     Raises:
         ValueError: something that JSON cannot hold, NaN and infinity among it.

@@ -9,13 +9,14 @@ A line holds a detection or a grounding sample; a file may mix both (though thos
 
 The label map beside it, `{"0": "cat", "1": "dog"}`, names the labels of detection lines.
 
-Further fields are kept in `extra` under their own names: those of an instance or a region in `Box.extra`, those of a line in
-`ImageRecord.extra`, those beside `instances` or `regions` there too, in an object named `detection` or `grounding`. So
-file -> `read` -> `write` -> file gives equal JSON line by line, but that instances without a `category` get theirs.
+Further fields are kept in `extra` under their own names: those of an instance or a region in `Box.extra`, those of a
+line in `ImageRecord.extra`, those beside `instances` or `regions` there too, in an object named `detection` or
+`grounding`. So file -> `read` -> `write` -> file gives equal JSON line by line, but that instances without a `category`
+get theirs.
 
-A region may have several boxes, `"bbox": [[...], [...]]`: each becomes a `Box` with the phrase and fields of the region, and
-`extra["odvg_region"]`, the region's index in its line, puts them together again. A phrase may be a list of pieces
-(MM-Grounding-DINO's GoldG): the label is the pieces joined by spaces, `extra["odvg_phrase"]` the list.
+A region may have several boxes, `"bbox": [[...], [...]]`: each becomes a `Box` with the phrase and fields of the
+region, and `extra["odvg_region"]`, the region's index in its line, puts them together again. A phrase may be a list of
+pieces (MM-Grounding-DINO's GoldG): the label is the pieces joined by spaces, `extra["odvg_phrase"]` the list.
 """
 
 from __future__ import annotations
@@ -56,18 +57,19 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
 
     Args:
         path: the file.
-        label_map: the JSON file `{"0": name, ...}`; without it `<stem>_label_map.json` beside `path` is taken if it is there,
-            and without both, every instance must carry its `category`.
+        label_map: the JSON file `{"0": name, ...}`; without it `<stem>_label_map.json` beside `path` is taken if it is
+            there, and without both, every instance must carry its `category`.
 
     Returns:
-        A data set with a record a line: caption None for detection lines, and for grounding lines one box for each box of
+        A data set with a record a line: caption None for detection lines, and for grounding lines one box for each box
+            of
         each region, its label the phrase, letter for letter. The categories are the label map's, in the order of their
         labels, or those of the instances; `extra["label_map"]` has the map if its labels are not 0, 1, 2, ...
 
     Raises:
         FileNotFoundError: there is no file at `path`, or none at `label_map` if that is given.
-        ValueError: a line is no such JSON, a region has no box, a label is not in the map or means another category there;
-            with file and line.
+        ValueError: a line is no such JSON, a region has no box, a label is not in the map or means another category
+            there; with file and line.
     """
     path = Path(path)
     map_path = _label_map_path(path, label_map)
@@ -88,13 +90,14 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
 def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = None) -> None:
     """Write an ODVG file, and its label map.
 
-    Records with a caption become grounding lines, the others detection lines. Everything in the `extra` of records and boxes
-    becomes a field under its name. `tokens_positive`, which MM-Grounding-DINO needs in regions, is written where it is in
-    `extra`, not made up. The same data set gives the same bytes.
+    Records with a caption become grounding lines, the others detection lines. Everything in the `extra` of records and
+    boxes becomes a field under its name. `tokens_positive`, which MM-Grounding-DINO needs in regions, is written where
+    it is in `extra`, not made up. The same data set gives the same bytes.
 
-    The labels are 0, 1, 2, ... in the order of `dataset.categories`, then of labels of detection records that it does not
-    list, sorted; `dataset.extra["label_map"]` comes first. Lines have no place for anything else in `dataset.extra` (such as
-    COCO's `info`, `licenses` and `categories`), which is refused: to drop it, pass `dataclasses.replace(dataset, extra={})`.
+    The labels are 0, 1, 2, ... in the order of `dataset.categories`, then of labels of detection records that it does
+    not list, sorted; `dataset.extra["label_map"]` comes first. Lines have no place for anything else in `dataset.extra`
+    (such as COCO's `info`, `licenses` and `categories`), which is refused: to drop it, pass
+    `dataclasses.replace(dataset, extra={})`.
 
     Args:
         dataset: the records.
@@ -127,7 +130,9 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
 
 @dataclass(frozen=True)
 class _Classes:
-    """The class names by label: those of a label map, or (`is_open`) those that the instances tell one after another."""
+    """The class names by label: those of a label map, or (`is_open`) those that the instances tell one after
+    another.
+    """
 
     names: dict[int, str]
     is_open: bool

@@ -20,13 +20,15 @@ class Box:
 
     Attributes:
         label: class name, or the phrase that the box grounds.
-        x1, y1: left and top edge; x2, y2: right and bottom edge. Pixels from the image's upper left corner; integers stay
-            integers. Nothing is clipped here: a box may be empty or leave its image until `data_prep.audit` has repaired it.
-        extra: what a format says beyond the above (VOC's `difficult`, COCO's `segmentation`), by its name in that format;
-            values are what JSON can hold.
+        x1, y1: left and top edge; x2, y2: right and bottom edge. Pixels from the image's upper left corner; integers
+            stay integers. Nothing is clipped here: a box may be empty or leave its image until `data_prep.audit` has
+            repaired it.
+        extra: what a format says beyond the above (VOC's `difficult`, COCO's `segmentation`), by its name in that
+            format; values are what JSON can hold.
 
     Raises:
-        ValueError: a coordinate that is not a number below `MAX_PIXEL`, or a label that is empty or holds control characters.
+        ValueError: a coordinate that is not a number below `MAX_PIXEL`, or a label that is empty or holds control
+            characters.
     """
 
     label: str
@@ -53,7 +55,9 @@ class Box:
 
     @property
     def is_degenerate(self) -> bool:
-        """True when the box has no area: its right edge is not right of its left one, or its bottom not below its top."""
+        """True when the box has no area: its right edge is not right of its left one, or its bottom not below its
+        top.
+        """
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def is_inside(self, width: int, height: int) -> bool:
@@ -103,7 +107,8 @@ class Dataset:
 
     Attributes:
         images: the records; several may share a `file_name` (one image, several captions).
-        categories: class names in the order of their indices; may name classes that no box has. Empty for grounding data.
+        categories: class names in the order of their indices; may name classes that no box has. Empty for grounding
+            data.
         extra: what a format says about the whole set (COCO's `info` and `licenses`).
     """
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 def split(names: Iterable[str], train: int, seed: int = 0) -> tuple[list[str], list[str]]:
     """Deal image names into a training and a test part.
 
-    Every name gets a lot drawn from itself and the seed (its SHA-256), and the `train` lowest lots train. So the parts depend on
+    Every name gets a lot drawn from itself and the seed (its SHA-256), and the `train` lowest lots train. So the parts
+    depend on
     the set of names and the seed alone: not on the order of the directory, the platform or Python's random generator.
 
     Args:

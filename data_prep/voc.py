@@ -43,13 +43,14 @@ def read_file(path: Path | str) -> ImageRecord:
         path: an XML file in any encoding that it declares; entities and document types are refused.
 
     Returns:
-        The record, `file_name` from `<filename>`. What the file says beyond name, size and boxes is kept in `extra` as text, nested
-        elements as dicts, attributes under "@name"; repeated elements become lists.
+        The record, `file_name` from `<filename>`. What the file says beyond name, size and boxes is kept in `extra` as
+        text, nested elements as dicts, attributes under "@name"; repeated elements become lists.
 
     Raises:
         FileNotFoundError: no file at `path`.
-        ValueError: not XML, no `<annotation>`, no `<filename>` or `<size>`, an object without name or box, a coordinate that is not
-            a number, a `<filename>` that leaves its folder; the message names the file and the object's number from 1.
+        ValueError: not XML, no `<annotation>`, no `<filename>` or `<size>`, an object without name or box, a coordinate
+            that is not a number, a `<filename>` that leaves its folder; the message names the file and the object's
+            number from 1.
     """
     contents = _read(Path(path))
     if contents.size is None:
@@ -65,16 +66,16 @@ def read_folder(
 ) -> tuple[list[Source], list[Finding]]:
     """Read every XML file in a folder and find its image.
 
-    An annotation belongs to the image of its own stem (`a.xml`, `a.jpg`), whatever its `<filename>` says; where there is none,
-    to the image that `<filename>` names.
+    An annotation belongs to the image of its own stem (`a.xml`, `a.jpg`), whatever its `<filename>` says; where there
+    is none, to the image that `<filename>` names.
 
     Args:
         images: folder of images; annotations: folder of XML files. Neither is searched below.
         strict: raise at the first file that cannot be used instead of leaving it out.
 
     Returns:
-        (sources in the order of their annotation files' names, findings). Files that cannot be used are among the findings, with
-        the action "skipped", and not among the sources.
+        (sources in the order of their annotation files' names, findings). Files that cannot be used are among the
+        findings, with the action "skipped", and not among the sources.
 
     Raises:
         FileNotFoundError: a folder is not there, or holds nothing to read.
@@ -133,7 +134,8 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
         folder: must not exist, or be empty, unless `overwrite`.
 
     Raises:
-        ValueError: what VOC cannot hold: a name with a folder, two images of one stem, a caption, data about the whole set.
+        ValueError: what VOC cannot hold: a name with a folder, two images of one stem, a caption, data about the whole
+            set.
         FileExistsError: `folder` holds something.
     """
     if dataset.extra:

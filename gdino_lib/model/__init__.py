@@ -1,0 +1,1 @@
+"""The parts of Grounding DINO, one file each."""

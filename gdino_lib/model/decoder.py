@@ -1,0 +1,127 @@
+"""The cross-modality decoder (section 3.3): queries look at each other, at the text, at the image, and move their
+boxes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from gdino_lib.model.heads import MLP
+from gdino_lib.model.image_backbone import ImageTokens
+from gdino_lib.model.position import box_positions, inverse_sigmoid
+from gdino_lib.model.query_selection import Queries
+from gdino_lib.model.text_encoder import TextTokens
+from gdino_lib.ops.deform_attn import MultiScaleDeformableAttention
+
+
+class Decoder(nn.Module):
+    """Layers that refine queries and their boxes.
+
+    Args:
+        layers: built `DecoderLayer`s.
+        box_heads: one MLP per layer, or a single one for all.
+        width: D.
+        logit_epsilon: for the inverse sigmoid.
+    """
+
+    def __init__(self, layers: list[DecoderLayer], box_heads: list[MLP], width: int, logit_epsilon: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.box_heads = nn.ModuleList(box_heads)
+        self.position_head = MLP(2 * width, width, width)
+        self.norm = nn.LayerNorm(width)
+        self.logit_epsilon = logit_epsilon
+
+    def forward(
+        self, queries: Queries, image: ImageTokens, text: TextTokens, attention_mask: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Refine.
+
+        Args:
+            queries: where to start.
+            attention_mask: bool [Q, Q] or [B, Q, Q], True = the first may look at the second; None for all.
+
+        Returns:
+            (features float [B, Q, D], boxes float [B, Q, 4] as cxcywh in 0..1) after each layer.
+        """
+        features, boxes = queries.features, queries.boxes
+        previous = (
+            boxes  # as `boxes`, but the gradient reaches one layer back ("look forward twice", DINO, section 3.4)
+        )
+        states = []
+        for number, layer in enumerate(self.layers):
+            box_head = self.box_heads[number % len(self.box_heads)]
+            ratios = image.valid_ratios.repeat(1, 1, 2)[:, None]  # (B, 1, L, 4)
+            reference = boxes[:, :, None] * ratios  # (B, Q, L, 4), in 0..1 of each padded level
+            sines = box_positions(reference[:, :, 0], features.shape[-1]).to(features.dtype)
+            positions = self.position_head(sines)  # (B, Q, 2 D) -> (B, Q, D)
+            features = layer(features, positions, reference, image, text, attention_mask)
+
+            normed = self.norm(features)
+            states.append((normed, (box_head(normed) + inverse_sigmoid(previous, self.logit_epsilon)).sigmoid()))
+            # the next layer starts from the box that the features before the norm ask for
+            previous = (box_head(features) + inverse_sigmoid(boxes, self.logit_epsilon)).sigmoid()
+            boxes = previous.detach()
+        return states
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, text cross-attention, deformable image cross-attention, MLP; norms after the residuals.
+
+    Args:
+        width: D; heads: H; levels: L; points: P.
+        text_cross_attention: False leaves it out (ablation).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        levels: int,
+        points: int,
+        ffn_width: int,
+        dropout: float = 0.0,
+        text_cross_attention: bool = True,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.self_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.self_norm = nn.LayerNorm(width)
+        self.text_attention = None
+        if text_cross_attention:
+            self.text_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+            self.text_norm = nn.LayerNorm(width)
+        self.image_attention = MultiScaleDeformableAttention(width, heads, levels, points)
+        self.image_norm = nn.LayerNorm(width)
+        self.linear1, self.linear2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        reference: Tensor,
+        image: ImageTokens,
+        text: TextTokens,
+        attention_mask: Tensor | None,
+    ) -> Tensor:
+        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4] -> [B, Q, D]."""
+        blocked = None if attention_mask is None else ~attention_mask
+        if blocked is not None and blocked.dim() == 3:
+            blocked = blocked.repeat_interleave(self.heads, dim=0)  # (B, Q, Q) -> (B * H, Q, Q)
+        query = x + positions
+        update, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
+        x = self.self_norm(x + self.dropout(update))
+
+        if self.text_attention is not None:
+            update, _ = self.text_attention(
+                x + positions, text.features, text.features, key_padding_mask=~text.mask, need_weights=False
+            )
+            x = self.text_norm(x + self.dropout(update))
+
+        update = self.image_attention(x + positions, reference, image.features, image.shapes, image.mask)
+        x = self.image_norm(x + self.dropout(update))
+
+        update = self.linear2(self.dropout(self.linear1(x).relu()))
+        return self.ffn_norm(x + self.dropout(update))

@@ -1,0 +1,168 @@
+"""The feature enhancer (section 3.1): image and text look at each other, then each at itself, layer by layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from gdino_lib.model.image_backbone import ImageTokens
+from gdino_lib.model.position import sine_embedding
+from gdino_lib.model.text_encoder import TextTokens
+from gdino_lib.ops.deform_attn import MultiScaleDeformableAttention
+
+
+class FeatureEnhancer(nn.Module):
+    """Layers of fusion, text self-attention, deformable image self-attention, in this order.
+
+    Args:
+        layers: built `EnhancerLayer`s.
+    """
+
+    def __init__(self, layers: list[EnhancerLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, image: ImageTokens, text: TextTokens) -> tuple[ImageTokens, TextTokens]:
+        """Enhance both sides; shapes stay."""
+        reference = reference_points(image)
+        text_positions = sine_embedding(text.prompt.positions.float(), text.features.shape[-1]).to(
+            text.features.dtype
+        )  # (B, T, D)
+        for layer in self.layers:
+            image, text = layer(image, text, reference, text_positions)
+        return image, text
+
+
+class EnhancerLayer(nn.Module):
+    """One layer of the feature enhancer.
+
+    Args:
+        fusion: None leaves it out (ablation).
+    """
+
+    def __init__(self, fusion: FusionLayer | None, text_layer: TextLayer, image_layer: ImageLayer) -> None:
+        super().__init__()
+        self.fusion, self.text_layer, self.image_layer = fusion, text_layer, image_layer
+
+    def forward(
+        self, image: ImageTokens, text: TextTokens, reference: Tensor, text_positions: Tensor
+    ) -> tuple[ImageTokens, TextTokens]:
+        """`reference` as from `reference_points`, `text_positions` float [B, T, D]."""
+        if self.fusion is not None:
+            image_features, text_features = self.fusion(image.features, text.features, image.mask, text.mask)
+            image, text = image.with_features(image_features), text.with_features(text_features)
+        text = text.with_features(self.text_layer(text.features, text_positions, text.prompt.block_mask))
+        image = image.with_features(self.image_layer(image, reference))
+        return image, text
+
+
+class FusionLayer(nn.Module):
+    """Image and text attend to each other over one shared matrix of scores (after GLIP, arXiv 2112.03857, section 3.2).
+
+    Both inputs are normalised first, and it is the normalised input that the result is added to. Only padding is
+    masked: here phrases do meet, through the image.
+
+    Args:
+        width: D; heads: of the attention; inner_width: of queries, keys and values together.
+        dropout: of the attention weights; drop_path: share of samples whose update is dropped in training.
+    """
+
+    def __init__(self, width: int, heads: int, inner_width: int, dropout: float = 0.0, drop_path: float = 0.1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.image_norm, self.text_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.image_query, self.text_key = nn.Linear(width, inner_width), nn.Linear(width, inner_width)
+        self.image_value, self.text_value = nn.Linear(width, inner_width), nn.Linear(width, inner_width)
+        self.image_output, self.text_output = nn.Linear(inner_width, width), nn.Linear(inner_width, width)
+        self.image_scale = nn.Parameter(torch.full((width,), 1e-4))
+        self.text_scale = nn.Parameter(torch.full((width,), 1e-4))
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        for module in self.children():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
+        image, text = self.image_norm(image), self.text_norm(text)
+        query, key = self._split(self.image_query(image)), self._split(self.text_key(text))
+        query = query * query.shape[-1] ** -0.5  # before the product: half precision must not overflow
+        image_value, text_value = self._split(self.image_value(image)), self._split(self.text_value(text))
+
+        scores = query @ key.transpose(-1, -2)  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
+        to_text = scores.masked_fill(~text_mask[:, None, None, :], -torch.inf).softmax(-1)
+        to_image = scores.masked_fill(~image_mask[:, None, :, None], -torch.inf).softmax(-2).transpose(-1, -2)
+        image_update = self.image_output(self._join(self.dropout(to_text) @ text_value))  # (B, h, N, T) x (B, h, T, c)
+        text_update = self.text_output(self._join(self.dropout(to_image) @ image_value))  # (B, h, T, N) x (B, h, N, c)
+
+        image = image + self.drop_path(self.image_scale * image_update)
+        text = text + self.drop_path(self.text_scale * text_update)
+        return image, text
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, X, h * c) -> (B, h, X, c)
+
+    def _join(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).flatten(2)  # (B, h, X, c) -> (B, X, h * c)
+
+
+class TextLayer(nn.Module):
+    """Self-attention of the text, each phrase by itself, then an MLP; norms after the residuals."""
+
+    def __init__(self, width: int, heads: int, ffn_width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.linear1, self.linear2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, text: Tensor, positions: Tensor, block_mask: Tensor) -> Tensor:
+        """float [B, T, D], float [B, T, D], bool [B, T, T] (True = may attend) -> [B, T, D]."""
+        query = text + positions
+        blocked = (~block_mask).repeat_interleave(
+            self.heads, dim=0
+        )  # (B, T, T) -> (B * h, T, T), a prompt's heads together
+        update, _ = self.attention(query, query, text, attn_mask=blocked, need_weights=False)
+        text = self.norm1(text + self.dropout(update))
+        update = self.linear2(self.dropout(self.linear1(text).relu()))
+        return self.norm2(text + self.dropout(update))
+
+
+class ImageLayer(nn.Module):
+    """Deformable self-attention of the image over all levels, then an MLP; norms after the residuals."""
+
+    def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attention = MultiScaleDeformableAttention(width, heads, levels, points)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.linear1, self.linear2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, image: ImageTokens, reference: Tensor) -> Tensor:
+        """`reference` float [B, N, L, 2] -> features float [B, N, D]."""
+        x = image.features
+        update = self.attention(x + image.positions, reference, x, image.shapes, image.mask)
+        x = self.norm1(x + self.dropout(update))
+        update = self.linear2(self.dropout(self.linear1(x).relu()))
+        return self.norm2(x + self.dropout(update))
+
+
+def reference_points(image: ImageTokens) -> Tensor:
+    """The centre of each image token, as seen from each level.
+
+    Returns:
+        float [B, N, L, 2], (x, y) in 0..1 of each padded level.
+    """
+    centres = []
+    for level, (height, width) in enumerate(image.shapes):
+        y, x = torch.meshgrid(_centres(height, image.valid_ratios), _centres(width, image.valid_ratios), indexing="ij")
+        grid = torch.stack([x.flatten(), y.flatten()], dim=-1)  # (hw, 2), in 0..1 of the padded level
+        centres.append(grid / image.valid_ratios[:, None, level])  # (B, hw, 2), in 0..1 of the real image
+    return torch.cat(centres, dim=1)[:, :, None] * image.valid_ratios[:, None]  # (B, N, 1, 2) x (B, 1, L, 2)
+
+
+def _centres(count: int, like: Tensor) -> Tensor:
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count

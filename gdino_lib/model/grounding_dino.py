@@ -1,0 +1,200 @@
+"""Grounding DINO (arXiv 2303.05499): the only place where the parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.model.decoder import Decoder, DecoderLayer
+from gdino_lib.model.feature_enhancer import EnhancerLayer, FeatureEnhancer, FusionLayer, ImageLayer, TextLayer
+from gdino_lib.model.heads import ContrastiveHead, box_head
+from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
+from gdino_lib.model.query_selection import QuerySelection, StaticQueries
+from gdino_lib.model.swin import Swin
+from gdino_lib.model.text_encoder import TextEncoder, build_bert
+from gdino_lib.prompts import tokenize
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one stage of the model says: after a decoder layer, or of the encoder's proposals.
+
+    Attributes:
+        logits: float [B, Q, T], likeness of each query to each token, raw; -inf at padding tokens.
+        boxes: float [B, Q, 4], cxcywh in 0..1 of each image without its padding.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True)
+class GroundingDINOOutput(Predictions):
+    """The last decoder layer's predictions, and all that a loss needs.
+
+    Attributes:
+        tokens: int64 [B, T], phrase index of each token; -1 for special tokens, closing "." and padding.
+        layers: predictions after each decoder layer but the last.
+        proposals: the encoder's; None where queries are static.
+    """
+
+    tokens: Tensor
+    layers: list[Predictions]
+    proposals: Predictions | None
+
+
+class GroundingDINO(nn.Module):
+    """The detector, as a figure: five parts in a row.
+
+    Args:
+        config: sizes and switches; weights are random until `gdino_lib.load` fills them.
+        text_encoder, image_backbone, feature_enhancer, query_selection, decoder: built modules to use in place of those
+            that `config` describes.
+    """
+
+    def __init__(
+        self,
+        config: GroundingDINOConfig,
+        *,
+        text_encoder: nn.Module | None = None,
+        image_backbone: nn.Module | None = None,
+        feature_enhancer: nn.Module | None = None,
+        query_selection: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.text_encoder = text_encoder or build_text_encoder(config)
+        self.image_backbone = image_backbone or build_image_backbone(config)
+        self.feature_enhancer = feature_enhancer or build_feature_enhancer(config)
+        self.query_selection = query_selection or build_query_selection(config)
+        self.decoder = decoder or build_decoder(config)
+        self.contrastive_heads = nn.ModuleList(
+            ContrastiveHead(config.scaled_logits) for _ in range(config.decoder_layers)
+        )
+
+    @classmethod
+    def nano(cls) -> GroundingDINO:
+        """`GroundingDINO(GroundingDINOConfig.nano())`, random weights."""
+        return cls(GroundingDINOConfig.nano())
+
+    @classmethod
+    def tiny(cls) -> GroundingDINO:
+        """`GroundingDINO(GroundingDINOConfig.tiny())`, random weights."""
+        return cls(GroundingDINOConfig.tiny())
+
+    @classmethod
+    def base(cls) -> GroundingDINO:
+        """`GroundingDINO(GroundingDINOConfig.base())`, random weights."""
+        return cls(GroundingDINOConfig.base())
+
+    @classmethod
+    def large(cls) -> GroundingDINO:
+        """`GroundingDINO(GroundingDINOConfig.large())`, random weights."""
+        return cls(GroundingDINOConfig.large())
+
+    def forward(
+        self, pixel_values: Tensor, prompts: Sequence[Sequence[str]], pixel_mask: Tensor | None = None
+    ) -> GroundingDINOOutput:
+        """Find what the phrases name.
+
+        Args:
+            pixel_values: float [B, 3, H, W], RGB, normalised with ImageNet's mean and deviation, padded at the right
+                and the bottom.
+            prompts: phrases for each image.
+            pixel_mask: bool [B, H, W], True = real; None: no padding.
+
+        Raises:
+            ValueError: another shape or number of prompts; a prompt without phrases or of more than `config.max_tokens`
+                tokens.
+        """
+        pixel_mask = _checked_mask(pixel_values, prompts, pixel_mask)
+        prompt = tokenize(prompts, self.config.max_tokens).to(pixel_values.device)
+
+        text = self.text_encoder(prompt)
+        image = self.image_backbone(pixel_values, pixel_mask)
+        image, text = self.feature_enhancer(image, text)
+        queries = self.query_selection(image, text)
+        states = self.decoder(queries, image, text)
+
+        stages = [
+            Predictions(head(features, text.features, text.mask), boxes)
+            for head, (features, boxes) in zip(self.contrastive_heads, states, strict=True)
+        ]
+        proposals = None
+        if queries.proposal_logits is not None:
+            proposals = Predictions(queries.proposal_logits, queries.proposal_boxes)
+        return GroundingDINOOutput(stages[-1].logits, stages[-1].boxes, prompt.phrases, stages[:-1], proposals)
+
+
+def build_text_encoder(config: GroundingDINOConfig) -> TextEncoder:
+    """The text encoder that `config` describes."""
+    bert = build_bert(
+        config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
+    )
+    return TextEncoder(bert, config.bert_width, config.width, config.text_mode)
+
+
+def build_image_backbone(config: GroundingDINOConfig) -> ImageBackbone:
+    """The image backbone that `config` describes."""
+    if config.backbone == "swin":
+        backbone = Swin(
+            config.swin_width, config.swin_depths, config.swin_heads, config.swin_window, config.backbone_drop_path
+        )
+    else:
+        backbone = TimmBackbone(config.backbone)
+    return ImageBackbone(backbone, config.width, config.levels, config.position_temperature)
+
+
+def build_feature_enhancer(config: GroundingDINOConfig) -> FeatureEnhancer:
+    """The feature enhancer that `config` describes."""
+    c = config
+
+    def layer() -> EnhancerLayer:
+        fusion = (
+            FusionLayer(c.width, c.fusion_heads, c.fusion_width, c.dropout, c.fusion_drop_path) if c.fusion else None
+        )
+        text_layer = TextLayer(c.width, c.text_heads, c.text_ffn_width, c.dropout)
+        return EnhancerLayer(
+            fusion, text_layer, ImageLayer(c.width, c.heads, c.levels, c.points, c.ffn_width, c.dropout)
+        )
+
+    return FeatureEnhancer([layer() for _ in range(c.encoder_layers)])
+
+
+def build_query_selection(config: GroundingDINOConfig) -> QuerySelection | StaticQueries:
+    """The query selection that `config` describes."""
+    if config.language_guided:
+        return QuerySelection(config.width, config.queries, config.scaled_logits)
+    return StaticQueries(config.width, config.queries)
+
+
+def build_decoder(config: GroundingDINOConfig) -> Decoder:
+    """The decoder that `config` describes."""
+    c = config
+    layers = [
+        DecoderLayer(c.width, c.heads, c.levels, c.points, c.ffn_width, c.dropout, c.text_cross_attention)
+        for _ in range(c.decoder_layers)
+    ]
+    heads = [box_head(c.width) for _ in range(1 if c.shared_box_head else c.decoder_layers)]
+    return Decoder(layers, heads, c.width, c.logit_epsilon)
+
+
+def _checked_mask(pixel_values: Tensor, prompts: Sequence[Sequence[str]], pixel_mask: Tensor | None) -> Tensor:
+    shape = list(pixel_values.shape)
+    if len(shape) != 4 or shape[1] != 3 or not pixel_values.is_floating_point():
+        raise ValueError(f"pixel_values: expected float [B, 3, H, W], got {pixel_values.dtype} {shape}")
+    if isinstance(prompts, str) or len(prompts) != shape[0]:
+        given = "a string" if isinstance(prompts, str) else f"{len(prompts)}"
+        raise ValueError(f"prompts: expected {shape[0]} lists of phrases, one per image, got {given}")
+    if pixel_mask is None:
+        return pixel_values.new_ones((shape[0], *shape[2:]), dtype=torch.bool)
+    if pixel_mask.dtype != torch.bool or list(pixel_mask.shape) != [shape[0], *shape[2:]]:
+        raise ValueError(
+            f"pixel_mask: expected bool {[shape[0], *shape[2:]]}, got {pixel_mask.dtype} {list(pixel_mask.shape)}"
+        )
+    return pixel_mask

@@ -1,0 +1,62 @@
+"""What turns a query into an answer: its likeness to each text token, and a box."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ContrastiveHead(nn.Module):
+    """Logits as dot products of queries and text tokens (section 3.3): classes are whatever the prompt says.
+
+    Args:
+        scaled: MM-Grounding-DINO's variant: divide by sqrt(D) and add a learned bias, at first -4.6, the logit of 0.01.
+            Without it the head has no parameters.
+    """
+
+    def __init__(self, scaled: bool = False) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(-math.log(99))) if scaled else None
+
+    def forward(self, queries: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            queries: float [B, Q, D]; text: float [B, T, D]; text_mask: bool [B, T], True = real.
+
+        Returns:
+            float [B, Q, T], -inf where the text is padding.
+        """
+        logits = queries @ text.transpose(1, 2)  # (B, Q, D) x (B, D, T) -> (B, Q, T)
+        if self.bias is not None:
+            logits = logits / math.sqrt(queries.shape[-1]) + self.bias
+        return logits.masked_fill(~text_mask[:, None], -math.inf)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        widths: input, hidden ..., output.
+    """
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float [..., input] -> [..., output]."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+def box_head(width: int) -> MLP:
+    """The MLP from a query to four box logits (cx, cy, w, h); it begins by proposing no change."""
+    head = MLP(width, width, width, 4)
+    nn.init.zeros_(head.layers[-1].weight)
+    nn.init.zeros_(head.layers[-1].bias)
+    return head

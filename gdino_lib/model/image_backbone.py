@@ -1,0 +1,119 @@
+"""The image side of the input: a backbone's maps become one sequence of tokens over several levels (section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gdino_lib.model.position import image_positions
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """An image as the transformer sees it: all levels in one sequence, the finest first, each row by row.
+
+    Attributes:
+        features: float [B, N, D].
+        positions: float [B, N, D], sine positions plus the level's embedding.
+        mask: bool [B, N], True = real.
+        shapes: (height, width) of each of the L levels in tokens.
+        valid_ratios: float32 or float64 [B, L, 2], the real part of each level's (width, height), in 0..1.
+    """
+
+    features: Tensor
+    positions: Tensor
+    mask: Tensor
+    shapes: list[tuple[int, int]]
+    valid_ratios: Tensor
+
+    def with_features(self, features: Tensor) -> ImageTokens:
+        """The same tokens with new features."""
+        return replace(self, features=features)
+
+
+class ImageBackbone(nn.Module):
+    """Backbone, projections to one width, positions.
+
+    Args:
+        backbone: a module from images to maps at strides 8, 16, 32, with their channels in `channels`.
+        width: D; levels: L, at least as many as the backbone has maps; each further one is a stride-2 convolution.
+        temperature: of the sine positions.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, levels: int, temperature: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.temperature = temperature
+        channels = list(backbone.channels)
+        projections = [nn.Conv2d(c, width, kernel_size=1) for c in channels]
+        # the first extra level looks at the raw last map, not at the projected one
+        for inputs in [channels[-1], *[width] * levels][: levels - len(channels)]:
+            projections.append(nn.Conv2d(inputs, width, kernel_size=3, stride=2, padding=1))
+        for projection in projections:
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        self.projections = nn.ModuleList(nn.Sequential(p, nn.GroupNorm(32, width)) for p in projections)
+        self.level_embedding = nn.Parameter(torch.randn(levels, width))
+
+    def forward(self, images: Tensor, mask: Tensor) -> ImageTokens:
+        """Encode images.
+
+        Args:
+            images: float [B, 3, H, W], normalised, padded at the right and the bottom.
+            mask: bool [B, H, W], True = real.
+        """
+        maps = self.backbone(images)
+        projected = [projection(m) for projection, m in zip(self.projections, maps, strict=False)]
+        for projection in self.projections[len(maps) :]:
+            projected.append(projection(maps[-1] if len(projected) == len(maps) else projected[-1]))
+
+        masks = [F.interpolate(mask[None].float(), size=m.shape[-2:])[0].bool() for m in projected]  # (B, h, w) each
+        positions = [
+            image_positions(m, level.shape[-1], self.temperature).to(images.dtype) + level
+            for m, level in zip(masks, self.level_embedding, strict=True)
+        ]
+        exact = torch.promote_types(images.dtype, torch.float32)  # locations need more than half precision
+        valid = [
+            torch.stack([m[:, 0].to(exact).mean(1), m[:, :, 0].to(exact).mean(1)], dim=-1) for m in masks
+        ]  # (B, 2)
+        return ImageTokens(
+            features=torch.cat([m.flatten(2).transpose(1, 2) for m in projected], dim=1),  # (B, D, h, w) -> (B, hw, D)
+            positions=torch.cat(positions, dim=1),
+            mask=torch.cat([m.flatten(1) for m in masks], dim=1),
+            shapes=[tuple(m.shape[-2:]) for m in projected],
+            valid_ratios=torch.stack(valid, dim=1),
+        )
+
+
+class TimmBackbone(nn.Module):
+    """Maps at strides 8, 16 and 32 of a model of the timm library, batch norms frozen.
+
+    Args:
+        name: a model's name in timm, for example "tf_efficientnet_lite0". Weights are random; loading is
+            `gdino_lib.weights`' task.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import timm
+
+        self.features = timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3, 4))
+        self.channels = self.features.feature_info.channels()
+        strides = self.features.feature_info.reduction()
+        if strides != [8, 16, 32]:
+            raise ValueError(f"backbone {name!r}: expected features at strides 8, 16 and 32, got {strides}")
+
+    def train(self, mode: bool = True) -> TimmBackbone:
+        """Training leaves the batch norms' statistics as they are: detection batches are too small to estimate them."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> three maps [B, C, h, w]."""
+        return self.features(images)

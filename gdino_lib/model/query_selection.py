@@ -1,0 +1,103 @@
+"""Language-guided query selection (section 3.2): the decoder starts where the image is most like the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gdino_lib.model.heads import ContrastiveHead, box_head
+from gdino_lib.model.image_backbone import ImageTokens
+from gdino_lib.model.text_encoder import TextTokens
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from.
+
+    Attributes:
+        features: float [B, Q, D]; boxes: float [B, Q, 4], cxcywh in 0..1 of the image without its padding, no gradient.
+        proposal_logits: float [B, Q, T], the chosen image tokens' own answer; None where queries are static.
+        proposal_boxes: float [B, Q, 4], the same boxes with their gradient; None where queries are static.
+    """
+
+    features: Tensor
+    boxes: Tensor
+    proposal_logits: Tensor | None = None
+    proposal_boxes: Tensor | None = None
+
+
+class QuerySelection(nn.Module):
+    """Every image token proposes a box; the `queries` tokens most like any text token become anchors.
+
+    The contents of the queries are learned and the same for every image; only the anchors depend on it.
+
+    Args:
+        width: D; queries: Q, at most: an image with fewer tokens gets as many as it has tokens.
+        scaled_logits: MM-Grounding-DINO's head.
+    """
+
+    def __init__(self, width: int, queries: int, scaled_logits: bool = False) -> None:
+        super().__init__()
+        self.contents = nn.Parameter(torch.randn(queries, width))
+        self.projection = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.contrastive_head = ContrastiveHead(scaled_logits)
+        self.box_head = box_head(width)
+
+    def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
+        """Choose."""
+        anchors, usable = token_anchors(image)
+        features = self.norm(self.projection(image.features.masked_fill(~usable[..., None], 0)))  # (B, N, D)
+        logits = self.contrastive_head(features, text.features, text.mask)  # (B, N, T)
+        boxes = self.box_head(features) + anchors  # (B, N, 4), logits of cxcywh
+
+        count = min(len(self.contents), features.shape[1])
+        chosen = (
+            logits.max(-1).values.topk(count, dim=1).indices
+        )  # (B, Q); the best token of the text counts, whichever
+        proposal_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)).sigmoid()
+        return Queries(
+            features=self.contents[:count].expand(len(chosen), -1, -1),
+            boxes=proposal_boxes.detach(),
+            proposal_logits=logits.gather(1, chosen[..., None].expand(-1, -1, logits.shape[-1])),
+            proposal_boxes=proposal_boxes,
+        )
+
+
+class StaticQueries(nn.Module):
+    """Learned anchors, the same for every image and text: the ablation of query selection."""
+
+    def __init__(self, width: int, queries: int) -> None:
+        super().__init__()
+        self.contents = nn.Parameter(torch.randn(queries, width))
+        self.anchors = nn.Parameter(torch.rand(queries, 4).logit(1e-3))
+
+    def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
+        """The same queries for each image of the batch."""
+        batch = len(image.features)
+        return Queries(self.contents.expand(batch, -1, -1), self.anchors.sigmoid().expand(batch, -1, -1))
+
+
+def token_anchors(image: ImageTokens) -> tuple[Tensor, Tensor]:
+    """The box that each token stands for before any head moves it: around its centre, a twentieth of the image at the
+    finest level, twice as much at each further one.
+
+    Returns:
+        (logits of cxcywh, float [B, N, 4], infinite where not usable;
+         usable, bool [B, N]: real tokens whose box lies between 0.01 and 0.99).
+    """
+    anchors = []
+    for level, (height, width) in enumerate(image.shapes):
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centres = torch.stack([x.flatten(), y.flatten()], dim=-1).to(image.valid_ratios) + 0.5  # (hw, 2), in tokens
+        # the ratio counts real tokens exactly: their number is an integer
+        real = (image.valid_ratios[:, None, level] * centres.new_tensor([width, height])).round()
+        centres = centres / real  # (B, hw, 2), in 0..1 of the real image
+        sizes = torch.full_like(centres, 0.05 * 2.0**level)
+        anchors.append(torch.cat([centres, sizes], dim=-1))
+    boxes = torch.cat(anchors, dim=1)
+    usable = ((boxes > 0.01) & (boxes < 0.99)).all(-1) & image.mask
+    logits = torch.log(boxes / (1 - boxes))
+    return logits.masked_fill(~usable[..., None], torch.inf), usable

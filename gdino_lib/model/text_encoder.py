@@ -1,0 +1,120 @@
+"""The text side of the input: BERT, which sees each phrase alone (section 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gdino_lib.config import TextMode
+from gdino_lib.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A batch of prompts as the transformer sees it.
+
+    Attributes:
+        features: float [B, T, D].
+        prompt: which tokens they are, see `gdino_lib.prompts.Prompt`.
+    """
+
+    features: Tensor
+    prompt: Prompt
+
+    @property
+    def mask(self) -> Tensor:
+        """bool [B, T], True = real token."""
+        return self.prompt.mask
+
+    def with_features(self, features: Tensor) -> TextTokens:
+        """The same tokens with new features."""
+        return replace(self, features=features)
+
+
+class TextEncoder(nn.Module):
+    """BERT and a projection.
+
+    The official code gives BERT a whole prompt with a block-diagonal attention mask and positions that restart in each
+    block. That is the same as giving it each block alone, which needs nothing but BERT's plain interface, costs less,
+    and computes a phrase that occurs twice in a batch only once.
+
+    Args:
+        bert: a `transformers.BertModel`, or anything that takes `input_ids` and `attention_mask` and returns
+            `last_hidden_state`.
+        bert_width: width of what it returns; width: D.
+        mode: what BERT sees at once.
+    """
+
+    def __init__(self, bert: nn.Module, bert_width: int, width: int, mode: TextMode = "sub-sentence") -> None:
+        super().__init__()
+        self.bert = bert
+        self.projection = nn.Linear(bert_width, width)
+        self.mode = mode
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, prompt: Prompt) -> TextTokens:
+        """Encode a batch of prompts."""
+        return TextTokens(self.projection(self.encode(prompt)), prompt)
+
+    def encode(self, prompt: Prompt) -> Tensor:
+        """BERT's features, float [B, T, bert width]; zeros at padding."""
+        sequences, row, column = self._sequences(prompt)
+        real = sequences >= 0
+        features = self.bert(input_ids=sequences.clamp(min=0), attention_mask=real.long()).last_hidden_state
+        return features[row, column] * prompt.mask[..., None]  # (S, longest, W) -> (B, T, W)
+
+    def _sequences(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
+        """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
+
+        Returns:
+            (ids int64 [S, longest], -1 for padding; row int64 [B, T]; column int64 [B, T]).
+        """
+        if self.mode == "sub-sentence":
+            group, column = prompt.blocks, prompt.positions
+        elif self.mode == "whole-sentence":
+            group, column = prompt.mask.long() - 1, torch.arange(prompt.ids.shape[1]).expand_as(prompt.ids)
+        else:
+            group, column = _words(prompt)
+        found: dict[tuple[int, ...], int] = {}
+        rows = []
+        for ids, groups in zip(prompt.ids.tolist(), group.tolist(), strict=True):
+            members: dict[int, list[int]] = {}
+            for token, number in zip(ids, groups, strict=True):
+                if number >= 0:
+                    members.setdefault(number, []).append(token)
+            numbers = {number: found.setdefault(tuple(tokens), len(found)) for number, tokens in members.items()}
+            rows.append([numbers.get(number, 0) for number in groups])
+        longest = max(map(len, found))
+        sequences = torch.tensor([[*tokens, *[-1] * (longest - len(tokens))] for tokens in found])
+        device = prompt.ids.device
+        column = column.to(device) * prompt.mask
+        return sequences.to(device), torch.tensor(rows, device=device), column
+
+
+def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
+    """(number of each token's word, place in it): pieces that begin with "##" continue a word."""
+    from gdino_lib.prompts import tokenizer
+
+    pieces = [tokenizer().convert_ids_to_tokens(ids) for ids in prompt.ids.tolist()]
+    begins = torch.tensor([[not piece.startswith("##") for piece in row] for row in pieces], device=prompt.ids.device)
+    number = begins.long().cumsum(1) - 1
+    index = torch.arange(prompt.ids.shape[1], device=prompt.ids.device).expand_as(number)
+    start = torch.where(begins, index, 0).cummax(1).values
+    return torch.where(prompt.mask, number, -1), index - start
+
+
+def build_bert(vocabulary: int, width: int, layers: int, heads: int, ffn_width: int) -> nn.Module:
+    """A BERT with random weights, through transformers' public interface; no pooler, nothing is fetched."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=ffn_width,
+    )
+    return BertModel(config, add_pooling_layer=False)

@@ -1,0 +1,1 @@
+"""The operation that everything waits for: multi-scale deformable attention."""

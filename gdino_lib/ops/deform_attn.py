@@ -1,0 +1,155 @@
+"""Multi-scale deformable attention (Deformable DETR, section 4.1; in the paper: section 3.1, the image's attention)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BACKENDS = ("auto", "reference")
+
+
+def ms_deform_attn(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    backend: str = "auto",
+) -> Tensor:
+    """Sample each level at a few points per query and head, and add the samples up, weighted.
+
+    Args:
+        value: float [B, N, H, C], the levels one after the other, each row by row.
+        spatial_shapes: (height, width) of each level in tokens; N is the sum of their products.
+        sampling_locations: float [B, Q, H, L, P, 2], (x, y) in 0..1 from edge to edge of a level; beyond it lie zeros.
+        attention_weights: float [B, Q, H, L, P]; they add up to 1 over levels and points in the model, not here.
+        backend: "reference" is the readable one; "auto" takes the fastest there is, or what GDINO_OPS in the
+            environment names.
+
+    Returns:
+        [B, Q, H * C], the dtype of `value`.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown backend.
+    """
+    choice = os.environ.get("GDINO_OPS", "auto") if backend == "auto" else backend
+    if choice not in BACKENDS:
+        raise ValueError(f"backend of ms_deform_attn: expected one of {', '.join(BACKENDS)}, got {choice!r}")
+    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def ms_deform_attn_reference(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`ms_deform_attn` in plain PyTorch, on any device and dtype: the definition that every other backend must
+    equal.
+    """
+    batch, _, heads, channels = value.shape
+    queries = attention_weights.shape[1]
+    exact = torch.promote_types(value.dtype, torch.float32)  # half precision is widened and rounded once, at the end
+    grids = sampling_locations.to(exact) * 2 - 1  # grid_sample counts from -1 to 1
+    samples = []
+    for level, (image, (height, width)) in enumerate(
+        zip(value.split([h * w for h, w in spatial_shapes], dim=1), spatial_shapes, strict=True)
+    ):
+        image = image.permute(0, 2, 3, 1).reshape(
+            batch * heads, channels, height, width
+        )  # (B, hw, H, C) -> (B*H, C, h, w)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B, Q, H, P, 2) -> (B*H, Q, P, 2)
+        samples.append(F.grid_sample(image.to(exact), grid, padding_mode="zeros", align_corners=False))
+    sampled = torch.stack(samples, dim=-2)  # L x (B*H, C, Q, P) -> (B*H, C, Q, L, P)
+    weights = attention_weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # (B, Q, H, L, P) -> (B*H, 1, Q, L, P)
+    output = (sampled * weights.to(exact)).flatten(-2).sum(-1)  # (B*H, C, Q)
+    return output.view(batch, heads * channels, queries).transpose(1, 2).to(value.dtype).contiguous()  # (B, Q, H*C)
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Attention whose few keys lie where the query itself says: around a reference point or inside a reference box.
+
+    Args:
+        width: D; heads: H; levels: L; points: P per level and head.
+    """
+
+    def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(width, heads * levels * points)
+        self.value_projection = nn.Linear(width, width)
+        self.output_projection = nn.Linear(width, width)
+        self._reset_parameters()
+
+    def _reset_parameters(self) -> None:
+        # untrained, each head looks in a direction of its own, and each point one step further
+        angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        offsets = direction[:, None, None] * steps[:, None]  # (H, 1, P, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
+        for zero in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+            nn.init.zeros_(zero)
+        for projection in (self.value_projection, self.output_projection):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        mask: Tensor,
+    ) -> Tensor:
+        """Attend from queries to the image.
+
+        Args:
+            query: float [B, Q, D], positions added.
+            reference: float [B, Q, L, 2] points (x, y), or [B, Q, L, 4] boxes (cx, cy, w, h), in 0..1 of each padded
+                level.
+            memory: float [B, N, D], the image tokens.
+            spatial_shapes: (height, width) of each level.
+            mask: bool [B, N], True = real; padding contributes zeros.
+
+        Returns:
+            [B, Q, D].
+        """
+        batch, queries, _ = query.shape
+        value = self.value_projection(memory).masked_fill(~mask[..., None], 0)
+        value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
+        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
+        offsets = offsets.to(reference.dtype)  # float32 at least: half precision is coarser than a token
+        weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
+        weights = weights.softmax(-1).view(batch, queries, self.heads, self.levels, self.points)
+        reference = reference[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        if reference.shape[-1] == 2:
+            # offsets count tokens of their level
+            sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
+            locations = reference + offsets / sizes[None, None, None, :, None]
+        else:
+            # offsets count shares of half the box
+            locations = reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+        return self.output_projection(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+
+def _check_shapes(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> None:
+    if value.dim() != 4:
+        raise ValueError(f"value: expected [B, N, H, C], got {list(value.shape)}")
+    batch, tokens, heads, _ = value.shape
+    if tokens != sum(height * width for height, width in spatial_shapes):
+        raise ValueError(f"value has {tokens} tokens, its levels {list(spatial_shapes)} together another number")
+    expected = (batch, heads, len(spatial_shapes))
+    shape = attention_weights.shape
+    if len(shape) != 5 or (shape[0], shape[2], shape[3]) != expected or sampling_locations.shape != (*shape, 2):
+        raise ValueError(
+            f"expected attention_weights [{batch}, Q, {heads}, {len(spatial_shapes)}, P] and sampling_locations with 2 more, "
+            f"got {list(shape)} and {list(sampling_locations.shape)}"
+        )
