@@ -1,6 +1,7 @@
 """The built book in headless Chromium: no request beyond its folder, mathematics drawn, nothing wider than a phone.
 
-Needs `_build/html` (or the folder that GDINO_BOOK_HTML names) and Chromium; skipped, with the reason, where one is missing.
+Needs `_build/html` (or the folder that GDINO_BOOK_HTML names) and Chromium; skipped, with the reason, where one is missing, and
+failing instead where GDINO_REQUIRE_BROWSER is set.
 """
 
 import functools
@@ -36,6 +37,10 @@ def built_pages() -> list[str]:
     return [page for page in pages if page not in made and not page.startswith(("_static/", "_modules/"))]
 
 
+def lacking(reason: str) -> None:
+    (pytest.fail if os.environ.get("GDINO_REQUIRE_BROWSER") else pytest.skip)(reason)
+
+
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
@@ -44,7 +49,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def address():
     if not (HTML / "index.html").is_file():
-        pytest.skip(f"no built book at {HTML}: run `make book` first")
+        lacking(f"no built book at {HTML}: run `make book` first")
     handler = functools.partial(QuietHandler, directory=HTML)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -54,10 +59,13 @@ def address():
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    try:
+        import playwright.sync_api as playwright
+    except ModuleNotFoundError:
+        lacking("playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        pytest.skip("no Chromium on this machine")
+        lacking("no Chromium on this machine")
     with playwright.sync_playwright() as driver:
         instance = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield instance
@@ -135,7 +143,7 @@ def test_fits_a_phone(page, address, browser):
 
 def test_solutions_unfold(address, browser):
     chapters = [page for page in built_pages() if re.search(r"/\d\d_", page)]
-    assert chapters
+    assert chapters, "no chapter among the pages"
     with Visit(browser, address, chapters[0]) as visit:
         solution = visit.tab.locator(".solution.dropdown").first
         assert solution.evaluate("e => e.className").find("toggle-hidden") >= 0, "solutions are folded at first"
