@@ -5,7 +5,6 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 PORT ?= 8000
 VENV := .venv/bin/python
-SOURCES := $(shell find gdino_lib data_prep -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help install book serve test test-slow lint format repository clean
@@ -13,8 +12,7 @@ SOURCES := $(shell find gdino_lib data_prep -name '*.py' 2>/dev/null)
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-book: .venv/installed _build/.sources ## execute the chapters and build the book into _build/html
-	@$(VENV) book/vendor.py
+book: .venv/installed ## execute the chapters and build the book into _build/html
 	@$(VENV) -m jupyter_book build . -n -W --keep-going
 	@echo "The book: _build/html/index.html. 'make serve' shows it at http://127.0.0.1:$(PORT)."
 
@@ -53,10 +51,4 @@ clean: ## remove .venv and all that was built
 	@test -x $(VENV) || "$(PYTHON)" -m venv .venv
 	@echo "Installing into .venv ..."
 	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[book,dev]"
-	@touch $@
-
-# the execution cache knows the chapters' code only: outputs made by other library code are stale
-_build/.sources: $(SOURCES)
-	@rm -rf _build/.jupyter_cache
-	@mkdir -p _build
 	@touch $@

@@ -69,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for audit.json and audit.txt")
     command.set_defaults(run=_audit)
 
+    command = commands.add_parser("sample", help="draw a small VOC set to try things on, faults included")
+    command.add_argument("out", type=Path, metavar="DIR", help="folder to make")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other people (default: 0)")
+    command.set_defaults(run=_sample)
+
     for source in READERS:
         for target in WRITERS:
             if source == target or (source, target) == ("voc", "csv"):
@@ -114,6 +119,14 @@ def _audit(options: argparse.Namespace) -> int:
     print(result.to_text(SHOWN), end="")
     print(f"written to {options.out}")
     return int(result.has_skipped)
+
+
+def _sample(options: argparse.Namespace) -> int:
+    from data_prep import cartoon_faces
+
+    faults = cartoon_faces.write(options.out, options.seed)
+    print(f"images/ and annotations/ written to {options.out}; planted faults: {len(faults)}")
+    return 0
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -99,7 +99,7 @@ class Report:
 
     def to_text(self, limit: int | None = None) -> str:
         """The report as tables of at most 120 columns; at most `limit` findings in full, all of them by default."""
-        console = Console(file=StringIO(), width=120, color_system=None, legacy_windows=False)
+        console = Console(file=StringIO(), width=120, color_system=None, legacy_windows=False, force_jupyter=False)
         console.print(_parts_table(self))
         found = Table("finding", "count", "meaning", title="Findings", title_justify="left")
         for kind, count in self.counts().items():

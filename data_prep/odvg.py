@@ -61,10 +61,9 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
             there, and without both, every instance must carry its `category`.
 
     Returns:
-        A data set with a record a line: caption None for detection lines, and for grounding lines one box for each box
-            of
-        each region, its label the phrase, letter for letter. The categories are the label map's, in the order of their
-        labels, or those of the instances; `extra["label_map"]` has the map if its labels are not 0, 1, 2, ...
+        A data set with a record a line: caption None for detection lines, and for grounding lines a box for each box
+        of each region, its label the phrase, letter for letter. The categories are the label map's, in the order of
+        their labels, or those of the instances; `extra["label_map"]` has the map if its labels are not 0, 1, 2, ...
 
     Raises:
         FileNotFoundError: there is no file at `path`, or none at `label_map` if that is given.

@@ -26,9 +26,8 @@ class FeatureEnhancer(nn.Module):
     def forward(self, image: ImageTokens, text: TextTokens) -> tuple[ImageTokens, TextTokens]:
         """Enhance both sides; shapes stay."""
         reference = reference_points(image)
-        text_positions = sine_embedding(text.prompt.positions.float(), text.features.shape[-1]).to(
-            text.features.dtype
-        )  # (B, T, D)
+        places = text.prompt.positions.to(text.features.dtype)  # (B, T)
+        text_positions = sine_embedding(places, text.features.shape[-1])  # (B, T, D)
         for layer in self.layers:
             image, text = layer(image, text, reference, text_positions)
         return image, text

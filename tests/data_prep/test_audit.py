@@ -86,6 +86,13 @@ def test_the_report_says_the_same_in_json_and_text(tmp_path):
         assert part in text
 
 
+def test_the_text_is_the_same_inside_a_notebook(monkeypatch):
+    result = report([record()], {"all": Dataset()}, [])
+    plain = result.to_text()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert result.to_text() == plain
+
+
 def test_a_long_list_is_cut_in_print_only():
     findings = [Finding("box outside", f"{n}.xml", 1, "far out", "clipped") for n in range(5)]
     result = report([], {"all": Dataset()}, findings)

@@ -296,6 +296,17 @@ def test_audit_refuses_what_it_does_not_know(tmp_path, capsys):
     assert "--images DIR is needed" in capsys.readouterr().err
 
 
+def test_the_readme_commands_work_on_the_sample(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "faces"]) == 0
+    command = ["voc-to-csv", "--images", "faces/images", "--annotations", "faces/annotations", "--out", "faces-csv"]
+    assert main([*command, "--train", "14", "--seed", "0"]) == 1  # planted faults: two files are left out
+    table = "faces-csv/train/annotations.csv"
+    assert main(["audit", "--data", table, "--images", "faces-csv/train/images", "--out", "report"]) == 0
+    assert main(["csv-to-coco", table, "train.json"]) == 0
+    assert main(["csv-to-odvg", table, "train.jsonl"]) == 0
+
+
 def test_data_prep_needs_no_torch():
     code = "import sys, data_prep.__main__; assert not {'torch', 'gdino_lib', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
