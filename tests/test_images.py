@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.functional as F  # noqa: N812
+import torchvision.transforms.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
