@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 book: .venv/installed ## execute the chapters and build the book into _build/html
-	@$(VENV) -m jupyter_book build . -n -W --keep-going
+	@.venv/bin/jupyter-book build . -n -W --keep-going
 	@echo "The book: _build/html/index.html. 'make serve' shows it at http://127.0.0.1:$(PORT)."
 
 serve: .venv/installed ## show the built book at http://127.0.0.1:8000
