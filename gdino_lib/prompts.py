@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
-SPECIAL = -1
+NO_PHRASE = -1
+OFFICIAL_DELIMITERS = ("[CLS]", "[SEP]", ".", "?")
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,25 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return BertTokenizerFast.from_pretrained(VOCABULARY)
 
 
+@lru_cache(maxsize=100_000)
+def word_pieces(phrase: str) -> tuple[int, ...]:
+    """A phrase's word pieces, without special tokens; letter case, accents and repeated spaces make no difference.
+
+    Underscores are read as spaces: class names are often written so ("with_mask"), and BERT's vocabulary is not.
+    """
+    return tuple(tokenizer()(phrase.replace("_", " "), add_special_tokens=False)["input_ids"])
+
+
+def split_phrases(prompt: str) -> list[str]:
+    """The phrases of "cat . remote control ."; only "." ends a phrase, empty ones are passed over."""
+    return [phrase for part in prompt.split(".") if (phrase := part.strip())]
+
+
 def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
     """Tokenise one prompt per image.
 
-    Each phrase is tokenised on its own, so that a "." inside it does not end it; apart from that, the tokens are those
-    of the official caption "phrase . phrase .".
+    Each phrase is tokenised on its own, so that a "." inside it does not end it; apart from that (and underscores, see
+    `word_pieces`), the tokens are those of the official caption "phrase . phrase .".
 
     Args:
         prompts: phrases, for each image.
@@ -83,23 +98,78 @@ def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
             raise TypeError(f"prompt {number}: expected a list of phrases, got the string {phrases!r}")
         if not phrases:
             raise ValueError(f"prompt {number} has no phrases; expected at least one")
-        row = [(vocabulary.cls_token_id, SPECIAL, 0, 0)]
+        row = [(vocabulary.cls_token_id, NO_PHRASE, 0, 0)]
         for index, phrase in enumerate(phrases):
-            pieces = _pieces(phrase)
+            pieces = word_pieces(phrase)
             row += [(piece, index, index + 1, place) for place, piece in enumerate(pieces)]
-            row.append((stop, SPECIAL, index + 1, len(pieces)))
-        row.append((vocabulary.sep_token_id, SPECIAL, len(phrases) + 1, 0))
+            row.append((stop, NO_PHRASE, index + 1, len(pieces)))
+        row.append((vocabulary.sep_token_id, NO_PHRASE, len(phrases) + 1, 0))
+        rows.append(row)
+    return _table(rows, max_tokens)
+
+
+def tokenize_captions(captions: Sequence[str], max_tokens: int = 256) -> Prompt:
+    """Tokenise captions as the official code does: every "." and "?" ends a block, wherever it stands.
+
+    `phrases` counts the blocks between delimiters, from 0. What follows the last delimiter is no block: there, as in
+    the official code, each token sees itself only.
+
+    Raises:
+        ValueError: a caption of more than `max_tokens` tokens; the official code cuts it off.
+    """
+    vocabulary = tokenizer()
+    delimiters = set(vocabulary.convert_tokens_to_ids(list(OFFICIAL_DELIMITERS)))
+    rows = []
+    for caption in captions:
+        ids = vocabulary(caption)["input_ids"]
+        row, start, block = [], 0, 0
+        for end, piece in enumerate(ids):
+            if piece in delimiters:
+                last = end in (0, len(ids) - 1)
+                for place, token in enumerate(ids[start : end + 1]):
+                    inside = not last and token not in delimiters
+                    # the closing [SEP] does not close an open block: its tokens stay alone
+                    number = len(row) + len(ids) if last else block
+                    row.append((token, block - 1 if inside else NO_PHRASE, number, 0 if last else place))
+                start, block = end + 1, block + 1
+        rows.append(row)
+    return _table(rows, max_tokens)
+
+
+def chunk(phrases: Sequence[tuple[int, ...]], max_tokens: int = 256) -> list[list[int]]:
+    """Deal phrases into as few prompts as their order allows, each of at most `max_tokens` tokens.
+
+    Args:
+        phrases: the word pieces of each.
+
+    Returns:
+        Indices into `phrases`, in their order.
+
+    Raises:
+        ValueError: a phrase that does not fit into a prompt of its own.
+    """
+    chunks: list[list[int]] = []
+    room = 0
+    for index, pieces in enumerate(phrases):
+        length = len(pieces) + 1  # the closing "."
+        if length > max_tokens - 2:
+            raise ValueError(f"a phrase has {len(pieces)} tokens; expected at most {max_tokens - 3}")
+        if length > room:
+            chunks.append([])
+            room = max_tokens - 2  # [CLS] and [SEP]
+        chunks[-1].append(index)
+        room -= length
+    return chunks
+
+
+def _table(rows: list[list[tuple[int, int, int, int]]], max_tokens: int) -> Prompt:
+    """Pad rows of (id, phrase, block, position) to one length."""
+    for number, row in enumerate(rows):
         if len(row) > max_tokens:
             raise ValueError(
                 f"prompt {number} has {len(row)} tokens; expected at most {max_tokens}: use fewer or shorter phrases"
             )
-        rows.append(row)
     longest = max(map(len, rows), default=0)
-    padding = (vocabulary.pad_token_id, SPECIAL, -1, 0)
+    padding = (tokenizer().pad_token_id, NO_PHRASE, -1, 0)
     table = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.int64)  # (B, T, 4)
     return Prompt(*table.view(len(rows), longest, 4).unbind(-1))
-
-
-@cache
-def _pieces(phrase: str) -> tuple[int, ...]:
-    return tuple(tokenizer()(phrase, add_special_tokens=False)["input_ids"])

@@ -1,7 +1,7 @@
 """Compare with the authors' own code, and record its outputs for the tests: `python tests/official.py --record | --full-size`.
 
-The code is the package groundingdino-py 0.4.0, which needs older libraries than ours; so this script is run by hand, in an environment
-of its own:
+The code is the package groundingdino-py 0.4.0, which needs older libraries than ours; so this script is run by hand, in
+an environment of its own:
 
     pip install -e . pytest numpy addict yapf supervision opencv-python-headless pycocotools
     pip install --no-deps groundingdino-py==0.4.0 transformers==4.40.2 tokenizers==0.19.1 huggingface_hub==0.23.4
@@ -110,8 +110,8 @@ def official(config: GroundingDINOConfig) -> torch.nn.Module:
     joiner = backbone.Joiner(swin, position_encoding.PositionEmbeddingSineHW(c.width // 2, 20, 20, normalize=True))
     joiner.num_channels = [c.swin_width * 2**stage for stage in (1, 2, 3)]
     settings = SimpleNamespace(
-        hidden_dim=c.width, dropout=0.0, nheads=c.heads, num_queries=c.queries, dim_feedforward=c.ffn_width, enc_layers=c.encoder_layers,
-        dec_layers=c.decoder_layers, pre_norm=False, query_dim=4, transformer_activation="relu", num_patterns=0,
+        hidden_dim=c.width, dropout=0.0, nheads=c.heads, num_queries=c.queries, dim_feedforward=c.ffn_width,
+        enc_layers=c.encoder_layers, dec_layers=c.decoder_layers, pre_norm=False, query_dim=4, transformer_activation="relu", num_patterns=0,
         num_feature_levels=c.levels, enc_n_points=c.points, dec_n_points=c.points, two_stage_type="standard", embed_init_tgt=True,
         use_text_enhancer=True, use_fusion_layer=True, use_checkpoint=False, use_transformer_ckpt=False,
         use_text_cross_attention=True, text_dropout=0.0, fusion_dropout=0.0, fusion_droppath=0.0,

@@ -12,11 +12,11 @@ from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.decoder import Decoder, DecoderLayer
 from gdino_lib.model.feature_enhancer import EnhancerLayer, FeatureEnhancer, FusionLayer, ImageLayer, TextLayer
 from gdino_lib.model.heads import ContrastiveHead, box_head
-from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
+from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens, TimmBackbone
 from gdino_lib.model.query_selection import QuerySelection, StaticQueries
 from gdino_lib.model.swin import Swin
-from gdino_lib.model.text_encoder import TextEncoder, build_bert
-from gdino_lib.prompts import tokenize
+from gdino_lib.model.text_encoder import TextEncoder, TextTokens, build_bert
+from gdino_lib.prompts import Prompt, tokenize
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class GroundingDINO(nn.Module):
         return cls(GroundingDINOConfig.large())
 
     def forward(
-        self, pixel_values: Tensor, prompts: Sequence[Sequence[str]], pixel_mask: Tensor | None = None
+        self, pixel_values: Tensor, prompts: Sequence[Sequence[str]] | Prompt, pixel_mask: Tensor | None = None
     ) -> GroundingDINOOutput:
         """Find what the phrases name.
 
         Args:
             pixel_values: float [B, 3, H, W], RGB, normalised with ImageNet's mean and deviation, padded at the right
                 and the bottom.
-            prompts: phrases for each image.
+            prompts: phrases for each image, or their tokens.
             pixel_mask: bool [B, H, W], True = real; None: no padding.
 
         Raises:
@@ -113,10 +113,17 @@ class GroundingDINO(nn.Module):
                 tokens.
         """
         pixel_mask = _checked_mask(pixel_values, prompts, pixel_mask)
-        prompt = tokenize(prompts, self.config.max_tokens).to(pixel_values.device)
-
-        text = self.text_encoder(prompt)
+        prompt = prompts if isinstance(prompts, Prompt) else tokenize(prompts, self.config.max_tokens)
+        text = self.text_encoder(prompt.to(pixel_values.device))
         image = self.image_backbone(pixel_values, pixel_mask)
+        return self.ground(image, text)
+
+    def ground(self, image: ImageTokens, text: TextTokens) -> GroundingDINOOutput:
+        """The part of `forward` in which image and text meet; what came before depends on one of them and can be kept.
+
+        Args:
+            image, text: of as many images as prompts.
+        """
         image, text = self.feature_enhancer(image, text)
         queries = self.query_selection(image, text)
         states = self.decoder(queries, image, text)
@@ -128,7 +135,7 @@ class GroundingDINO(nn.Module):
         proposals = None
         if queries.proposal_logits is not None:
             proposals = Predictions(queries.proposal_logits, queries.proposal_boxes)
-        return GroundingDINOOutput(stages[-1].logits, stages[-1].boxes, prompt.phrases, stages[:-1], proposals)
+        return GroundingDINOOutput(stages[-1].logits, stages[-1].boxes, text.prompt.phrases, stages[:-1], proposals)
 
 
 def build_text_encoder(config: GroundingDINOConfig) -> TextEncoder:
@@ -184,17 +191,17 @@ def build_decoder(config: GroundingDINOConfig) -> Decoder:
     return Decoder(layers, heads, c.width, c.logit_epsilon)
 
 
-def _checked_mask(pixel_values: Tensor, prompts: Sequence[Sequence[str]], pixel_mask: Tensor | None) -> Tensor:
+def _checked_mask(pixel_values: Tensor, prompts: Sequence[Sequence[str]] | Prompt, pixel_mask: Tensor | None) -> Tensor:
     shape = list(pixel_values.shape)
     if len(shape) != 4 or shape[1] != 3 or not pixel_values.is_floating_point():
         raise ValueError(f"pixel_values: expected float [B, 3, H, W], got {pixel_values.dtype} {shape}")
-    if isinstance(prompts, str) or len(prompts) != shape[0]:
-        given = "a string" if isinstance(prompts, str) else f"{len(prompts)}"
+    count = len(prompts.ids) if isinstance(prompts, Prompt) else len(prompts)
+    if isinstance(prompts, str) or count != shape[0]:
+        given = "a string" if isinstance(prompts, str) else f"{count}"
         raise ValueError(f"prompts: expected {shape[0]} lists of phrases, one per image, got {given}")
+    wanted = [shape[0], *shape[2:]]
     if pixel_mask is None:
-        return pixel_values.new_ones((shape[0], *shape[2:]), dtype=torch.bool)
-    if pixel_mask.dtype != torch.bool or list(pixel_mask.shape) != [shape[0], *shape[2:]]:
-        raise ValueError(
-            f"pixel_mask: expected bool {[shape[0], *shape[2:]]}, got {pixel_mask.dtype} {list(pixel_mask.shape)}"
-        )
+        return pixel_values.new_ones(wanted, dtype=torch.bool)
+    if pixel_mask.dtype != torch.bool or list(pixel_mask.shape) != wanted:
+        raise ValueError(f"pixel_mask: expected bool {wanted}, got {pixel_mask.dtype} {list(pixel_mask.shape)}")
     return pixel_mask

@@ -33,6 +33,11 @@ class ImageTokens:
         """The same tokens with new features."""
         return replace(self, features=features)
 
+    def select(self, images: list[int]) -> ImageTokens:
+        """Some images of the batch."""
+        names = ("features", "positions", "mask", "valid_ratios")
+        return replace(self, **{name: getattr(self, name)[images] for name in names})
+
 
 class ImageBackbone(nn.Module):
     """Backbone, projections to one width, positions.

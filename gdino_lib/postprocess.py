@@ -1,0 +1,96 @@
+"""From logits to labelled boxes: which phrase a box carries, how sure it is, what is kept."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_convert
+
+Score = Literal["mean", "max"]
+
+
+def phrase_scores(logits: Tensor, tokens: Tensor, count: int, score: Score = "mean") -> Tensor:
+    """How well each query fits each phrase: the mean of the sigmoids of the phrase's tokens, or the best of them.
+
+    Args:
+        logits: float [Q, T]; tokens: int64 [T], phrase index of each token or -1; count: number of phrases P.
+
+    Returns:
+        float32 [Q, P] in 0..1; 0 for a phrase without tokens.
+    """
+    probabilities = logits.float().sigmoid()
+    members = tokens[:, None] == torch.arange(count, device=tokens.device)  # (T, P)
+    if score == "mean":
+        # (Q, T) x (T, P); padding has probability 0 and no phrase
+        return probabilities @ members.float() / members.sum(0).clamp(min=1)
+    return torch.stack(
+        [probabilities[:, m].amax(1) if m.any() else probabilities.new_zeros(len(logits)) for m in members.unbind(1)],
+        dim=1,
+    )
+
+
+def label_boxes(
+    logits: Tensor,
+    boxes: Tensor,
+    tokens: Tensor,
+    count: int,
+    box_threshold: float,
+    text_threshold: float,
+    score: Score = "mean",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give each query its best phrase and keep those that are sure enough.
+
+    Args:
+        logits: float [Q, T]; boxes: float [Q, 4], cxcywh in 0..1; tokens: int64 [T]; count: number of phrases.
+        box_threshold: the best of a query's tokens must reach it (special tokens and "." do not count).
+        text_threshold: the score of its best phrase must reach it.
+
+    Returns:
+        (boxes float32 [n, 4], cxcywh; phrase int64 [n]; score float32 [n]), by falling score.
+    """
+    best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
+    scores, phrase = phrase_scores(logits, tokens, count, score).max(1)
+    keep = (best_token >= box_threshold) & (scores >= text_threshold)
+    order = scores[keep].argsort(descending=True, stable=True)
+    return boxes.float()[keep][order], phrase[keep][order], scores[keep][order]
+
+
+def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:
+    """cxcywh in 0..1 -> xyxy in pixels, inside the image; float32 [n, 4]."""
+    scale = boxes.new_tensor([width, height, width, height])
+    corners = box_convert(boxes, "cxcywh", "xyxy") * scale
+    return torch.minimum(corners.clamp(min=0), scale)
+
+
+def phrase_wise_nms(boxes: Tensor, scores: Tensor, phrases: Tensor, iou: float) -> Tensor:
+    """Non-maximum suppression within each phrase.
+
+    Args:
+        boxes: float [n, 4], xyxy in pixels; scores: float [n]; phrases: int64 [n]; iou: above it, the weaker goes.
+
+    Returns:
+        Indices of those that stay, by falling score; none for none.
+    """
+    return batched_nms(boxes, scores, phrases, iou)
+
+
+def suppress_by_phrase(
+    boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, phrases: list[str], size: tuple[int, int], iou: float = 0.3
+) -> tuple[Tensor, Tensor, list[str]]:
+    """Phrase-wise NMS on what `gdino_lib.inference.predict` returns: group by phrase, scale to pixels, suppress.
+
+    Args:
+        boxes: [n, 4], cxcywh in 0..1; scores: [n]; phrases: n labels; size: (width, height) of the image in pixels.
+
+    Returns:
+        (boxes float32 [m, 4] cxcywh in 0..1, scores float32 [m], labels), by falling score.
+    """
+    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    scores = torch.as_tensor(scores, dtype=torch.float32).reshape(-1)
+    names = {phrase: number for number, phrase in enumerate(dict.fromkeys(phrases))}
+    classes = torch.tensor([names[phrase] for phrase in phrases], dtype=torch.int64)
+    keep = phrase_wise_nms(to_pixels(boxes, *size), scores, classes, iou)
+    return boxes[keep], scores[keep], [phrases[index] for index in keep.tolist()]
