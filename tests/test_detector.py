@@ -1,0 +1,328 @@
+"""The Detector on small random models: exact labels, whatever else changes."""
+
+import warnings
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peers import SMALL, randomise
+from PIL import Image
+from torchvision.ops import nms
+
+import gdino_lib as gd
+from gdino_lib.detector import Vocabulary
+
+CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
+WORDS = [
+    "cat",
+    "remote control",
+    "a person with an umbrella",
+    "dog",
+    "Fire Hydrant",
+    "bus",
+    "red_circle",
+    "st. bernard",
+]
+ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
+
+
+def build(**changes):
+    model = gd.GroundingDINO(CONFIG.replace(**changes))
+    randomise(model, seed=3)
+    return gd.Detector(model)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build()
+
+
+def picture(seed=0, size=(90, 60)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def rows(found):
+    """(name, box, confidence) of each, in an order that does not depend on ties."""
+    return sorted(
+        zip(
+            found.data["class_name"].tolist(),
+            found.xyxy.round(1).tolist(),
+            found.confidence.round(3).tolist(),
+            strict=True,
+        )
+    )
+
+
+def assert_same(one, other, names=True):
+    assert len(one) == len(other)
+    order = [np.lexsort((*found.xyxy.round(0).T, -found.confidence.round(3))) for found in (one, other)]
+    np.testing.assert_allclose(one.confidence[order[0]], other.confidence[order[1]], atol=1e-4)
+    np.testing.assert_allclose(one.xyxy[order[0]], other.xyxy[order[1]], atol=0.05)
+    if names:
+        assert sorted(n.lower() for n in one.data["class_name"]) == sorted(n.lower() for n in other.data["class_name"])
+
+
+def test_the_contract(detector):
+    found = detector(picture(), ["cat", "remote control"], **ALL)
+    assert isinstance(found, sv.Detections)
+    assert len(found) == CONFIG.queries
+    assert found.xyxy.dtype == np.float32
+    assert found.xyxy.min() >= 0
+    assert found.xyxy[:, 2].max() <= 90
+    assert found.xyxy[:, 3].max() <= 60
+    assert (np.diff(found.confidence) <= 0).all()
+    for number, name in zip(found.class_id, found.data["class_name"], strict=True):
+        assert ["cat", "remote control"][number] == name
+
+
+def test_an_empty_result_is_whole(detector):
+    found = detector(picture(), ["cat"], box_threshold=1.0, text_threshold=1.0, nms_iou=0.5, top_k=3)
+    assert len(found) == 0
+    assert found.xyxy.shape == (0, 4)
+    assert found.class_id.shape == found.confidence.shape == found.data["class_name"].shape == (0,)
+    merged = sv.Detections.merge([found, detector(picture(), ["cat"], **ALL)])
+    assert len(merged) == CONFIG.queries
+
+
+PHRASE_LISTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6)
+
+
+@settings(max_examples=15)
+@given(PHRASE_LISTS, st.randoms(use_true_random=False))
+def test_order_case_and_repetition_change_no_box_and_no_label(detector, phrases, random):
+    expected = detector(picture(), list(dict.fromkeys(phrases)), **ALL)
+    changed = [phrase.upper() if random.random() < 0.5 else phrase for phrase in phrases * 2]
+    random.shuffle(changed)
+    found = detector(picture(), changed, **ALL)
+    # the same prompt goes through the model, so the numbers are the same bits
+    assert np.array_equal(found.xyxy, expected.xyxy)
+    assert np.array_equal(found.confidence, expected.confidence)
+    assert [n.lower() for n in found.data["class_name"]] == [n.lower() for n in expected.data["class_name"]]
+    firsts = [n.lower() for n in changed]
+    for number, name in zip(found.class_id, found.data["class_name"], strict=True):
+        assert changed[number] == name
+        assert firsts.index(name.lower()) == number, "the first of those that are alike"
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.tuples(PHRASE_LISTS, st.integers(0, 2), st.sampled_from([(90, 60), (60, 90), (64, 64)])),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_neighbours_in_a_batch_change_nothing(detector, batch):
+    images = [picture(seed, size) for _, seed, size in batch]
+    together = detector(images, [phrases for phrases, _, _ in batch], **ALL)
+    assert len(together) == len(batch)
+    for found, image, (phrases, _, _) in zip(together, images, batch, strict=True):
+        assert_same(found, detector(image, phrases, **ALL))
+
+
+def test_one_vocabulary_for_many_images(detector):
+    images = [picture(seed, size) for seed, size in enumerate([(90, 60), (64, 64), (90, 60), (30, 80)])]
+    for found, image in zip(detector(images, "cat . dog .", **ALL), images, strict=True):
+        assert_same(found, detector(image, ["cat", "dog"], **ALL))
+    assert detector([], ["cat"]) == []
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "café au lait",
+        "with_mask",
+        "a/b, c; d",
+        "St. Bernard?",
+        "猫",
+        "кошка",
+        "x" * 200,
+        "a " * 100,
+        "'quoted' \"twice\"",
+        "é" * 30,
+    ],
+)
+def test_the_label_is_the_callers_string(detector, phrase):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = detector(picture(), [phrase, "dog"], **ALL)
+    assert set(found.data["class_name"]) <= {phrase, "dog"}
+    alone = detector(picture(), [phrase], **ALL)
+    assert set(alone.data["class_name"]) == {phrase}
+
+
+def test_substrings_are_never_mixed_up(detector):
+    phrases = ["mask", "no mask", "car", "carpet"]
+    for seed in range(3):
+        found = detector(picture(seed), phrases, **ALL)
+        assert [phrases[number] for number in found.class_id] == found.data["class_name"].tolist()
+
+
+def test_phrases_without_known_words_warn(detector):
+    with pytest.warns(UserWarning, match="phrase 1, '😀😀', has no word that the model knows"):
+        detector(picture(), ["cat", "😀😀"])
+    with pytest.warns(UserWarning, match="has no word"):
+        assert len(detector(picture(), ["\u200b"], **ALL)) == 0
+
+
+def test_a_phrase_of_too_many_tokens_is_refused_with_their_number(detector):
+    with pytest.raises(ValueError, match=r"phrase 1, .* has 300 tokens; expected at most 253"):
+        detector(picture(), ["cat", "dog " * 300])
+
+
+LONG = [
+    f"{colour} {thing}"
+    for colour in ("red", "blue", "green")
+    for thing in ["cat", "dog", "bus", "car", "cup", "pen", "hat", "box", "key", "jar"]
+]
+
+
+def test_a_long_vocabulary_is_dealt_into_chunks():
+    detector = build(max_tokens=32)
+    vocabulary = Vocabulary.build(LONG, 32)
+    assert len(vocabulary.chunks) == 3
+    found = detector(picture(), LONG, **ALL)
+    assert len(found) > 0
+    overlaps = sv.box_iou_batch(found.xyxy, found.xyxy) - np.eye(len(found))
+    assert overlaps.max() <= 0.7, "boxes of several chunks do not overlap by more"
+    shuffled = list(reversed(LONG))
+    again = detector(picture(), shuffled, **ALL)
+    assert np.array_equal(again.xyxy, found.xyxy)
+    assert again.data["class_name"].tolist() == found.data["class_name"].tolist()
+
+
+def test_chunked_equals_unchunked_where_phrases_cannot_meet():
+    # phrases meet in the fusion, in the selection of queries and in the decoder's text attention
+    apart = {"fusion": False, "language_guided": False, "text_cross_attention": False}
+    whole, chunked = build(**apart), build(**apart, max_tokens=32)
+    found = whole(picture(), LONG, **ALL)
+    keep = torch.from_numpy(found.xyxy), torch.from_numpy(found.confidence)
+    assert_same(chunked(picture(), LONG, **ALL), found[nms(*keep, 0.7).numpy()])
+
+
+def test_per_image_chunks_of_different_number():
+    detector = build(max_tokens=32)
+    both = detector([picture(0), picture(1)], [LONG, ["cat"]], **ALL)
+    assert_same(both[0], detector(picture(0), LONG, **ALL))
+    assert_same(both[1], detector(picture(1), ["cat"], **ALL))
+
+
+def test_an_embedded_image_answers_like_the_image(detector):
+    embedding = detector.encode_image(picture())
+    for phrases in (["cat"], ["dog", "bus"]):
+        assert_same(detector(embedding, phrases, **ALL), detector(picture(), phrases, **ALL))
+    mixed = detector([picture(1), embedding], ["cat"], **ALL)
+    assert_same(mixed[1], detector(picture(), ["cat"], **ALL))
+
+
+def test_the_kept_text_is_the_text(detector):
+    before = detector(picture(), ["kept words"], **ALL)
+    for number in range(70):
+        detector(detector.encode_image(picture()), [f"word {number}"])
+    assert len(detector._texts) <= 64
+    assert np.array_equal(detector(picture(), ["kept words"], **ALL).xyxy, before.xyxy)
+
+
+def test_top_k_nms_score_and_referring(detector):
+    everything = detector(picture(), ["cat", "dog"], **ALL)
+    assert np.array_equal(detector(picture(), ["cat", "dog"], **ALL, top_k=5).xyxy, everything.xyxy[:5])
+    suppressed = detector(picture(), ["cat", "dog"], **ALL, nms_iou=0.5)
+    for number in (0, 1):
+        own = suppressed.xyxy[suppressed.class_id == number]
+        assert (sv.box_iou_batch(own, own) - np.eye(len(own))).max(initial=0) <= 0.5
+    best = detector(picture(), ["a red circle"], **ALL, score="max").confidence.max()
+    assert best >= detector(picture(), ["a red circle"], **ALL).confidence.max()
+    one = detector.refer(picture(), "the cat on the left")
+    assert len(one) == 1
+    assert one.data["class_name"].tolist() == ["the cat on the left"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3000, 20)])
+def test_sizes_far_from_a_photograph(detector, size):
+    found = detector(picture(0, size), ["cat"], **ALL)
+    assert np.isfinite(found.xyxy).all()
+    assert (found.xyxy[:, 2] <= size[0]).all()
+    assert (found.xyxy[:, 3] <= size[1]).all()
+
+
+def test_the_largest_image(detector):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(detector(Image.new("L", (10_000, 10_000)), ["cat"], **ALL)) == CONFIG.queries
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_every_mode(detector, tmp_path, mode):
+    image = Image.new("I;16", (50, 40)) if mode == "I;16" else picture(0, (50, 40)).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    assert_same(detector(path, ["cat"], **ALL), detector(image, ["cat"], **ALL))
+
+
+def test_half_precision():
+    model = build().model
+    exact = gd.Detector(model)(picture(), ["cat"], **ALL)
+    for dtype in ("bfloat16", "float16"):
+        found = gd.Detector(model, dtype=dtype)(picture(), ["cat"], **ALL)
+        assert len(found) == len(exact)
+        assert abs(np.median(found.confidence) - np.median(exact.confidence)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((picture(), []), ValueError, "no phrases"),
+        ((picture(), " . "), ValueError, "no phrases"),
+        ((picture(), ["cat", " "]), ValueError, "phrase 1 is empty"),
+        ((picture(), ["cat", 3]), ValueError, "phrases: expected strings"),
+        ((picture(), 3), TypeError, "phrases: expected a string or a list, got int"),
+        ((picture(), [["cat"]]), ValueError, "lists go with a list of images"),
+        (([picture()], [["cat"], ["dog"]]), ValueError, "expected 1 lists of phrases"),
+        (("nowhere.jpg", ["cat"]), FileNotFoundError, "nowhere.jpg"),
+        ((picture(), ["cat"], 1.5), ValueError, r"box_threshold: expected a number in 0\.\.1, got 1\.5"),
+        ((picture(), ["cat"], 0.1, float("nan")), ValueError, "text_threshold"),
+        ((picture(), ["cat"], 0.1, 0.1, -1), ValueError, "nms_iou"),
+        ((picture(), ["cat"], 0.1, 0.1, None, 0), ValueError, "top_k"),
+        ((picture(), ["cat"], 0.1, 0.1, None, None, "sum"), ValueError, "score: expected one of mean, max"),
+    ],
+)
+def test_what_cannot_be_used_is_named(detector, arguments, error, message):
+    with pytest.raises(error, match=message) as caught:
+        detector(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_settings_are_named():
+    model = gd.GroundingDINO(CONFIG)
+    with pytest.raises(ValueError, match="dtype: expected one of float32"):
+        gd.Detector(model, dtype="int8")
+    with pytest.raises(ValueError, match="batch_size: expected at least 1"):
+        gd.Detector(model, batch_size=0)
+
+
+def test_supervision_draws_slices_and_tracks(detector):
+    scene = np.asarray(picture(0, (200, 150)))
+    found = detector(scene, ["cat", "dog"], **ALL, top_k=8)
+    drawn = sv.BoxAnnotator().annotate(scene.copy(), found)
+    drawn = sv.LabelAnnotator().annotate(drawn, found)
+    assert drawn.shape == scene.shape
+    assert (drawn != scene).any()
+    slicer = sv.InferenceSlicer(
+        lambda tile: detector(tile, ["cat", "dog"], **ALL, top_k=3), slice_wh=100, overlap_wh=10
+    )
+    sliced = slicer(scene)
+    assert set(sliced.data["class_name"]) <= {"cat", "dog"}
+    assert sliced.xyxy[:, 2].max() <= 200
+
+
+def test_bytetrack_follows_boxes_over_frames(detector):
+    trackers = pytest.importorskip("trackers")  # supervision's own tracker moved there
+    found = detector(picture(), ["cat", "dog"], **ALL, top_k=4, nms_iou=0.1)
+    tracker = trackers.ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
+    frames = [tracker.update(found) for _ in range(5)]
+    assert set(frames[-1].data["class_name"]) <= {"cat", "dog"}
+    assert set(frames[-1].tracker_id) == set(frames[-2].tracker_id) != {-1}
