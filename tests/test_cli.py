@@ -1,0 +1,159 @@
+"""The command `gdino`: what it prints, what it refuses, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from peers import ODD, randomise
+
+import gdino_lib as gd
+from gdino_lib import weights
+from gdino_lib.cli import _parser, main
+
+ROOT = Path(__file__).parent.parent
+
+# the package's own imports (torch, transformers) aside: what the command line itself needs
+ALONE = """
+import sys, types
+package = types.ModuleType("gdino_lib")
+package.__path__ = ["gdino_lib"]
+sys.modules["gdino_lib"] = package
+from gdino_lib.cli import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert end.code == {code}, end.code
+heavy = {{"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"}} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    model = gd.GroundingDINO(ODD.replace(bert_layers=1, vocabulary=99))
+    randomise(model)
+    weights.save(model, tmp_path / "ours.safetensors")
+    return tmp_path / "ours.safetensors"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "gdino_lib.cli", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["convert", "--help"], 0), (["convert"], 2), ([], 2)]
+)
+def test_help_imports_nothing_heavy(arguments, code):
+    start = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE.format(arguments=arguments, code=code)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+    assert "usage: gdino" in result.stdout + result.stderr
+    assert time.perf_counter() - start < 3  # on a busy machine; 0.1 s on an idle one
+
+
+def test_the_layouts_are_those_of_the_library():
+    for layout in weights.FORMATS:
+        assert _parser().parse_args(["convert", "a", "b", "--to", layout]).to == layout
+    with pytest.raises(SystemExit) as end:
+        _parser().parse_args(["convert", "a", "b", "--to", "onnx"])
+    assert end.value.code == 2
+
+
+def test_convert_says_what_it_did(capsys, tmp_path, model_file):
+    assert main(["convert", str(model_file), str(tmp_path / "official.pth"), "--to", "official"]) == 0
+    captured = capsys.readouterr()
+    count = len(gd.load(model_file, "cpu").state_dict())
+    assert captured.err == ""
+    assert captured.out.splitlines() == [
+        f"{model_file} (gdino_lib): {count} tensors of the model, all used",
+        f"written to {tmp_path / 'official.pth'} (official)",
+    ]
+    state = torch.load(tmp_path / "official.pth", weights_only=True)["model"]
+    torch.save(state | {"label_enc.weight": torch.zeros(3)}, tmp_path / "official.pth")
+
+    assert main(["convert", str(tmp_path / "official.pth"), str(tmp_path / "port"), "--to", "hugging-face"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f"(official): {count} tensors of the model, all used")
+    assert lines[-1] == f"written to {tmp_path / 'port'} (hugging-face)"
+    assert len(lines) == 5
+    assert any("label_enc.weight: an embedding that only the authors'" in line for line in lines)
+    assert any("bert.pooler.dense.weight and 1 more like it" in line for line in lines)
+    assert any("relative_position_index and 4 more like it" in line for line in lines)
+    assert torch.equal(
+        gd.load(tmp_path / "port", "cpu").state_dict()["decoder.norm.weight"], state["transformer.decoder.norm.weight"]
+    )
+
+
+def test_errors_are_one_line_and_status_2(capsys, tmp_path, model_file):
+    target = tmp_path / "out.safetensors"
+    convert = ["convert", str(model_file), str(target), "--to", "gdino_lib"]
+    assert main(["convert", str(tmp_path / "nothing.pth"), str(target), "--to", "gdino_lib"]) == 2
+    assert "no weight file" in one_line(capsys)
+    assert main(["convert", "large", str(target), "--to", "gdino_lib"]) == 2
+    assert "never released" in one_line(capsys)
+    assert main(["convert", str(model_file), str(tmp_path / "a.pth"), "--to", "gdino_lib"]) == 2
+    assert "is a .safetensors file" in one_line(capsys)
+    target.write_text("old")
+    assert main(convert) == 2
+    assert "--overwrite" in one_line(capsys)
+    assert target.read_text() == "old"
+    assert main([*convert, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("disk\non fire"), 2)])
+def test_how_a_command_ends(monkeypatch, capsys, error, status):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("gdino_lib.weights.convert", fail)
+    assert main(["convert", "a", "b.pth", "--to", "official"]) == status
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err in ("interrupted; nothing half-written is left\n", "error: disk on fire\n")
+
+
+def test_a_programming_error_is_not_hidden(monkeypatch):
+    monkeypatch.setattr("gdino_lib.weights.convert", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["convert", "a", "b.pth", "--to", "official"])
+
+
+def test_a_terminated_run_leaves_nothing(monkeypatch, tmp_path, model_file):
+    real = weights.write_safetensors
+
+    def killed(path, state, metadata=None):
+        real(path, state, metadata)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(weights, "write_safetensors", killed)
+    with pytest.raises(SystemExit) as end:
+        main(["convert", str(model_file), str(tmp_path / "port"), "--to", "hugging-face"])
+    assert end.value.code == 143
+    assert list(tmp_path.iterdir()) == [model_file]
+
+
+def test_as_a_process(tmp_path):
+    result = run("convert", tmp_path / "nothing.pth", tmp_path / "b.pth", "--to", "official")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert (
+        result.stderr
+        == f"error: no weight file at {tmp_path / 'nothing.pth'}, and no model of that name; names are "
+        + ("nano, tiny, base\n")
+    )
