@@ -236,10 +236,6 @@ def infer_config(state: State, config: Mapping[str, Any] | None = None) -> Groun
     """
     official = config is None
     config = {} if official else config
-    if not official and config.get("model_type") not in ("grounding-dino", "mm-grounding-dino"):
-        raise ValueError(f"config.json describes a {config.get('model_type')!r} model")
-    if config.get("activation_function", "relu") != "relu":
-        raise ValueError(f"config.json asks for the activation {config['activation_function']!r}, not relu")
 
     def count(pattern: str) -> int:
         return len({m[0] for name in state if (m := re.match(pattern, name))})
@@ -253,12 +249,9 @@ def infer_config(state: State, config: Mapping[str, Any] | None = None) -> Groun
     points = config.get("encoder_n_points", 4)
     attention = state["feature_enhancer.layers.0.image_layer.attention.attention_weights.weight"]
     heads = len(attention) // (levels * points)
-    said = [config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")]
-    if not official and said != [heads, heads]:
-        raise ValueError(f"config.json says {said} attention heads, and the tensors have {heads}")
     scaled = "query_selection.contrastive_head.bias" in state
-    if not official and scaled != config["model_type"].startswith("mm-"):
-        raise ValueError(f"config.json describes a {config['model_type']!r} model, and the tensors are another's")
+    if not official:
+        _check_json(config, heads, scaled)
     return GroundingDINOConfig(
         swin_width=len(state[f"{swin}patch_embedding.norm.weight"]),
         swin_depths=tuple(count(rf"{re.escape(swin)}stages\.{stage}\.(\d+)\.") for stage in range(stages)),
@@ -483,6 +476,20 @@ def _constants(checkpoint: Checkpoint, layout: str) -> State:
             table = their_names(name, "official")[0]
             result[table.replace("_bias_table", "_index")] = y * (2 * config.swin_window - 1) + x
     return result
+
+
+def _check_json(config: Mapping[str, Any], heads: int, scaled: bool) -> None:
+    """A `config.json` must be that of the model that the tensors are, as far as shapes do not show it anyway."""
+    kind = config.get("model_type")
+    if kind not in ("grounding-dino", "mm-grounding-dino"):
+        raise ValueError(f"config.json describes a {kind!r} model")
+    if scaled != (kind == "mm-grounding-dino"):
+        raise ValueError(f"config.json describes a {kind!r} model, and the tensors are another's")
+    if (activation := config.get("activation_function", "relu")) != "relu":
+        raise ValueError(f"config.json asks for the activation {activation!r}, not relu")
+    said = [config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")]
+    if said != [heads, heads]:
+        raise ValueError(f"config.json says {said} attention heads, and the tensors have {heads}")
 
 
 def _check_layout(config: GroundingDINOConfig, layout: str) -> None:
