@@ -162,6 +162,55 @@ def test_no_two_tensors_have_one_name(swin_t):
                 assert weight_names.our_name(name, layout) == (ours, part if len(theirs) > 1 else None)
 
 
+@pytest.mark.parametrize(
+    ("official_name", "port_name"),
+    [
+        ("transformer.decoder.layers.1.norm1", "model.decoder.layers.1.encoder_attn_layer_norm"),
+        ("transformer.decoder.layers.1.norm2", "model.decoder.layers.1.self_attn_layer_norm"),
+        ("transformer.decoder.layers.1.norm3", "model.decoder.layers.1.final_layer_norm"),
+        ("transformer.decoder.layers.1.catext_norm", "model.decoder.layers.1.encoder_attn_text_layer_norm"),
+        ("transformer.decoder.layers.1.ca_text.out_proj", "model.decoder.layers.1.encoder_attn_text.out_proj"),
+        ("transformer.decoder.layers.1.self_attn.out_proj", "model.decoder.layers.1.self_attn.out_proj"),
+        ("transformer.encoder.layers.1.norm1", "model.encoder.layers.1.deformable_layer.self_attn_layer_norm"),
+        ("transformer.encoder.layers.1.norm2", "model.encoder.layers.1.deformable_layer.final_layer_norm"),
+        ("transformer.encoder.text_layers.1.norm1", "model.encoder.layers.1.text_enhancer_layer.layer_norm_before"),
+        ("transformer.encoder.text_layers.1.norm2", "model.encoder.layers.1.text_enhancer_layer.layer_norm_after"),
+        ("transformer.encoder.fusion_layers.1.layer_norm_v", "model.encoder.layers.1.fusion_layer.layer_norm_vision"),
+        ("transformer.encoder.fusion_layers.1.layer_norm_l", "model.encoder.layers.1.fusion_layer.layer_norm_text"),
+        ("transformer.encoder.fusion_layers.1.attn.v_proj", "model.encoder.layers.1.fusion_layer.attn.vision_proj"),
+        ("transformer.encoder.fusion_layers.1.attn.l_proj", "model.encoder.layers.1.fusion_layer.attn.text_proj"),
+        (
+            "transformer.encoder.fusion_layers.1.attn.values_v_proj",
+            "model.encoder.layers.1.fusion_layer.attn.values_vision_proj",
+        ),
+        (
+            "transformer.encoder.fusion_layers.1.attn.values_l_proj",
+            "model.encoder.layers.1.fusion_layer.attn.values_text_proj",
+        ),
+        (
+            "transformer.encoder.fusion_layers.1.attn.out_v_proj",
+            "model.encoder.layers.1.fusion_layer.attn.out_vision_proj",
+        ),
+        (
+            "transformer.encoder.fusion_layers.1.attn.out_l_proj",
+            "model.encoder.layers.1.fusion_layer.attn.out_text_proj",
+        ),
+        ("transformer.enc_out_bbox_embed.layers.2", "model.encoder_output_bbox_embed.layers.2"),
+        ("transformer.decoder.norm", "model.decoder.layer_norm"),
+        ("transformer.enc_output_norm", "model.enc_output_norm"),
+        ("backbone.0.layers.1.blocks.1.norm1", f"{weight_names._SWIN}swin.encoder.layers.1.blocks.1.layernorm_before"),
+        ("backbone.0.layers.1.blocks.1.norm2", f"{weight_names._SWIN}swin.encoder.layers.1.blocks.1.layernorm_after"),
+        ("backbone.0.norm1", f"{weight_names._SWIN}hidden_states_norms.stage2"),
+    ],
+)
+def test_tensors_of_one_shape_are_not_mixed_up(official_name, port_name):
+    """Shapes would not show it; the pairs are those of transformers' own conversion script."""
+    for kind in ("weight", "bias"):
+        ours = weight_names.our_name(f"{official_name}.{kind}", "official")
+        assert ours is not None
+        assert ours == weight_names.our_name(f"{port_name}.{kind}", "hugging-face")
+
+
 # round trips, bit for bit
 
 
