@@ -1,10 +1,29 @@
 """Grounding DINO, taken apart: the open-set detector that finds whatever a phrase names."""
 
-from gdino_lib.config import GroundingDINOConfig
-from gdino_lib.detector import Detector
-from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.ops.deform_attn import ms_deform_attn
-from gdino_lib.weights import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gdino_lib.config import GroundingDINOConfig
+    from gdino_lib.detector import Detector
+    from gdino_lib.model.grounding_dino import GroundingDINO
+    from gdino_lib.ops.deform_attn import ms_deform_attn
+    from gdino_lib.weights import load
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "GroundingDINO", "GroundingDINOConfig", "load", "ms_deform_attn"]
+
+# imported when first asked for, so that `gdino --help` need not wait for torch
+_HOMES = {
+    "Detector": "gdino_lib.detector",
+    "GroundingDINO": "gdino_lib.model.grounding_dino",
+    "GroundingDINOConfig": "gdino_lib.config",
+    "load": "gdino_lib.weights",
+    "ms_deform_attn": "gdino_lib.ops.deform_attn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gdino_lib' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
