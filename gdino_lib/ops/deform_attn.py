@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BACKENDS = ("auto", "reference")
+from gdino_lib.ops import native
+
+BACKENDS = ("auto", "native", "reference")
 
 
 def ms_deform_attn(
@@ -27,20 +29,25 @@ def ms_deform_attn(
         spatial_shapes: (height, width) of each level in tokens; N is the sum of their products.
         sampling_locations: float [B, Q, H, L, P, 2], (x, y) in 0..1 from edge to edge of a level; beyond it lie zeros.
         attention_weights: float [B, Q, H, L, P]; they add up to 1 over levels and points in the model, not here.
-        backend: "reference" is the readable one; "auto" takes the fastest there is, or what GDINO_OPS in the
-            environment names.
+        backend: "native" is the compiled one (`gdino_lib.ops.native`), "reference" the readable one; "auto" takes what
+            GDINO_OPS in the environment names, else the compiled one where it can be had.
 
     Returns:
         [B, Q, H * C], the dtype of `value`.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
+        RuntimeError: "native" is asked for and cannot be had; the message says why.
     """
     choice = os.environ.get("GDINO_OPS", "auto") if backend == "auto" else backend
     if choice not in BACKENDS:
         raise ValueError(f"backend of ms_deform_attn: expected one of {', '.join(BACKENDS)}, got {choice!r}")
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    if choice == "reference" or not native.load_library(value.device.type):
+        if choice == "native":
+            raise RuntimeError(f"ms_deform_attn: {native.why_not(value.device.type)}")
+        return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
+    return native.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def ms_deform_attn_reference(

@@ -1,0 +1,273 @@
+"""The compiled op: its one registration, and its library, which is built when it is first needed and kept.
+
+Importing this module compiles nothing and cannot fail for want of a compiler. `load_library` finds a library that fits this
+torch in the cache, or builds it; where that is impossible it says so in one line, once, and the readable reference runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+SOURCES = Path(__file__).parent / "csrc"
+FILES = {"cpu": "deform_attn_cpu.cpp", "cuda": "deform_attn_cuda.cu"}
+OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+OPENMP = {"linux": ["-fopenmp"], "win32": ["/openmp"]}.get(sys.platform, [])  # Apple's compiler has none
+
+_loaded: dict[str, bool] = {}
+_why_not: dict[str, str] = {}
+
+
+# --- the op -------------------------------------------------------------------------------------------------------------
+
+torch.library.define(
+    "gdino::ms_deform_attn", "(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor"
+)
+torch.library.define(
+    "gdino::ms_deform_attn_backward",
+    "(Tensor grad_output, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> (Tensor, Tensor, Tensor)",
+)
+
+
+def ms_deform_attn(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`gdino_lib.ms_deform_attn` by the compiled op, which must be loaded; shapes are not checked here."""
+    # locations, weights and sums are float32 at least
+    exact = torch.float64 if value.dtype == torch.float64 else torch.float32
+    flat = [side for shape in spatial_shapes for side in shape]
+    return torch.ops.gdino.ms_deform_attn(value, flat, sampling_locations.to(exact), attention_weights.to(exact))
+
+
+@torch.library.register_fake("gdino::ms_deform_attn")
+def _(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
+    batch, _, heads, channels = value.shape
+    return value.new_empty(batch, weights.shape[1], heads * channels)
+
+
+@torch.library.register_fake("gdino::ms_deform_attn_backward")
+def _(
+    grad_output: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return locations.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
+
+
+def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    value, ctx.shapes, locations, weights = inputs
+    ctx.save_for_backward(value, locations, weights)
+
+
+def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    value, locations, weights = ctx.saved_tensors
+    op = torch.ops.gdino.ms_deform_attn_backward
+    grad_value, grad_locations, grad_weights = op(grad_output.contiguous(), value, ctx.shapes, locations, weights)
+    return grad_value.to(value.dtype), None, grad_locations, grad_weights
+
+
+def _refuse_second_derivative(*_: Any) -> None:
+    raise NotImplementedError("ms_deform_attn has no second derivative; use backend='reference' for one")
+
+
+def _refuse_vmap(*_: Any) -> None:
+    raise NotImplementedError(
+        "ms_deform_attn has a batch dimension of its own; use it, or backend='reference', with vmap"
+    )
+
+
+torch.library.register_autograd("gdino::ms_deform_attn", _backward, setup_context=_keep_inputs)
+torch.library.register_autograd("gdino::ms_deform_attn_backward", _refuse_second_derivative)
+torch.library.register_vmap("gdino::ms_deform_attn", _refuse_vmap)
+
+
+# --- its library --------------------------------------------------------------------------------------------------------
+
+
+def load_library(device: str) -> bool:
+    """Make the op ready for tensors on "cpu" or "cuda", building its library if there is none yet.
+
+    Returns:
+        False where that is impossible; one line on standard error said why, the first time.
+    """
+    if device not in _loaded:
+        try:
+            _loaded[device] = False
+            _load_or_build(device)
+            _loaded[device] = True
+        except OSError as error:  # every way to fail comes as one, with one line
+            _why_not[device] = str(error)
+            print(f"gdino_lib: {error}; the slower reference is used", file=sys.stderr)
+    return _loaded[device]
+
+
+def why_not(device: str) -> str:
+    """Why `load_library` returned False."""
+    return _why_not.get(device, f"there is no compiled op for tensors on {device}")
+
+
+def build(device: str) -> Path:
+    """Build the library anew, whatever the cache holds; the command `gdino build-ops`.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        OSError: no compiler, or the build failed; one line that names the log.
+    """
+    folder = cache_folder()
+    with FileLock(folder / f"{device}.lock"):
+        failure_log(device).unlink(missing_ok=True)
+        library_path(device).unlink(missing_ok=True)
+        return _build(device)
+
+
+def library_path(device: str) -> Path:
+    """Where the library for this torch, these sources and this machine lies, or would."""
+    return cache_folder() / f"{device}{'.pyd' if os.name == 'nt' else '.so'}"
+
+
+def failure_log(device: str) -> Path:
+    """Where the log of a failed build lies, if there is one."""
+    return cache_folder() / f"{device}-failed.log"
+
+
+def cache_folder() -> Path:
+    """The folder for this torch, its ABI, its CUDA, this machine and these sources; it exists.
+
+    It lies in GDINO_CACHE, or the user's cache folder; where that cannot be written, in the folder for temporary files.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    digest.update(" ".join([*OPTIMISE, *OPENMP]).encode())
+    abi = int(torch.compiled_with_cxx11_abi())
+    key = f"torch{torch.__version__}-abi{abi}-cuda{torch.version.cuda}-{platform.system()}-{platform.machine()}"
+    name = f"{key}-{digest.hexdigest()[:16]}".lower()
+    for parent in (_user_cache(), _temporary_cache()):
+        folder = parent / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise OSError(f"neither {_user_cache()} nor {_temporary_cache()} can be written: no place for the compiled op")
+
+
+def compiler(device: str) -> str | None:
+    """Path of the compiler that would be used: the C++ compiler (CXX, else c++), or nvcc."""
+    from torch.utils import cpp_extension
+
+    if device == "cuda":
+        home = cpp_extension.CUDA_HOME
+        return shutil.which("nvcc") or (home and shutil.which("nvcc", path=str(Path(home) / "bin")))
+    return shutil.which(os.environ.get("CXX", "cl" if os.name == "nt" else "c++"))
+
+
+def _load_or_build(device: str) -> None:
+    if device not in FILES or not (SOURCES / FILES[device]).is_file():
+        raise OSError(f"there is no compiled op for tensors on {device}")
+    cache_folder()
+    path = library_path(device)
+    if not path.is_file():
+        with FileLock(cache_folder() / f"{device}.lock"):  # of several processes one builds, the others wait
+            if failure_log(device).is_file():
+                raise OSError(
+                    f"an earlier build failed, its log is {failure_log(device)}; `gdino build-ops` tries again"
+                )
+            if not path.is_file():
+                _build(device)
+                return  # building has loaded it
+    try:
+        torch.ops.load_library(str(path))
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"cannot load {path}: {str(error).splitlines()[0]}") from None
+
+
+def _build(device: str) -> Path:
+    """Compile beside the final name, load, and move the library there."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a CUDA that nobody asked for
+    from torch.utils import cpp_extension
+
+    tool = compiler(device)
+    if tool is None:
+        name = "nvcc" if device == "cuda" else os.environ.get("CXX", "c++")
+        raise OSError(f"no compiler ({name}) for deformable attention")
+    path = library_path(device)
+    start = time.perf_counter()
+    print(f"gdino_lib: compiling deformable attention for {device}, once ...", end="", file=sys.stderr, flush=True)
+    aside = Path(tempfile.mkdtemp(prefix="build-", dir=path.parent))
+    name = f"gdino_ops_{device}"
+    try:
+        with _ninja_on_path():
+            cpp_extension.load(
+                name,
+                [str(SOURCES / FILES[device])],
+                extra_cflags=[*OPTIMISE, *OPENMP],
+                extra_cuda_cflags=["-O3"],
+                extra_ldflags=OPENMP if os.name != "nt" else [],
+                build_directory=str(aside),
+                is_python_module=False,
+            )
+        os.replace(next(aside.glob(f"{name}*.so")) if os.name != "nt" else next(aside.glob(f"{name}*.pyd")), path)
+    except Exception as error:  # the compiler, ninja, the linker and the loader fail each in its own way
+        print(file=sys.stderr)
+        log = failure_log(device)
+        log.write_text(f"{tool}\n\n{error}\n", encoding="utf-8")
+        lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+        reason = next((line for line in lines if not line.startswith("Error building extension")), str(error)[:80])
+        raise OSError(f"deformable attention did not compile: {reason[:200]}; the log is {log}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return path
+
+
+@contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """`cpp_extension` looks for ninja on PATH, where an environment that is not activated does not have it."""
+    before = os.environ.get("PATH", "")
+    if shutil.which("ninja") is None:
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _user_cache() -> Path:
+    if "GDINO_CACHE" in os.environ:
+        return Path(os.environ["GDINO_CACHE"])
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "gdino_lib"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdino_lib"
+
+
+def _temporary_cache() -> Path:
+    """A folder of this user's own: what lies there is loaded as code."""
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = Path(tempfile.gettempdir()) / f"gdino_lib-{user}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if os.name != "nt" and (status.st_uid != user or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022):
+            return folder / "not ours" / "\0"  # cannot be made
+    except OSError:
+        pass
+    return folder
