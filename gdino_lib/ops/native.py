@@ -25,7 +25,10 @@ from filelock import FileLock
 from torch import Tensor
 
 SOURCES = Path(__file__).parent / "csrc"
-FILES = {"cpu": "deform_attn_cpu.cpp", "cuda": "deform_attn_cuda.cu"}
+FILES = {
+    "cpu": ("deform_attn_cpu.cpp", "cpu_kernels.inc"),
+    "cuda": ("deform_attn_cuda.cu", "cuda_kernels.cuh"),
+}  # compiled, included
 OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = {"linux": ["-fopenmp"], "win32": ["/openmp"]}.get(sys.platform, [])  # Apple's compiler has none
 
@@ -128,7 +131,7 @@ def build(device: str) -> Path:
     Raises:
         OSError: no compiler, or the build failed; one line that names the log.
     """
-    folder = cache_folder()
+    folder = cache_folder(device)
     with FileLock(folder / f"{device}.lock"):
         failure_log(device).unlink(missing_ok=True)
         library_path(device).unlink(missing_ok=True)
@@ -137,22 +140,22 @@ def build(device: str) -> Path:
 
 def library_path(device: str) -> Path:
     """Where the library for this torch, these sources and this machine lies, or would."""
-    return cache_folder() / f"{device}{'.pyd' if os.name == 'nt' else '.so'}"
+    return cache_folder(device) / f"{device}{'.pyd' if os.name == 'nt' else '.so'}"
 
 
 def failure_log(device: str) -> Path:
     """Where the log of a failed build lies, if there is one."""
-    return cache_folder() / f"{device}-failed.log"
+    return cache_folder(device) / f"{device}-failed.log"
 
 
-def cache_folder() -> Path:
+def cache_folder(device: str) -> Path:
     """The folder for this torch, its ABI, its CUDA, this machine and these sources; it exists.
 
     It lies in GDINO_CACHE, or the user's cache folder; where that cannot be written, in the folder for temporary files.
     """
     digest = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in FILES[device]:
+        digest.update((SOURCES / name).read_bytes())
     digest.update(" ".join([*OPTIMISE, *OPENMP]).encode())
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"torch{torch.__version__}-abi{abi}-cuda{torch.version.cuda}-{platform.system()}-{platform.machine()}"
@@ -179,12 +182,11 @@ def compiler(device: str) -> str | None:
 
 
 def _load_or_build(device: str) -> None:
-    if device not in FILES or not (SOURCES / FILES[device]).is_file():
+    if device not in FILES or not (SOURCES / FILES[device][0]).is_file():
         raise OSError(f"there is no compiled op for tensors on {device}")
-    cache_folder()
     path = library_path(device)
     if not path.is_file():
-        with FileLock(cache_folder() / f"{device}.lock"):  # of several processes one builds, the others wait
+        with FileLock(cache_folder(device) / f"{device}.lock"):  # of several processes one builds, the others wait
             if failure_log(device).is_file():
                 raise OSError(
                     f"an earlier build failed, its log is {failure_log(device)}; `gdino build-ops` tries again"
@@ -216,7 +218,7 @@ def _build(device: str) -> Path:
         with _ninja_on_path():
             cpp_extension.load(
                 name,
-                [str(SOURCES / FILES[device])],
+                [str(SOURCES / FILES[device][0])],
                 extra_cflags=[*OPTIMISE, *OPENMP],
                 extra_cuda_cflags=["-O3"],
                 extra_ldflags=OPENMP if os.name != "nt" else [],
