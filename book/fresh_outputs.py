@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("data_prep", "gdino_lib")
-VARIABLES = ("FACE_MASK_DIR",)  # environment variables that decide what a chapter shows
+VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT")  # environment variables that decide what a chapter shows
 
 
 def fingerprint(root: Path = ROOT) -> str:
@@ -29,6 +29,8 @@ def fingerprint(root: Path = ROOT) -> str:
 
 
 def _configure(app: Any, config: Any) -> None:
+    # the kernels inherit it: chapters then leave out live widgets, which would make a page load scripts from a CDN
+    os.environ["GDINO_BOOK_BUILD"] = "1"
     folder = Path(app.outdir).parent / ".jupyter_cache"
     current = folder / fingerprint()
     for other in folder.glob("*"):
