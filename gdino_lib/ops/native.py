@@ -30,7 +30,7 @@ FILES = {
     "cuda": ("deform_attn_cuda.cu", "cuda_kernels.cuh"),
 }  # compiled, included
 OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-OPENMP = {"linux": ["-fopenmp"], "win32": ["/openmp"]}.get(sys.platform, [])  # Apple's compiler has none
+OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has none
 
 _loaded: dict[str, bool] = {}
 _why_not: dict[str, str] = {}
@@ -221,7 +221,7 @@ def _build(device: str) -> Path:
                 [str(SOURCES / FILES[device][0])],
                 extra_cflags=[*OPTIMISE, *OPENMP],
                 extra_cuda_cflags=["-O3"],
-                extra_ldflags=OPENMP if os.name != "nt" else [],
+                extra_ldflags=list(OPENMP) if os.name != "nt" else [],  # a copy: it is appended to
                 build_directory=str(aside),
                 is_python_module=False,
             )
