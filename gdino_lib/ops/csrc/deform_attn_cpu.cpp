@@ -20,6 +20,13 @@
 #define GDINO_RESTRICT __restrict
 #endif
 
+// four lanes chosen from those of two vectors, a's counted 0 to 3, b's 4 to 7
+#if defined(__clang__)
+#define GDINO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#elif defined(__GNUC__)
+#define GDINO_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype((a) < (b)){__VA_ARGS__})
+#endif
+
 namespace gdino {
 
 // Letters as in the book: B batch, N image tokens, Q queries, H heads, L levels, P points, C channels per head.
