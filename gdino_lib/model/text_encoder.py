@@ -37,8 +37,8 @@ class TextEncoder(nn.Module):
     """BERT and a projection.
 
     The official code gives BERT a whole prompt with a block-diagonal attention mask and positions that restart in each
-    block. That is the same as giving it each block alone, which needs nothing but BERT's plain interface, costs less,
-    and computes a phrase that occurs twice in a batch only once.
+    block. That is the same as giving it each block alone, which needs nothing but BERT's plain interface, and computes
+    a phrase that occurs twice in a batch only once.
 
     Args:
         bert: a `transformers.BertModel`, or anything that takes `input_ids` and `attention_mask` and returns
