@@ -11,14 +11,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        0: done. 2: nothing was done, and one line on standard error says why. 130 or 143: interrupted; nothing
-        half-written is left.
+        0: done. 1: done, but for inputs of no use; one line on standard error names each. 2: nothing was done, and one
+        line says why. 130 or 143: interrupted; nothing half-written is left.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name must not fail on a terminal that lacks its letters
@@ -27,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was begun is removed
     try:
         return options.run(options)
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-written is left", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # a command that kept something says so itself
+        print(str(interrupt) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough (`gdino ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
@@ -40,9 +41,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def parse_known_args(self, *arguments: Any) -> Any:
+        try:
+            options, others = super().parse_known_args(*arguments)
+        except ValueError:
+            self.error("'--' is no value")
+        values = vars(options).values()  # older versions of argparse make [] of "--nms=--"
+        if any(value == [] or (isinstance(value, list) and [] in value) for value in values):
+            self.error("'--' is no value")
+        return options, others
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help says more\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
+    parser = _Parser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "detect",
+        help="find what phrases name in images and films",
+        description="Find what phrases name. Writes each input with its boxes drawn, detections.json, detections.csv and "
+        "detections.coco.json. Ctrl-C keeps what was done until then.",
+        epilog="Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done.",
+    )
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a film, a folder or a quoted pattern")
+    phrases = command.add_mutually_exclusive_group(required=True)
+    phrases.add_argument("--phrases", action="append", metavar="TEXT", help='"cat . remote control .": "." divides')
+    phrases.add_argument("--phrases-file", metavar="FILE", help='one phrase a line, which may contain "."')
+    command.add_argument("--model", default="nano", help="nano, tiny, base, a weight file or a folder (default: nano)")
+    command.add_argument("--out", default="detections", metavar="DIR", help="folder of results (default: detections)")
+    command.add_argument("--overwrite", action="store_true", help="replace the results in DIR")
+    command.add_argument(
+        "--box-threshold", type=float, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
+    )
+    command.add_argument(
+        "--text-threshold", type=float, default=0.25, metavar="X", help="for a box's phrase, 0..1 (default: 0.25)"
+    )
+    command.add_argument("--nms", type=float, metavar="X", help="drop boxes of a phrase that overlap more, 0..1")
+    command.add_argument("--top-k", type=int, metavar="N", help="at most N boxes an image, the surest")
+    command.add_argument(
+        "--score", choices=["mean", "max"], default="mean", help="a phrase's score, over its words (default: mean)"
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="precision (default: float32)"
+    )
+    command.set_defaults(run=_detect)
 
     command = commands.add_parser(
         "convert",
@@ -61,6 +110,25 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_convert)
 
     return parser
+
+
+def _detect(options: argparse.Namespace) -> int:
+    from gdino_lib.detect_files import detect_files, read_phrases
+
+    return detect_files(
+        options.images,
+        read_phrases(options.phrases, options.phrases_file),
+        options.model,
+        options.out,
+        device=options.device,
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+        box_threshold=options.box_threshold,
+        text_threshold=options.text_threshold,
+        nms_iou=options.nms,
+        top_k=options.top_k,
+        score=options.score,
+    )
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """The command `gdino`: what it prints, what it refuses, and how it ends."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ from peers import ODD, randomise
 import gdino_lib as gd
 from gdino_lib import weights
 from gdino_lib.cli import _parser, main
+from gdino_lib.detector import DTYPES
+from gdino_lib.postprocess import Score
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,7 +59,15 @@ def one_line(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--help"], 0), (["convert", "--help"], 0), (["convert"], 2), ([], 2)]
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["detect", "--help"], 0),
+        (["convert", "--help"], 0),
+        (["convert"], 2),
+        (["detect"], 2),
+        ([], 2),
+    ],
 )
 def test_help_imports_nothing_heavy(arguments, code):
     start = time.perf_counter()
@@ -64,7 +75,11 @@ def test_help_imports_nothing_heavy(arguments, code):
         [sys.executable, "-c", ALONE.format(arguments=arguments, code=code)], capture_output=True, text=True, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr
-    assert "usage: gdino" in result.stdout + result.stderr
+    if code:
+        assert result.stderr.startswith("error: the following arguments are required: ")
+        assert result.stderr.count("\n") == 1
+    else:
+        assert "usage: gdino" in result.stdout
     assert time.perf_counter() - start < 3  # on a busy machine; 0.1 s on an idle one
 
 
@@ -74,6 +89,17 @@ def test_the_layouts_are_those_of_the_library():
     with pytest.raises(SystemExit) as end:
         _parser().parse_args(["convert", "a", "b", "--to", "onnx"])
     assert end.value.code == 2
+
+
+def test_the_choices_of_detect_are_those_of_the_library():
+    detect = ["detect", "a.png", "--phrases", "cat"]
+    for flag, names in (("dtype", DTYPES), ("score", Score.__args__)):
+        for name in names:
+            assert getattr(_parser().parse_args([*detect, f"--{flag}", name]), flag) == name
+    defaults = inspect.signature(gd.Detector.__call__).parameters
+    options = vars(_parser().parse_args(detect))
+    for name in ("box_threshold", "text_threshold", "top_k", "score"):
+        assert options[name] == defaults[name].default
 
 
 def test_convert_says_what_it_did(capsys, tmp_path, model_file):
