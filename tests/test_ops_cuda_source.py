@@ -38,16 +38,21 @@ spec.loader.exec_module(cuda_resources)
 
 class Arguments(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in "dtype batch tokens queries heads channels levels points".split()),
+        *(
+            (name, ctypes.c_int64)
+            for name in ["dtype", "batch", "tokens", "queries", "heads", "channels", "levels", "points"]
+        ),
         ("shapes", ctypes.POINTER(ctypes.c_int64)),
-        *((name, ctypes.c_void_p) for name in "value locations weights grad_output".split()),
-        *((name, ctypes.c_void_p) for name in "output grad_value grad_locations grad_weights".split()),
+        *((name, ctypes.c_void_p) for name in ["value", "locations", "weights", "grad_output"]),
+        *((name, ctypes.c_void_p) for name in ["output", "grad_value", "grad_locations", "grad_weights"]),
         ("seed", ctypes.c_uint64),
     ]
 
 
 class Counts(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in "loads_16_bytes other_loads atomics numbers_added shuffles".split()]
+    _fields_ = [
+        (name, ctypes.c_int64) for name in ["loads_16_bytes", "other_loads", "atomics", "numbers_added", "shuffles"]
+    ]
 
 
 # --- the shim -----------------------------------------------------------------------------------------------------------
@@ -288,8 +293,8 @@ def test_loads_and_additions_are_counted(shims):
 
 
 def test_offsets_beyond_32_bits(shim):
-    """Two images of 8 GiB, of which only what is touched takes memory."""
-    side, heads, channels = 4096, 4, 32
+    """Two images of 2**32 values each; of their 32 GiB only what is touched takes memory."""
+    side, heads, channels = 4096, 8, 32
     size = 2 * side * side * heads * channels * 4
     try:
         maps = [mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000) for _ in range(2)]
@@ -389,9 +394,9 @@ def test_the_library_builds_against_torch_and_loads(nvcc, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     code = (
-        "import torch, gdino_lib.ops.native; torch.ops.load_library(%r); "
+        f"import torch, gdino_lib.ops.native; torch.ops.load_library({str(library)!r}); "
         "print(*(torch._C._dispatch_has_kernel_for_dispatch_key('gdino::' + name, 'CUDA')"
         " for name in ('ms_deform_attn', 'ms_deform_attn_backward')))"
-    ) % str(library)
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True"], done.stderr

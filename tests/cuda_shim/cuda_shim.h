@@ -2,8 +2,8 @@
 //
 // The blocks of a grid run one after the other, in shuffled order. Each thread of a block is a fiber. It runs until it waits for its warp,
 // in __syncwarp or a shuffle; then some other thread that can go on is drawn by lot. So whatever a kernel leaves unordered happens in
-// another order with each seed. A warp that waits for a thread which has ended, a partial mask and a vector load that is not aligned
-// are reported as errors.
+// another order with each seed. Reported as errors: a warp that waits for a thread which has ended, a partial mask, and loads (__ldg) and
+// atomic additions that are not aligned or lie outside the tensors.
 #pragma once
 
 #include <ucontext.h>
@@ -54,6 +54,17 @@ class Machine {
  public:
   std::string error;
   Counts counts = {};
+  std::vector<std::pair<uintptr_t, uintptr_t>> tensors;  // where each begins and ends
+
+  template <typename T>
+  void check(const T* pointer, const char* what) {
+    const auto begin = reinterpret_cast<uintptr_t>(pointer), end = begin + sizeof(T);
+    if (begin % alignof(T) != 0) error = std::string(what) + " that is not aligned";
+    for (const auto& tensor : tensors) {
+      if (tensor.first <= begin && end <= tensor.second) return;
+    }
+    error = std::string(what) + " outside the tensors";
+  }
 
   // Runs body() in every thread of the grid.
   void launch(unsigned blocks, unsigned threads, uint64_t seed, std::function<void()> body) {
@@ -162,7 +173,7 @@ T __shfl_xor_sync(unsigned mask, T number, int distance) {
 template <typename T>
 T __ldg(const T* from) {
   auto& machine = cuda_shim::machine();
-  if (reinterpret_cast<uintptr_t>(from) % sizeof(T) != 0) machine.error = "a load that is not aligned";
+  machine.check(from, "a load");
   ++(sizeof(T) == 16 ? machine.counts.loads_16_bytes : machine.counts.other_loads);
   T number;
   std::memcpy(&number, from, sizeof(T));
@@ -171,14 +182,16 @@ T __ldg(const T* from) {
 
 template <typename T>
 void atomicAdd(T* to, T number) {
-  ++cuda_shim::machine().counts.atomics;
-  ++cuda_shim::machine().counts.numbers_added;
+  auto& machine = cuda_shim::machine();
+  machine.check(to, "an addition");
+  ++machine.counts.atomics;
+  ++machine.counts.numbers_added;
   *to += number;
 }
 
 inline void atomicAdd(float4* to, float4 numbers) {
   auto& machine = cuda_shim::machine();
-  if (reinterpret_cast<uintptr_t>(to) % sizeof(float4) != 0) machine.error = "an addition that is not aligned";
+  machine.check(to, "an addition");
   ++machine.counts.atomics;
   machine.counts.numbers_added += 4;
   to->x += numbers.x;

@@ -30,6 +30,16 @@ void run(const Arguments& a) {
   const auto* value = static_cast<const T*>(a.value);
   const auto *locations = static_cast<const A*>(a.locations), *weights = static_cast<const A*>(a.weights);
   const auto* grad_output = static_cast<const T*>(a.grad_output);
+  const auto within = [](const auto* begin, int64_t count) {
+    machine().tensors.push_back({reinterpret_cast<uintptr_t>(begin), reinterpret_cast<uintptr_t>(begin + count)});
+  };
+  const int64_t rows = p.batch * p.queries * p.heads, samples = rows * p.levels * p.points;
+  machine().tensors.clear();
+  within(value, p.batch * p.tokens * p.heads * p.channels);
+  within(locations, 2 * samples);
+  within(weights, samples);
+  within(grad_output, rows * p.channels);
+  within(static_cast<const A*>(a.grad_value), p.batch * p.tokens * p.heads * p.channels);
   gdino::choose_sizes<T>(p.channels, aligned(value) && aligned(grad_output), [&](auto vector, auto lanes) {
     constexpr int kVector = decltype(vector)::value, kLanes = decltype(lanes)::value, kRows = gdino::kThreads / kLanes;
     const unsigned blocks = unsigned((p.batch * p.queries * p.heads + kRows - 1) / kRows);

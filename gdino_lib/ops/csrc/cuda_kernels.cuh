@@ -16,7 +16,7 @@
 namespace gdino {
 
 constexpr int kThreads = 128;  // a block; small, so that the decoder's 900 queries spread evenly over the multiprocessors
-constexpr int kBlocks = 7;  // of the forward kernel on a multiprocessor, at least: 72 registers a thread, enough for six loads under way
+constexpr int kBlocks = 7;  // of the forward kernel on a multiprocessor, at least: 72 registers a thread, so that loads overlap
 constexpr int kMaxLevels = 32;
 constexpr unsigned kWarp = 0xffffffffu;  // all lanes take part in every exchange
 
@@ -72,7 +72,7 @@ struct alignas(sizeof(T) * kVector) Pack {
     for (int i = 0; i < kVector; ++i) narrow(0, pack.element[i]);
     return pack;
   }
-  // `place` packs further on
+  // The pack that lies `place` packs further on. An index of 32 bits is added to an address in one instruction.
   __device__ static Pack load(const T* from, int32_t place = 0) {
     Pack pack;
     if constexpr (sizeof(Pack) == 16) {
@@ -120,10 +120,10 @@ __device__ Point<A> locate(
   if (!exists) return point;
   const int32_t level = index / p.points;
   const int32_t width = levels.width[level], height = levels.height[level];
-  point.weight = weights[index];
+  point.weight = __ldg(weights + index);
   point.width = A(width);
   point.height = A(height);
-  const A x = locations[2 * index] * point.width - A(0.5), y = locations[2 * index + 1] * point.height - A(0.5);
+  const A x = __ldg(locations + 2 * index) * point.width - A(0.5), y = __ldg(locations + 2 * index + 1) * point.height - A(0.5);
   if (!(x >= -1 && y >= -1 && x < point.width && y < point.height)) return point;  // far outside, or not a number
   const int32_t x0 = int32_t(floor(x)), y0 = int32_t(floor(y));
   point.dx = x - A(x0);
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Proble
       for (int32_t i = 0; i < run; ++i) {
         const Corners at = corners[group + i];
         const Shares<A> share = shares[group + i];
-        Pack<T, kVector> pack[4];  // four loads under way before the first is used
+        Pack<T, kVector> pack[4];  // loaded before any is needed: several loads are under way at once
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           pack[k] = works && at.pack[k] >= 0 ? Pack<T, kVector>::load(values, at.pack[k]) : Pack<T, kVector>::zero();

@@ -47,7 +47,8 @@ unsigned blocks_for(const Problem& p, int vector, int lanes) {
 
 template <typename T, typename A>
 void run_forward(
-    const Problem& p, const Levels& levels, const at::Tensor& value, const at::Tensor& locations, const at::Tensor& weights, at::Tensor& output) {
+    const Problem& p, const Levels& levels, const at::Tensor& value, const at::Tensor& locations, const at::Tensor& weights,
+    at::Tensor& output) {
   const Forward<T, A> t = {
       reinterpret_cast<const T*>(value.const_data_ptr()), locations.const_data_ptr<A>(), weights.const_data_ptr<A>(),
       reinterpret_cast<T*>(output.mutable_data_ptr())};
