@@ -109,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="replace TARGET")
     command.set_defaults(run=_convert)
 
+    command = commands.add_parser(
+        "build-ops",
+        help="compile deformable attention ahead of its first use",
+        description="Compile deformable attention ahead of its first use, anew where it is there already.",
+    )
+    command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
+    command.set_defaults(run=_build_ops)
+
     return parser
 
 
@@ -144,6 +152,18 @@ def _convert(options: argparse.Namespace) -> int:
         more = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
         print(f"  not used: {names[0]}{more}: {reason}")
     print(f"written to {options.target} ({options.to})")
+    return 0
+
+
+def _build_ops(options: argparse.Namespace) -> int:
+    import torch
+
+    from gdino_lib.ops import native
+
+    print(f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
+    for device in ("cpu", "cuda") if options.cuda else ("cpu",):
+        print(f"{device}: compiler {native.compiler(device) or 'not found'}", flush=True)
+        print(f"{device}: written to {native.build(device)}", flush=True)
     return 0
 
 

@@ -183,3 +183,23 @@ def test_as_a_process(tmp_path):
         == f"error: no weight file at {tmp_path / 'nothing.pth'}, and no model of that name; names are "
         + ("nano, tiny, base\n")
     )
+
+
+def test_build_ops_says_what_it_found_and_where_it_wrote(monkeypatch, capsys, tmp_path):
+    from gdino_lib.ops import native
+
+    monkeypatch.setattr(native, "build", lambda device: tmp_path / f"{device}.so")
+    assert main(["build-ops", "--cuda"]) == 0
+    printed = capsys.readouterr().out
+    assert "cpu: compiler " in printed
+    for device in ("cpu", "cuda"):
+        assert f"{device}: written to {tmp_path / device}.so" in printed
+
+
+def test_build_ops_without_a_compiler_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("GDINO_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["build-ops"]) == 2
+    captured = capsys.readouterr()
+    assert "cpu: compiler not found" in captured.out
+    assert captured.err == "error: no compiler (no-such-compiler) for deformable attention\n"

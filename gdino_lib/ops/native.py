@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ FILES = {
 }  # compiled, included
 OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has none
+CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 _loaded: dict[str, bool] = {}
 _why_not: dict[str, str] = {}
@@ -173,10 +175,8 @@ def cache_folder(device: str) -> Path:
 
 def compiler(device: str) -> str | None:
     """Path of the compiler that would be used: the C++ compiler (CXX, else c++), or nvcc."""
-    from torch.utils import cpp_extension
-
     if device == "cuda":
-        home = cpp_extension.CUDA_HOME
+        home = _cpp_extension().CUDA_HOME
         return shutil.which("nvcc") or (home and shutil.which("nvcc", path=str(Path(home) / "bin")))
     return shutil.which(os.environ.get("CXX", "cl" if os.name == "nt" else "c++"))
 
@@ -202,9 +202,6 @@ def _load_or_build(device: str) -> None:
 
 def _build(device: str) -> Path:
     """Compile beside the final name, load, and move the library there."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a CUDA that nobody asked for
-    from torch.utils import cpp_extension
-
     tool = compiler(device)
     if tool is None:
         name = "nvcc" if device == "cuda" else os.environ.get("CXX", "c++")
@@ -215,12 +212,12 @@ def _build(device: str) -> Path:
     aside = Path(tempfile.mkdtemp(prefix="build-", dir=path.parent))
     name = f"gdino_ops_{device}"
     try:
-        with _ninja_on_path():
-            cpp_extension.load(
+        with _build_environment(device):
+            _cpp_extension().load(
                 name,
                 [str(SOURCES / FILES[device][0])],
                 extra_cflags=[*OPTIMISE, *OPENMP],
-                extra_cuda_cflags=["-O3"],
+                extra_cuda_cflags=["-O3", "--expt-relaxed-constexpr"],  # the latter for torch's own headers
                 extra_ldflags=list(OPENMP) if os.name != "nt" else [],  # a copy: it is appended to
                 build_directory=str(aside),
                 is_python_module=False,
@@ -239,18 +236,33 @@ def _build(device: str) -> Path:
     return path
 
 
+def _cpp_extension() -> ModuleType:
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a CUDA that nobody asked for
+    from torch.utils import cpp_extension
+
+    return cpp_extension
+
+
 @contextmanager
-def _ninja_on_path() -> Iterator[None]:
-    """`cpp_extension` looks for ninja on PATH, where an environment that is not activated does not have it."""
-    before = os.environ.get("PATH", "")
-    if shutil.which("ninja") is None:
+def _build_environment(device: str) -> Iterator[None]:
+    """What `cpp_extension` looks for in the environment and may not find there."""
+    added = {}
+    if shutil.which("ninja") is None:  # an environment that is not activated
         import ninja
 
-        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, before])
+        added["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
+    if device == "cuda" and not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        added["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES  # no GPU here tells which one is meant
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
     try:
         yield
     finally:
-        os.environ["PATH"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _user_cache() -> Path:
