@@ -227,7 +227,8 @@ def _build(device: str) -> Path:
         print(file=sys.stderr)
         log = failure_log(device)
         log.write_text(f"{tool}\n\n{error}\n", encoding="utf-8")
-        lines = [line.strip() for line in str(error).splitlines() if "error" in line.lower()]
+        signs = ("error", "cannot find")
+        lines = [line.strip() for line in str(error).splitlines() if any(sign in line.lower() for sign in signs)]
         reason = next((line for line in lines if not line.startswith("Error building extension")), str(error)[:80])
         raise OSError(f"deformable attention did not compile: {reason[:200]}; the log is {log}") from None
     finally:
