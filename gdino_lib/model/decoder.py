@@ -4,6 +4,7 @@ boxes.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from gdino_lib.model.heads import MLP
@@ -48,6 +49,7 @@ class Decoder(nn.Module):
         previous = (
             boxes  # as `boxes`, but the gradient reaches one layer back ("look forward twice", DINO, section 3.4)
         )
+        blocked = None if attention_mask is None else self._additive(attention_mask, features)
         states = []
         for number, layer in enumerate(self.layers):
             box_head = self.box_heads[number % len(self.box_heads)]
@@ -55,7 +57,7 @@ class Decoder(nn.Module):
             reference = boxes[:, :, None] * ratios  # (B, Q, L, 4), in 0..1 of each padded level
             sines = box_positions(reference[:, :, 0], features.shape[-1]).to(features.dtype)
             positions = self.position_head(sines)  # (B, Q, 2 D) -> (B, Q, D)
-            features = layer(features, positions, reference, image, text, attention_mask)
+            features = layer(features, positions, reference, image, text, blocked)
 
             normed = self.norm(features)
             states.append((normed, (box_head(normed) + inverse_sigmoid(previous, self.logit_epsilon)).sigmoid()))
@@ -63,6 +65,11 @@ class Decoder(nn.Module):
             previous = (box_head(features) + inverse_sigmoid(boxes, self.logit_epsilon)).sigmoid()
             boxes = previous.detach()
         return states
+
+    def _additive(self, attention_mask: Tensor, features: Tensor) -> Tensor:
+        """bool [Q, Q] or [B, Q, Q] -> float [Q, Q] or [B * H, Q, Q], once for all layers: added to the scores."""
+        blocked = features.new_zeros(attention_mask.shape).masked_fill(~attention_mask, -torch.inf)
+        return blocked.repeat_interleave(self.layers[0].heads, dim=0) if blocked.dim() == 3 else blocked
 
 
 class DecoderLayer(nn.Module):
@@ -104,12 +111,9 @@ class DecoderLayer(nn.Module):
         reference: Tensor,
         image: ImageTokens,
         text: TextTokens,
-        attention_mask: Tensor | None,
+        blocked: Tensor | None,
     ) -> Tensor:
-        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4] -> [B, Q, D]."""
-        blocked = None if attention_mask is None else ~attention_mask
-        if blocked is not None and blocked.dim() == 3:
-            blocked = blocked.repeat_interleave(self.heads, dim=0)  # (B, Q, Q) -> (B * H, Q, Q)
+        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4], 0 or -inf [Q, Q] or [B * H, Q, Q] -> [B, Q, D]."""
         query = x + positions
         update, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
         x = self.self_norm(x + self.dropout(update))

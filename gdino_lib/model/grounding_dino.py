@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from gdino_lib.model.query_selection import QuerySelection, StaticQueries
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import TextEncoder, TextTokens, build_bert
 from gdino_lib.prompts import Prompt, tokenize
+
+if TYPE_CHECKING:
+    from gdino_lib.training.denoising import DenoisingQueries
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,15 @@ class GroundingDINOOutput(Predictions):
         tokens: int64 [B, T], phrase index of each token; -1 for special tokens, closing "." and padding.
         layers: predictions after each decoder layer but the last.
         proposals: the encoder's; None where queries are static.
+        denoising: predictions of the denoising queries after each decoder layer; None without them.
+        denoising_queries: what these began as; None without them.
     """
 
     tokens: Tensor
     layers: list[Predictions]
     proposals: Predictions | None
+    denoising: list[Predictions] | None = None
+    denoising_queries: DenoisingQueries | None = None
 
 
 class GroundingDINO(nn.Module):
@@ -98,7 +106,11 @@ class GroundingDINO(nn.Module):
         return cls(GroundingDINOConfig.large())
 
     def forward(
-        self, pixel_values: Tensor, prompts: Sequence[Sequence[str]] | Prompt, pixel_mask: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        prompts: Sequence[Sequence[str]] | Prompt,
+        pixel_mask: Tensor | None = None,
+        denoising: Callable[[TextTokens], DenoisingQueries] | None = None,
     ) -> GroundingDINOOutput:
         """Find what the phrases name.
 
@@ -107,6 +119,7 @@ class GroundingDINO(nn.Module):
                 and the bottom.
             prompts: phrases for each image, or their tokens.
             pixel_mask: bool [B, H, W], True = real; None: no padding.
+            denoising: for training only, see `ground`.
 
         Raises:
             ValueError: another shape or number of prompts; a prompt without phrases or of more than `config.max_tokens`
@@ -116,26 +129,43 @@ class GroundingDINO(nn.Module):
         prompt = prompts if isinstance(prompts, Prompt) else tokenize(prompts, self.config.max_tokens)
         text = self.text_encoder(prompt.to(pixel_values.device))
         image = self.image_backbone(pixel_values, pixel_mask)
-        return self.ground(image, text)
+        return self.ground(image, text, denoising)
 
-    def ground(self, image: ImageTokens, text: TextTokens) -> GroundingDINOOutput:
+    def ground(
+        self,
+        image: ImageTokens,
+        text: TextTokens,
+        denoising: Callable[[TextTokens], DenoisingQueries] | None = None,
+    ) -> GroundingDINOOutput:
         """The part of `forward` in which image and text meet; what came before depends on one of them and can be kept.
 
         Args:
             image, text: of as many images as prompts.
+            denoising: for training only: makes noised queries of the enhanced text, decoded beside the others and unseen
+                by them: `gdino_lib.training.denoising.make` with its targets and seeds bound.
         """
         image, text = self.feature_enhancer(image, text)
         queries = self.query_selection(image, text)
-        states = self.decoder(queries, image, text)
+        noised = denoising(text) if denoising else None
+        if noised:
+            states = self.decoder(noised.before(queries), image, text, noised.attention_mask(queries.boxes.shape[1]))
+        else:
+            states = self.decoder(queries, image, text)
 
         stages = [
             Predictions(head(features, text.features, text.mask), boxes)
             for head, (features, boxes) in zip(self.contrastive_heads, states, strict=True)
         ]
+        denoised = None
+        if noised:
+            count = noised.boxes.shape[1]
+            denoised = [Predictions(stage.logits[:, :count], stage.boxes[:, :count]) for stage in stages]
+            stages = [Predictions(stage.logits[:, count:], stage.boxes[:, count:]) for stage in stages]
         proposals = None
         if queries.proposal_logits is not None:
             proposals = Predictions(queries.proposal_logits, queries.proposal_boxes)
-        return GroundingDINOOutput(stages[-1].logits, stages[-1].boxes, text.prompt.phrases, stages[:-1], proposals)
+        *layers, last = stages
+        return GroundingDINOOutput(last.logits, last.boxes, text.prompt.phrases, layers, proposals, denoised, noised)
 
 
 def build_text_encoder(config: GroundingDINOConfig) -> TextEncoder:

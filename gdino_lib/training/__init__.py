@@ -1,0 +1,1 @@
+"""Training: what a prediction is compared with, matching, losses, denoising."""

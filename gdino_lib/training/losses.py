@@ -1,0 +1,162 @@
+"""The losses (section 4.1): focal on likeness to tokens, L1 and GIoU on boxes, for every stage of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
+
+from gdino_lib.model.grounding_dino import GroundingDINOOutput, Predictions
+from gdino_lib.training.denoising import DenoisingQueries
+from gdino_lib.training.matcher import HungarianMatcher
+from gdino_lib.training.targets import Target, positive_map
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights. The paper contradicts itself on the class term: these defaults are its appendix's."""
+
+    match_class: float = 1.0  # of the matching costs
+    match_box: float = 5.0
+    match_giou: float = 2.0
+    class_weight: float = 2.0  # of the losses
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    alpha: float = 0.25  # focal loss: weight of positives; 1 - alpha for negatives
+    gamma: float = 2.0  # focal loss: how little easy tokens count
+    layers: float = 1.0  # of the decoder layers before the last; 0 leaves them out
+    proposals: float = 1.0  # of the encoder's proposals; 0 leaves them out
+    denoising: float = 1.0  # of the denoising queries; 0 leaves them out
+
+    @classmethod
+    def section_4_1(cls) -> LossSettings:
+        """The weights of the paper's section 4.1, which MMDetection follows: matching 2, 5, 2, loss 1, 5, 2."""
+        return cls(match_class=2.0, class_weight=1.0)
+
+
+class Criterion:
+    """All losses of a step.
+
+    Each stage (the encoder's proposals, each decoder layer) is matched on its own. Of a matched query the tokens of its
+    box's phrase should say 1; all other real tokens of all queries should say 0. Padding counts nowhere. Sums are divided
+    by the number of boxes, not of tokens or queries. Denoising queries know their boxes; an image's sums are divided by
+    its number of groups too, so that it counts as if it had one.
+
+    Args:
+        settings: weights.
+    """
+
+    def __init__(self, settings: LossSettings | None = None) -> None:
+        self.settings = s = settings or LossSettings()
+        self.matcher = HungarianMatcher(s.match_class, s.match_box, s.match_giou, s.alpha, s.gamma)
+
+    def __call__(
+        self, out: GroundingDINOOutput, targets: Sequence[Target], normaliser: float | Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Compare.
+
+        Args:
+            out: what the model says; all its stages are used.
+            targets: one per image.
+            normaliser: what to divide by; None: the number of boxes in `targets`, at least 1. Where the gradients of
+                several processes are averaged, give max(boxes of all of them, 1) / processes.
+
+        Returns:
+            "total", and the parts that add up to it, already weighted: "STAGE/class", "STAGE/box" (L1), "STAGE/giou" with
+            STAGE = proposals, layer_1, layer_2, ..., denoising_1, denoising_2, ... (the decoder's layers). Each is a
+            scalar, float64 if the predictions are, else float32, also under autocast.
+
+        Raises:
+            ValueError: another number of targets; predictions that are not finite, with the image's name; a box whose
+                phrase has no token.
+        """
+        if len(targets) != len(out.tokens):
+            raise ValueError(f"targets: expected {len(out.tokens)}, one per image, got {len(targets)}")
+        s, device, tokens = self.settings, out.logits.device, out.tokens.cpu()
+        truth = _Truth(targets, tokens, device)
+        if normaliser is None:
+            normaliser = max(len(truth.boxes), 1)
+
+        parts = {}
+        with torch.autocast(device.type, enabled=False):
+            for name, stage, weight in self._stages(out):
+                pairs = self.matcher(stage, tokens, targets)
+                images = torch.cat([torch.full_like(queries, image) for image, (queries, _) in enumerate(pairs)])
+                queries, boxes = (torch.cat(indices) for indices in zip(*pairs, strict=True))
+                matched = images, queries, boxes + truth.starts[images]
+                ones = out.logits.new_ones(stage.logits.shape[:2], dtype=torch.float32)
+                parts |= self._compare(name, stage, truth, matched, ones, weight)
+            if out.denoising is not None and s.denoising:
+                matched, weights = _known(out.denoising_queries, truth.starts), out.denoising_queries.weights
+                for number, stage in enumerate(out.denoising, start=1):
+                    parts |= self._compare(f"denoising_{number}", stage, truth, matched, weights, s.denoising)
+        parts = {name: value / normaliser for name, value in parts.items()}
+        return parts | {"total": torch.stack(list(parts.values())).sum()}
+
+    def _stages(self, out: GroundingDINOOutput) -> list[tuple[str, Predictions, float]]:
+        """(name, predictions, weight) of what is matched."""
+        stages = [("proposals", out.proposals, self.settings.proposals)] if out.proposals is not None else []
+        stages += [(f"layer_{number}", layer, self.settings.layers) for number, layer in enumerate(out.layers, start=1)]
+        stages.append((f"layer_{len(out.layers) + 1}", out, 1.0))
+        return [stage for stage in stages if stage[2]]
+
+    def _compare(
+        self,
+        name: str,
+        stage: Predictions,
+        truth: _Truth,
+        matched: tuple[Tensor, Tensor, Tensor],
+        query_weights: Tensor,
+        weight: float,
+    ) -> dict[str, Tensor]:
+        """Sums over one stage: `matched` are (images, queries, boxes), int64 [M]; `query_weights` float [B, Q]."""
+        s = self.settings
+        images, queries, numbers = (index.to(truth.boxes.device) for index in matched)
+        dtype = torch.promote_types(stage.boxes.dtype, torch.float32)
+        logits, boxes = stage.logits.to(dtype), stage.boxes.to(dtype)[images, queries]  # (B, Q, T), (M, 4)
+        query_weights = query_weights.to(dtype)
+
+        labels = torch.zeros_like(logits)
+        labels[images, queries] = truth.positive[numbers].to(dtype)  # (M, T)
+        class_loss = (focal_loss(logits, labels, s.alpha, s.gamma).sum(-1) * query_weights).sum()
+
+        true_boxes, weights = truth.boxes[numbers].to(dtype), query_weights[images, queries]  # (M, 4), (M)
+        box_loss = ((boxes - true_boxes).abs().sum(-1) * weights).sum()
+        corners = (box_convert(each, "cxcywh", "xyxy") for each in (boxes, true_boxes))
+        giou_loss = (generalized_box_iou_loss(*corners, eps=0) * weights).sum()  # true boxes have an area
+        return {
+            f"{name}/class": weight * s.class_weight * class_loss,
+            f"{name}/box": weight * s.box_weight * box_loss,
+            f"{name}/giou": weight * s.giou_weight * giou_loss,
+        }
+
+
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """The sigmoid focal loss (arXiv 1708.02002) of each logit; exactly 0, with gradient 0, where a logit is -inf.
+
+    Args:
+        logits, labels: float, the same shape; labels 0 or 1.
+    """
+    padding = logits.isneginf()
+    loss = sigmoid_focal_loss(logits.masked_fill(padding, 0), labels, alpha, gamma)
+    return loss.masked_fill(padding, 0)
+
+
+class _Truth:
+    """The targets of a batch in one row: boxes float [n, 4], positive bool [n, T]; `starts` int64 [B], each image's first."""
+
+    def __init__(self, targets: Sequence[Target], tokens: Tensor, device: torch.device) -> None:
+        self.boxes = torch.cat([target.boxes for target in targets]).to(device)
+        positive = [positive_map(target, row) for target, row in zip(targets, tokens, strict=True)]
+        self.positive = torch.cat(positive).to(device)
+        counts = torch.tensor([len(target.boxes) for target in targets])
+        self.starts = counts.cumsum(0) - counts
+
+
+def _known(queries: DenoisingQueries, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of the positive denoising queries; the others should find nothing."""
+    images, numbers = queries.positive.nonzero(as_tuple=True)
+    return images, numbers, queries.targets[images, numbers] + starts.to(images.device)[images]
