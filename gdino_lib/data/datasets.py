@@ -1,0 +1,365 @@
+"""Torch data sets over `data_prep`'s records: an image, the phrases to ask for, and what is to be found.
+
+Everything that is random about a sample (flip, scale, crop, absent classes, order of the phrases) is drawn from the seed,
+the epoch and the sample's index alone: so neither the number of workers, nor that of processes, nor a resumed run
+changes it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils import data
+from torchvision.tv_tensors import BoundingBoxes
+
+import data_prep
+from data_prep import ImageRecord, coco, csv_table, odvg
+from data_prep.audit import repair_all
+from data_prep.records import Box
+from gdino_lib.data.transforms import Transform
+from gdino_lib.images import pad, read_image
+from gdino_lib.prompts import word_pieces
+from gdino_lib.training.targets import Target
+
+READERS = {".csv": csv_table.read, ".json": coco.read, ".jsonl": odvg.read, ".odvg": odvg.read}
+FRAME = 2  # [CLS] and [SEP] of a prompt
+
+
+class Sample(NamedTuple):
+    """One image to learn from.
+
+    Attributes:
+        pixel_values: float32 [3, H, W], normalised.
+        prompt: the phrases to ask for, no two alike; those of the target among them.
+        target: the boxes, and which phrase of the prompt each shows.
+    """
+
+    pixel_values: Tensor
+    prompt: list[str]
+    target: Target
+
+
+class Batch(NamedTuple):
+    """Samples together, as `GroundingDINO` and the losses take them.
+
+    Attributes:
+        pixel_values: float32 [B, 3, H, W], padded at the right and the bottom.
+        pixel_mask: bool [B, H, W], True = real.
+        prompts: phrases for each image.
+        targets: one per image.
+    """
+
+    pixel_values: Tensor
+    pixel_mask: Tensor
+    prompts: list[list[str]]
+    targets: list[Target]
+
+
+class ImageError(ValueError):
+    """An image that is missing, cannot be decoded, or has another size than its boxes were drawn in; one line."""
+
+    def __init__(self, message: str) -> None:
+        # a loader's worker hands its whole traceback over as the message: the reason is its last line
+        super().__init__(message.strip().splitlines()[-1].rpartition("ImageError: ")[2])
+
+
+class GroundingDataset(data.Dataset[Sample]):
+    """Images, prompts and targets from records of any format; detection and grounding records may be mixed.
+
+    A detection record is asked for its classes and for sampled classes that it does not show; all names letter for
+    letter, shuffled, within `max_tokens`: classes that it shows are never left out, absent ones that do not fit are. A
+    grounding record is asked for the phrases of its regions, shuffled; phrases that tokenise alike are one. What is
+    absent from a caption's picture nobody knows, so there are no further phrases.
+
+    Boxes are clipped to their images and dropped when nothing is left, as `data_prep.audit` does. Crowds (COCO's
+    `iscrowd`) are no targets, but their classes do not count as absent. A class that a crop cuts off is not asked for.
+
+    Args:
+        records: as read from CSV, COCO or ODVG.
+        images: folder that the file names are relative to.
+        transform: `TrainingTransform` or `EvaluationTransform`.
+        negatives: at most so many absent classes in a prompt; None: all that fit. A picture without boxes is asked for
+            one at least.
+        seed: of everything random.
+        max_tokens: of a prompt, [CLS] and [SEP] included; the model's `config.max_tokens`.
+
+    Attributes:
+        classes: names of the detection classes: the records' categories, then other labels, sorted.
+        records: those that are used, repaired.
+        findings: what the repair found.
+
+    Raises:
+        FileNotFoundError: the folder or an image is not there.
+        ValueError: nothing to learn from; two classes that tokenise alike; a label without words, or too long for any
+            prompt; a record whose own phrases do not fit into one. Records with nothing to ask for (a caption without
+            regions) are left out with a warning.
+    """
+
+    def __init__(
+        self,
+        records: data_prep.Dataset,
+        images: Path | str,
+        transform: Transform,
+        *,
+        negatives: int | None = None,
+        seed: int = 0,
+        max_tokens: int = 256,
+    ) -> None:
+        if negatives is not None and negatives < 0:
+            raise ValueError(f"negatives: expected a number of classes or None, got {negatives}")
+        self.images = Path(images)
+        self.transform = transform
+        self.negatives = negatives
+        self.seed = seed
+        self.max_tokens = max_tokens
+        self.classes = class_names(records)
+        check_distinct(self.classes)
+        self._lengths = _prompt_lengths(self.classes, max_tokens)
+        repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
+        self.records = self._usable([_phrases_merged(record) for record in repaired])
+        _check_files(self.records, self.images)
+        # shared memory: workers that live on from epoch to epoch see the change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Which draw of the random choices `dataset[index]` gives."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw, between one pass of a loader and the next; its workers follow."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of this epoch.
+
+        Raises:
+            ImageError: the image cannot be decoded, or its size is not the record's.
+        """
+        record = self.records[index]
+        rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
+        boxes = targets(record)
+        corners = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
+        corners = BoundingBoxes(corners, format="XYXY", canvas_size=(record.height, record.width))
+        image = open_image(record, self.images)
+        pixels, relative, kept = self.transform(image, corners, [box.label for box in boxes], rng)
+        labels = [boxes[place].label for place in kept.tolist()]
+        prompt = self._prompt(record, labels, rng)
+        phrases = torch.tensor([prompt.index(label) for label in labels], dtype=torch.int64)
+        return Sample(pixels, prompt, Target(relative, phrases, record.file_name))
+
+    def _prompt(self, record: ImageRecord, labels: Sequence[str], rng: random.Random) -> list[str]:
+        prompt = list(dict.fromkeys(labels))
+        if record.caption is None:
+            absent = self._absent(record)
+            rng.shuffle(absent)
+            wanted = len(absent) if self.negatives is None else self.negatives
+            if not prompt:
+                wanted = max(wanted, 1)
+            room = self.max_tokens - self._tokens(prompt)
+            for name in absent:
+                if wanted and self._lengths[name] <= room:
+                    prompt.append(name)
+                    room -= self._lengths[name]
+                    wanted -= 1
+        rng.shuffle(prompt)
+        return prompt
+
+    def _absent(self, record: ImageRecord) -> list[str]:
+        shown = {box.label for box in record.boxes}
+        return [name for name in self.classes if name not in shown]
+
+    def _tokens(self, phrases: Iterable[str]) -> int:
+        return FRAME + sum(self._lengths[phrase] for phrase in phrases)
+
+    def _usable(self, records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
+        """Those with something to ask for; all of their own phrases must fit."""
+        usable, left_out, too_long = [], [], []
+        for record in records:
+            labels = {box.label for box in targets(record)}
+            self._lengths |= _prompt_lengths(labels - self._lengths.keys(), self.max_tokens)
+            if self._tokens(labels) > self.max_tokens:
+                too_long.append((record.file_name, len(labels), self._tokens(labels)))
+            if labels or (record.caption is None and self._absent(record)):
+                usable.append(record)
+            else:
+                left_out.append(record.file_name)
+        if too_long:
+            name, count, tokens = too_long[0]
+            others = f"; {len(too_long) - 1} more images have too many" if len(too_long) > 1 else ""
+            raise ValueError(
+                f"{name!r}: the {count} phrases that it shows have {tokens} tokens, expected at most {self.max_tokens}{others}"
+            )
+        if not usable:
+            raise ValueError(f"nothing to learn from: none of {len(left_out)} records has a box or a class to ask for")
+        if left_out:
+            warnings.warn(
+                f"records with neither a box nor an absent class to ask for are left out: {len(left_out)}, "
+                f"the first is {left_out[0]!r}",
+                stacklevel=3,
+            )
+        return tuple(usable)
+
+
+class EpochOrder(data.Sampler[int]):
+    """All indices of a data set, in an order drawn from its seed and epoch."""
+
+    def __init__(self, dataset: GroundingDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(len(self.dataset)))
+        random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order").shuffle(order)
+        return iter(order)
+
+
+def read_records(path: Path | str) -> data_prep.Dataset:
+    """Read a CSV table (.csv), a COCO file (.json) or an ODVG file (.jsonl, .odvg).
+
+    Raises:
+        FileNotFoundError: nothing stands at `path`; ValueError: another suffix, or what the format's reader finds.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in READERS:
+        raise ValueError(
+            f"{path}: expected a file of boxes ending in {', '.join(READERS)}, got {suffix or 'no suffix'!r}"
+        )
+    return READERS[suffix](path)
+
+
+def class_names(records: data_prep.Dataset) -> tuple[str, ...]:
+    """The detection classes: the categories in their order, then further labels of detection records, sorted."""
+    used = {box.label for record in records.images if record.caption is None for box in record.boxes}
+    return (*records.categories, *sorted(used - set(records.categories)))
+
+
+def check_distinct(classes: Iterable[str]) -> None:
+    """Refuse classes that are one to the model, such as "Cat" and "cat", "with_mask" and "with mask".
+
+    Raises:
+        ValueError: naming the two.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    for name in classes:
+        twin = first.setdefault(word_pieces(name), name)
+        if twin != name:
+            raise ValueError(f"the classes {twin!r} and {name!r} are the same words to the model; rename or join them")
+
+
+def targets(record: ImageRecord) -> list[Box]:
+    """The boxes of single objects: all but crowds."""
+    return [box for box in record.boxes if not is_crowd(box)]
+
+
+def is_crowd(box: Box) -> bool:
+    """True for COCO's boxes around many objects at once."""
+    return bool(box.extra.get("iscrowd", 0))
+
+
+def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
+    """The record's image, upright, RGB, of the size that its boxes were drawn in.
+
+    Raises:
+        ImageError: it is missing, cannot be decoded, or has another size; named, in one line.
+    """
+    path = Path(images) / record.file_name
+    try:
+        image = read_image(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(str(error)) from None
+    if image.size != (record.width, record.height):
+        raise ImageError(
+            f"'{path}': its boxes were drawn in {record.width} x {record.height} pixels, "
+            f"the upright image has {image.width} x {image.height}; mend the size and the boxes"
+        )
+    return image
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad the images to the largest of them; prompts and targets stay lists, one entry an image."""
+    pixel_values, pixel_mask = pad([sample.pixel_values for sample in samples])
+    return Batch(pixel_values, pixel_mask, [sample.prompt for sample in samples], [sample.target for sample in samples])
+
+
+def build_loader(
+    dataset: GroundingDataset, batch_size: int, *, shuffle: bool, workers: int | None = None, drop_last: bool = False
+) -> data.DataLoader[Sample]:
+    """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
+
+    Args:
+        shuffle: draw the order anew for each epoch; False: the records' order.
+        workers: processes that read ahead, and live on from epoch to epoch; 0: none; None: one a core of this process's
+            share, at most 8.
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        ImageError: while iterating, in one line whatever the number of workers.
+    """
+    if workers is None:
+        workers = min(_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 8)  # torchrun's and accelerate's count
+    return data.DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochOrder(dataset) if shuffle else None,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=drop_last,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        # else each pass would take a number from torch's global generator, and a resumed run would draw others
+        generator=torch.Generator().manual_seed(dataset.seed),
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
+    """Tokens that each phrase takes in a prompt, its closing "." included.
+
+    Raises:
+        ValueError: a phrase of which no word is left, or that does not fit into a prompt of its own.
+    """
+    lengths = {phrase: len(word_pieces(phrase)) + 1 for phrase in phrases}
+    for phrase, length in lengths.items():
+        if length == 1:
+            raise ValueError(f"the label {phrase!r} has no letters that the model can read")
+        if length + FRAME > max_tokens:
+            limit = max_tokens - FRAME - 1
+            raise ValueError(f"the label '{phrase[:40]}...' has {length - 1} tokens, expected at most {limit}")
+    return lengths
+
+
+def _phrases_merged(record: ImageRecord) -> ImageRecord:
+    """A grounding record whose phrases that tokenise alike are spelled alike, as the first of them."""
+    if record.caption is None:
+        return record
+    first: dict[tuple[int, ...], str] = {}
+    boxes = [replace(box, label=first.setdefault(word_pieces(box.label), box.label)) for box in record.boxes]
+    return replace(record, boxes=tuple(boxes))
+
+
+def _check_files(records: Sequence[ImageRecord], images: Path) -> None:
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images}: no such folder, expected the images")
+    missing = [name for name in dict.fromkeys(r.file_name for r in records) if not (images / name).is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"'{images / missing[0]}': no such file, expected an image{others}")

@@ -1,0 +1,1 @@
+"""How good a detector is, where it errs, and how far its scores can be trusted."""
