@@ -1,0 +1,57 @@
+"""Time a forward pass of Swin-T beside transformers' port, same weights, same inputs: `python benchmarks/forward.py --json FILE`.
+
+Both run in one process, in turns; the ratio is of medians. The port has no compiled op on a CPU and runs its own.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from peers import captions, hugging_face, ours_from
+
+from gdino_lib.config import GroundingDINOConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("H", "W"))
+    options = parser.parse_args()
+    config = GroundingDINOConfig.tiny(logit_epsilon=1e-5)
+    peer = hugging_face(config)
+    ours = ours_from(peer, config)
+    images = torch.randn(1, 3, *options.size)
+    prompts = [["cat", "remote control", "a person with an umbrella"]]
+    texts, mask = captions(prompts), torch.ones(1, *options.size, dtype=torch.long)
+    runs = {
+        "transformers": lambda: peer(pixel_values=images, pixel_mask=mask, **texts),
+        "gdino_lib": lambda: ours(images, prompts),
+    }
+    figures = {"machine": f"{torch.get_num_threads()} threads, torch {torch.__version__}", "size": list(options.size)}
+    for name, enabled in (("float32", False), ("bfloat16", True)):
+        seconds = {peer_name: [] for peer_name in runs}
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            for turn in range(options.repeats + 1):
+                for peer_name, run in runs.items():
+                    start = time.perf_counter()
+                    run()
+                    if turn:
+                        seconds[peer_name].append(time.perf_counter() - start)
+        medians = {peer_name: round(median(values), 3) for peer_name, values in seconds.items()}
+        ratio = round(medians["transformers"] / medians["gdino_lib"], 2)
+        figures[name] = {f"{peer_name} (s)": value for peer_name, value in medians.items()} | {"times as fast": ratio}
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if options.json:
+        options.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
