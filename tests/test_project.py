@@ -47,7 +47,8 @@ def copy(tmp_path):
 def test_conda_and_pip_agree(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
     (pip,) = (entry["pip"] for entry in environment if isinstance(entry, dict))
-    wanted = project["dependencies"] + project["optional-dependencies"]["book"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["book"] + extras["train"]
     assert sorted(pip) == sorted(["-e .", *wanted])
     assert f"python{project['requires-python']}" in environment
 
