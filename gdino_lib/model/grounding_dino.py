@@ -146,11 +146,10 @@ class GroundingDINO(nn.Module):
         """
         image, text = self.feature_enhancer(image, text)
         queries = self.query_selection(image, text)
-        noised = denoising(text) if denoising else None
+        noised, mask = denoising(text) if denoising else None, None
         if noised:
-            states = self.decoder(noised.before(queries), image, text, noised.attention_mask(queries.boxes.shape[1]))
-        else:
-            states = self.decoder(queries, image, text)
+            queries, mask = noised.before(queries), noised.attention_mask(queries.boxes.shape[1])
+        states = self.decoder(queries, image, text, mask)
 
         stages = [
             Predictions(head(features, text.features, text.mask), boxes)
