@@ -32,7 +32,7 @@ ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
 def build(**changes):
     model = gd.GroundingDINO(CONFIG.replace(**changes))
     randomise(model, seed=3)
-    return gd.Detector(model)
+    return gd.Detector(model, batch_size=4)
 
 
 @pytest.fixture(scope="module")
