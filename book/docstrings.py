@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 COLON = "\ue000"  # stands in for a colon while napoleon looks at the text
+PLURAL = re.compile(r"(`[\w.]+`)(?=\w)")  # "`Layer`s": reStructuredText wants a mark where the name ends
 SEVERAL_NAMES = re.compile(r"^\s+\w+(?:, \w+)+: ")
 
 
@@ -15,6 +16,7 @@ def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: li
         lines[0] = lines[0].replace(":", COLON)
     # "x1, y1: edges" would become a field `y1` of the type `x1,`
     lines[:] = [SEVERAL_NAMES.sub(lambda names: names[0].replace(", ", ","), line) for line in lines]
+    lines[:] = [PLURAL.sub(r"\1\\ ", line) for line in lines]
 
 
 def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

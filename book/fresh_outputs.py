@@ -14,12 +14,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("data_prep", "gdino_lib")
-VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT")  # environment variables that decide what a chapter shows
+SUFFIXES = (".py", ".cpp", ".inc", ".cu", ".cuh")  # chapter 03 prints the kernels, and times them
+VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT", "GDINO_OPS")  # environment variables that decide what a chapter shows
 
 
 def fingerprint(root: Path = ROOT) -> str:
     """Sixteen hexadecimal digits that change with the packages' sources, the figures' style and the data."""
-    files = sorted(path for package in PACKAGES for path in (root / package).rglob("*.py"))
+    sources = (path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in SUFFIXES)
+    files = sorted(sources)
     digest = hashlib.sha256()
     for path in [*files, root / "book" / "gdino.mplstyle"]:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
