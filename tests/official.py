@@ -111,10 +111,11 @@ def official(config: GroundingDINOConfig) -> torch.nn.Module:
     joiner.num_channels = [c.swin_width * 2**stage for stage in (1, 2, 3)]
     settings = SimpleNamespace(
         hidden_dim=c.width, dropout=0.0, nheads=c.heads, num_queries=c.queries, dim_feedforward=c.ffn_width,
-        enc_layers=c.encoder_layers, dec_layers=c.decoder_layers, pre_norm=False, query_dim=4, transformer_activation="relu", num_patterns=0,
-        num_feature_levels=c.levels, enc_n_points=c.points, dec_n_points=c.points, two_stage_type="standard", embed_init_tgt=True,
-        use_text_enhancer=True, use_fusion_layer=True, use_checkpoint=False, use_transformer_ckpt=False,
-        use_text_cross_attention=True, text_dropout=0.0, fusion_dropout=0.0, fusion_droppath=0.0,
+        enc_layers=c.encoder_layers, dec_layers=c.decoder_layers, pre_norm=False, query_dim=4,
+        transformer_activation="relu", num_patterns=0, num_feature_levels=c.levels, enc_n_points=c.points,
+        dec_n_points=c.points, two_stage_type="standard", embed_init_tgt=True, use_text_enhancer=True,
+        use_fusion_layer=True, use_checkpoint=False, use_transformer_ckpt=False, use_text_cross_attention=True,
+        text_dropout=0.0, fusion_dropout=0.0, fusion_droppath=0.0,
     )  # fmt: skip
     model = groundingdino.GroundingDINO(
         joiner, transformer.build_transformer(settings), c.queries, iter_update=True, query_dim=4, num_feature_levels=c.levels,
