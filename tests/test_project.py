@@ -113,3 +113,19 @@ def test_no_large_file_and_no_machine_path_is_committed(copy):
         assert len(data) <= 300_000 or "assets" in path.parts, f"{path} has {len(data)} bytes"
         for name in (b"/work/" + b"main", b"/root/" + b".", b"/opt/" + b"pypi"):
             assert name not in data, f"{path} names {name.decode()}"
+
+
+def test_the_built_book_links_to_colab_once_the_address_is_set(copy):
+    chapter = min(copy.glob("book/[0-9]*.ipynb")).stem
+    config = copy / "_config.yml"
+    config.write_text(config.read_text("utf-8").replace("execute_notebooks: cache", "execute_notebooks: off"), "utf-8")
+    contents = {"format": "jb-book", "root": "book/index", "chapters": [{"file": f"book/{chapter}"}]}
+    (copy / "_toc.yml").write_text(yaml.safe_dump(contents), "utf-8")
+    link = f"https://colab.research.google.com/github/made-up-owner/made-up-name/blob/main/book/{chapter}.ipynb"
+    for url, shown in ((URL, True), ("", False)):
+        repository.apply(copy, url)
+        program = "from jupyter_book.cli.main import main; main()"
+        command = [sys.executable, "-c", program, "build", ".", "--all"]
+        subprocess.run(command, cwd=copy, check=True, capture_output=True)
+        page = (copy / "_build" / "html" / "book" / f"{chapter}.html").read_text("utf-8")
+        assert (link in page) == shown
