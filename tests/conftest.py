@@ -1,4 +1,5 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,11 @@ def face_mask_dir():
     if not folder:
         pytest.skip("FACE_MASK_DIR is not set")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on():
+    """A chapter's cells may switch gradients off; that must not reach the tests that follow."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import stat
 import sys
@@ -254,11 +255,17 @@ def _build_environment(device: str) -> Iterator[None]:
         added["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
     if device == "cuda" and not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
         added["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES  # no GPU here tells which one is meant
+    extension = _cpp_extension()
+    libraries, extension.TORCH_LIB_PATH = (
+        extension.TORCH_LIB_PATH,
+        shlex.quote(extension.TORCH_LIB_PATH),
+    )  # may have spaces
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
         yield
     finally:
+        extension.TORCH_LIB_PATH = libraries
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
