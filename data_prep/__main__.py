@@ -140,7 +140,10 @@ def _convert(options: argparse.Namespace) -> int:
         kept = {"label_map"} if options.target == "odvg" else set()
         _note(f"{options.target} has no place for", {name: 1 for name in dataset.extra if name not in kept})
         dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name in kept})
-    WRITERS[options.target](dataset, options.output)
+    if options.target == "voc":
+        voc.write(dataset, options.output, options.overwrite)
+    else:
+        WRITERS[options.target](dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
     print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}")
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -213,7 +213,7 @@ def audit(dataset: Dataset, images: Path | str | None = None) -> tuple[Dataset, 
         findings += [
             Finding("image without file", name, None, "no record names it") for name in present if name not in described
         ]
-        missing = [record.file_name for record in records if not (folder / record.file_name).is_file()]
+        missing = {record.file_name for record in records if not (folder / record.file_name).is_file()}
         findings += [Finding("file without image", name, None, "the image is not there", SKIPPED) for name in missing]
         records = [record for record in records if record.file_name not in missing]
         sizes, more = check_pixels([(r.file_name, folder / r.file_name, (r.width, r.height)) for r in records])
@@ -278,16 +278,13 @@ def list_images(folder: Path | str) -> list[str]:
 
 
 def _parts_table(result: Report) -> Table:
-    classes: dict[str, list[str]] = defaultdict(list)
-    names = list(dict.fromkeys(name for part in result.parts.values() for name in part["classes"]))
-    for name in names:
-        classes[name] = [str(part["classes"].get(name, 0)) for part in result.parts.values()]
+    names = dict.fromkeys(name for part in result.parts.values() for name in part["classes"])
     title = f"{result.images} images, {result.objects} objects read"
     table = Table("after the repair", *result.parts, title=title, title_justify="left")
     for field in ("images", "boxes"):
         table.add_row(field, *(str(part[field]) for part in result.parts.values()))
     for name in names:
-        table.add_row(escape(f"  {name}"), *classes[name])
+        table.add_row(escape(f"  {name}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values()))
     return table
 
 

@@ -136,8 +136,11 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
     Raises:
         ValueError: what VOC cannot hold: a name with a folder, two images of one stem, a caption, data about the whole
             set.
-        FileExistsError: `folder` holds something.
+        FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
     """
+    foreign = sorted(path.name for path in Path(folder).glob("*") if path.suffix.lower() != ".xml")
+    if foreign:
+        raise FileExistsError(f"{folder} holds {foreign[0]}, which is no annotation; choose another folder")
     if dataset.extra:
         raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
     stems = Counter(Path(record.file_name).stem for record in dataset.images)

@@ -261,6 +261,20 @@ def test_an_output_file_is_kept_unless_asked(voc_folder, tmp_path, capsys):
     assert (tmp_path / "a.json").read_text() == "mine"
 
 
+def test_a_folder_of_annotations_is_replaced_only_when_asked_and_when_it_holds_nothing_else(
+    voc_folder, tmp_path, capsys
+):
+    voc_folder.add("a")
+    main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "a.json")])
+    command = ["coco-to-voc", str(tmp_path / "a.json"), str(tmp_path / "out")]
+    assert [main(command), main(command), main([*command, "--overwrite"])] == [0, 2, 0]
+    (tmp_path / "out" / "thesis.txt").touch()
+    capsys.readouterr()
+    assert main([*command, "--overwrite"]) == 2
+    assert "thesis.txt, which is no annotation" in capsys.readouterr().err
+    assert (tmp_path / "out" / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize("kind", ["voc", "csv", "coco", "odvg"])
 def test_audit_reads_every_format(voc_folder, tmp_path, capsys, kind):
     voc_folder.add("a", objects=[("cat", (1, 2, 41, 12))])
