@@ -19,8 +19,9 @@ SHAPES = [(7, 9), (4, 5), (1, 3)]
 
 @pytest.fixture(autouse=True, scope="module")
 def library():
-    if not native.load_library("cpu"):
-        pytest.skip(f"no compiled op: {native.why_not('cpu')}")
+    if native.compiler("cpu") is None:
+        pytest.skip("no C++ compiler")
+    assert native.load_library("cpu"), native.why_not("cpu")  # where there is a compiler, a failed build is a failure
 
 
 def inputs(batch=2, shapes=SHAPES, queries=11, heads=3, channels=8, points=4, dtype=torch.float64, seed=0, reach=0.3):
@@ -290,6 +291,19 @@ def test_a_broken_compiler_is_one_line_with_the_log_and_is_not_tried_again(tmp_p
     assert output == "reference\n"
     assert "an earlier build failed" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="owners of folders are POSIX")
+def test_a_folder_for_temporary_files_that_others_can_write_is_never_used(tmp_path):
+    folder = tmp_path / f"gdino_lib-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (tmp_path / "file").touch()
+    output, error = use(tmp_path / "file" / "cache", TMPDIR=str(tmp_path)).communicate()
+    assert output == "reference\n"
+    assert error.startswith("gdino_lib: no place for the compiled op: ")
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
 
 
 def test_the_environment_can_ask_for_the_reference(tmp_path):

@@ -46,9 +46,8 @@ class Decoder(nn.Module):
             (features float [B, Q, D], boxes float [B, Q, 4] as cxcywh in 0..1) after each layer.
         """
         features, boxes = queries.features, queries.boxes
-        previous = (
-            boxes  # as `boxes`, but the gradient reaches one layer back ("look forward twice", DINO, section 3.4)
-        )
+        # as `boxes`, but the gradient reaches one layer back ("look forward twice", DINO, section 3.4)
+        previous = boxes
         blocked = None if attention_mask is None else self._additive(attention_mask, features)
         states = []
         for number, layer in enumerate(self.layers):

@@ -27,10 +27,10 @@ from filelock import FileLock
 from torch import Tensor
 
 SOURCES = Path(__file__).parent / "csrc"
-FILES = {
+FILES = {  # what is compiled, and what it includes
     "cpu": ("deform_attn_cpu.cpp", "cpu_kernels.inc"),
     "cuda": ("deform_attn_cuda.cu", "cuda_kernels.cuh"),
-}  # compiled, included
+}
 OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has none
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -163,7 +163,8 @@ def cache_folder(device: str) -> Path:
     abi = int(torch.compiled_with_cxx11_abi())
     key = f"torch{torch.__version__}-abi{abi}-cuda{torch.version.cuda}-{platform.system()}-{platform.machine()}"
     name = f"{key}-{digest.hexdigest()[:16]}".lower()
-    for parent in (_user_cache(), _temporary_cache()):
+    parents = [parent for parent in (_user_cache(), _temporary_cache()) if parent is not None]
+    for parent in parents:
         folder = parent / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ def cache_folder(device: str) -> Path:
             continue
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
-    raise OSError(f"neither {_user_cache()} nor {_temporary_cache()} can be written: no place for the compiled op")
+    raise OSError(f"no place for the compiled op: {' and '.join(map(str, parents))} cannot be written")
 
 
 def compiler(device: str) -> str | None:
@@ -256,10 +257,8 @@ def _build_environment(device: str) -> Iterator[None]:
     if device == "cuda" and not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
         added["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES  # no GPU here tells which one is meant
     extension = _cpp_extension()
-    libraries, extension.TORCH_LIB_PATH = (
-        extension.TORCH_LIB_PATH,
-        shlex.quote(extension.TORCH_LIB_PATH),
-    )  # may have spaces
+    libraries = extension.TORCH_LIB_PATH
+    extension.TORCH_LIB_PATH = shlex.quote(libraries)  # it goes to a shell, and may have spaces
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
@@ -281,15 +280,15 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gdino_lib"
 
 
-def _temporary_cache() -> Path:
-    """A folder of this user's own: what lies there is loaded as code."""
+def _temporary_cache() -> Path | None:
+    """A folder of this user's own, as what lies there is loaded as code; None where somebody else made it."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     folder = Path(tempfile.gettempdir()) / f"gdino_lib-{user}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         if os.name != "nt" and (status.st_uid != user or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022):
-            return folder / "not ours" / "\0"  # cannot be made
+            return None
     except OSError:
-        pass
+        return None
     return folder
