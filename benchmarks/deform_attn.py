@@ -1,7 +1,9 @@
 """Time the compiled deformable attention beside the readable reference: `python benchmarks/deform_attn.py --json FILE`.
 
-Everything runs in one process, interleaved (reference, native, reference, native, ...); ratios are of medians. Beside the times
-stand the machine's own limits, measured in the same run: a copy for the memory, a matrix product for the arithmetic.
+Everything runs in one process, interleaved (reference, native, reference, native, ...); ratios are of medians. In its turn
+each runs twice and the second time counts: the first may wait for sleeping threads to wake, which in a model are awake.
+Beside the times stand the machine's own limits, measured in the same run: a copy for the memory, a matrix product for the
+arithmetic.
 """
 
 import argparse
@@ -51,10 +53,11 @@ def tensors(case: str, dtype: torch.dtype = torch.float32) -> tuple:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns, after one turn to warm up."""
+    """Median seconds of each: taken in turns, each twice, of which the second counts; the first turn warms up."""
     seconds = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
+            run()
             start = time.perf_counter()
             run()
             if turn:
