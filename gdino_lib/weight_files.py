@@ -1,5 +1,4 @@
-"""Tensors from files and into them: found or fetched, read without running anything that they hold, written whole or not
-at all.
+"""Tensors from files and into them: read without running anything that they hold, written whole or not at all.
 
 What the tensors mean is `gdino_lib.weights`' business.
 """
@@ -22,54 +21,6 @@ from torch import Tensor
 from data_prep.atomic import atomic_file
 
 State = dict[str, Tensor]
-
-HUB = {  # name on the Hugging Face hub, and the commit to fetch
-    "tiny": ("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71"),
-    "base": ("IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb"),
-}
-NANO = Path(__file__).parent / "assets" / "nano"
-
-
-def find(path_or_name: str | Path) -> Path:
-    """The file or folder behind a path or a name; models on the hub are fetched, with progress, into its cache.
-
-    The names are "nano", "tiny", "base" and "large", as strings; a folder that happens to be called so is "./tiny".
-
-    Raises:
-        FileNotFoundError: nothing there; weights that cannot be fetched, or were never released.
-    """
-    if path_or_name == "large":
-        raise FileNotFoundError("the weights of 'large' (Swin-L) were never released; use 'base', or train your own")
-    if path_or_name == "nano":
-        if not any(NANO.glob("*.safetensors")):
-            raise FileNotFoundError(
-                "this version carries no weights for 'nano'; GroundingDINO.nano() builds it with random ones"
-            )
-        return NANO
-    if path_or_name in HUB:
-        return _fetch(str(path_or_name))
-    if not Path(path_or_name).exists():
-        names = ", ".join(["nano", *HUB])
-        raise FileNotFoundError(f"no weight file at {path_or_name}, and no model of that name; names are {names}")
-    return Path(path_or_name)
-
-
-def _fetch(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, revision = HUB[name]
-    files = ["config.json", "model.safetensors"]
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=files))
-        if absent := [file for file in files if not (folder / file).is_file()]:  # offline, with half of it in the cache
-            raise LocalEntryNotFoundError(f"{', '.join(absent)} not in the cache")
-    except (HfHubHTTPError, OSError) as error:  # LocalEntryNotFoundError is one of these
-        raise FileNotFoundError(
-            f"cannot fetch {name!r} from the Hugging Face hub ({_brief(error)}); without a network, download "
-            f"{' and '.join(files)} of {repository} elsewhere, put them into a folder and pass its path"
-        ) from None
-    return folder
 
 
 def read_tensors(path: Path) -> tuple[State, dict[str, str]]:

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from data_prep.atomic import atomic_folder
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.weight_files import State, find, read_json, read_tensors, write_pth, write_safetensors
+from gdino_lib.pretrained import find
+from gdino_lib.weight_files import State, read_json, read_tensors, write_pth, write_safetensors
 from gdino_lib.weight_names import COPIES, hub_name, our_name, port_name, their_names, why_unused
 
 FORMATS = ("gdino_lib", "official", "hugging-face")
@@ -54,7 +55,7 @@ def load(
     Args:
         path_or_name: "nano", "tiny" or "base" (the latter two are fetched from the Hugging Face hub), or a `.pth` or
             `.safetensors` file, or a Hugging Face folder. Never unpickles code.
-        device: "auto" takes CUDA, then Apple's MPS, then the CPU.
+        device: "auto" takes CUDA, then Apple's MPS, then the CPU; see `choose_device`.
         config: in place of the file's own.
 
     Returns:
@@ -62,21 +63,35 @@ def load(
 
     Raises:
         FileNotFoundError: no such file; weights that cannot be fetched, or were never released.
-        ValueError: not a weight file of Grounding DINO, or one that does not fit `config`; the message lists the names.
+        ValueError: not a weight file of Grounding DINO, or one that does not fit `config`; the message lists the names;
+            a device that cannot be used.
     """
+    place = choose_device(device)  # refused before minutes of fetching and reading
     checkpoint = read(find(path_or_name))
     model = _unfilled(config or checkpoint.config, str(path_or_name))
     fill(model, checkpoint, str(path_or_name))
-    return model.eval().to(choose_device(device))
+    return model.eval().to(place)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """What "auto" means here and now; other names as torch understands them."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """What "auto" means here and now, or the device of that name.
+
+    Raises:
+        ValueError: no device has this name, or it cannot be used here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: expected auto, cpu, cuda, cuda:1 or mps, got {device!r}") from None
+    try:
+        torch.zeros(1, device=chosen).item()
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"device: {str(chosen)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return chosen
 
 
 def fill(model: GroundingDINO, checkpoint: Checkpoint, source: str = "the file") -> None:
@@ -89,15 +104,18 @@ def fill(model: GroundingDINO, checkpoint: Checkpoint, source: str = "the file")
     model.load_state_dict(checkpoint.state)
 
 
-def save(model: GroundingDINO, path: str | Path) -> None:
+def save(model: GroundingDINO, path: str | Path, about: Mapping[str, str] | None = None) -> None:
     """Write a model as our own `.safetensors`, its configuration inside.
+
+    Args:
+        about: more to keep in the file's metadata, for people; loading ignores it.
 
     Raises:
         ValueError: `path` has another suffix.
         OSError: not writable; nothing half-written is left.
     """
     _check_target(Path(path), "gdino_lib")
-    _write_ours(Checkpoint(dict(model.state_dict()), model.config, "gdino_lib"), Path(path))
+    _write_ours(Checkpoint(dict(model.state_dict()), model.config, "gdino_lib"), Path(path), about)
 
 
 def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = False) -> Checkpoint:
@@ -400,9 +418,9 @@ def _unfilled(config: GroundingDINOConfig, source: str) -> GroundingDINO:
         raise ValueError(f"{source}: no model can be built as its configuration says: {error}") from None
 
 
-def _write_ours(checkpoint: Checkpoint, path: Path) -> None:
+def _write_ours(checkpoint: Checkpoint, path: Path, about: Mapping[str, str] | None = None) -> None:
     state = checkpoint.state | {_UNUSED_PREFIX + name: tensor for name, tensor in checkpoint.unused.items()}
-    write_safetensors(path, state, {_METADATA: json.dumps(checkpoint.config.to_dict())})
+    write_safetensors(path, state, {**(about or {}), _METADATA: json.dumps(checkpoint.config.to_dict())})
 
 
 def _from_ours(state: State, config: str, source: str) -> Checkpoint:
