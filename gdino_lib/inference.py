@@ -246,8 +246,13 @@ def predict(
         passes. In the model's order, on the CPU.
 
     Raises:
-        ValueError: a caption of more than 256 tokens; an image of another shape.
+        ValueError: a caption that is no string, or of more than 256 tokens; another kind of image.
     """
+    if not isinstance(caption, str):
+        raise ValueError(f'caption: expected one string, "cat . remote control .", got {type(caption).__name__}')
+    if not isinstance(image, Tensor) or image.shape[:-2] != (3,) or not image.is_floating_point():
+        given = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor | np.ndarray) else type(image).__name__
+        raise ValueError(f"image: expected a float tensor [3, h, w], the second result of load_image, got {given}")
     caption = preprocess_caption(caption)
     prompt = tokenize_captions([caption], model.config.max_tokens)
     device = available(device)
@@ -405,12 +410,15 @@ class Model:
 
 
 def available(device: str | torch.device) -> torch.device:
-    """The device of that name; the CPU in place of CUDA where there is none, with a warning the first time."""
-    device = choose_device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    """The device of that name; the CPU in place of CUDA where there is none, with a warning the first time.
+
+    Raises:
+        ValueError: no device has this name, or it cannot be used here.
+    """
+    if str(device).partition(":")[0] == "cuda" and not torch.cuda.is_available():
         _warn_once(str(device))
         return torch.device("cpu")
-    return device
+    return choose_device(device)
 
 
 @cache

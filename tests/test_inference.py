@@ -548,6 +548,22 @@ def test_loaded_models(workplace, tmp_path):
     assert other.config == model.config.replace(text_mode="whole-sentence", position_temperature=40.0)
 
 
+@pytest.mark.parametrize(
+    ("image", "caption", "message"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), "cat", r"second result of load_image, got uint8 \[8, 8, 3\]"),
+        (torch.zeros(1, 3, 8, 8), "cat", r"got torch.float32 \[1, 3, 8, 8\]"),
+        (torch.zeros(8, 8, 3), "cat", r"got torch.float32 \[8, 8, 3\]"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "cat", r"got torch.uint8 \[3, 8, 8\]"),
+        ([torch.zeros(3, 8, 8)], "cat", "got list"),
+        (torch.zeros(3, 8, 8), ["cat"], "caption: expected one string"),
+    ],
+)
+def test_what_predict_cannot_take_is_named(image, caption, message):
+    with pytest.raises(ValueError, match=message):
+        predict(Stub(0), image, caption, 0.3, 0.3, "cpu")
+
+
 def test_without_cuda_the_cpu_with_one_warning(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     inference._warn_once.cache_clear()

@@ -335,3 +335,16 @@ def test_native_that_cannot_be_had_is_an_error_that_says_why(monkeypatch):
     monkeypatch.setitem(native._why_not, "cpu", "no compiler (c++) for deformable attention")
     with pytest.raises(RuntimeError, match=r"ms_deform_attn: no compiler \(c\+\+\)"):
         ms_deform_attn(*inputs(), backend="native")
+
+
+def test_a_misspelt_choice_is_named(monkeypatch):
+    arguments = torch.zeros(1, 4, 1, 2), [(2, 2)], torch.zeros(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1)
+    with pytest.raises(ValueError, match="backend of ms_deform_attn: expected one of auto, native, reference, got 'c'"):
+        ms_deform_attn(*arguments, backend="c")
+    monkeypatch.setenv("GDINO_OPS", "refrence")
+    with pytest.raises(
+        ValueError, match="GDINO_OPS in the environment: expected one of auto, native, reference, got 're"
+    ):
+        ms_deform_attn(*arguments)
+    monkeypatch.setenv("GDINO_OPS", "")
+    assert ms_deform_attn(*arguments).shape == (1, 1, 2)

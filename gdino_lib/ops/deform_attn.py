@@ -39,9 +39,10 @@ def ms_deform_attn(
         ValueError: shapes that do not fit, or an unknown backend.
         RuntimeError: "native" is asked for and cannot be had; the message says why.
     """
-    choice = os.environ.get("GDINO_OPS", "auto") if backend == "auto" else backend
+    choice = (os.environ.get("GDINO_OPS") or "auto") if backend == "auto" else backend
     if choice not in BACKENDS:
-        raise ValueError(f"backend of ms_deform_attn: expected one of {', '.join(BACKENDS)}, got {choice!r}")
+        source = "GDINO_OPS in the environment" if backend == "auto" else "backend of ms_deform_attn"
+        raise ValueError(f"{source}: expected one of {', '.join(BACKENDS)}, got {choice!r}")
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     if choice == "reference" or not native.load_library(value.device.type):
         if choice == "native":
