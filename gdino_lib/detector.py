@@ -6,12 +6,13 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import nms
 
 from gdino_lib.images import ImageSource, prepare, read_image
@@ -25,11 +26,13 @@ from gdino_lib.weights import load
 if TYPE_CHECKING:
     import supervision as sv
 
+    from gdino_lib.evaluation.calibration import Thresholds
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageEmbedding:
     """An image that has been through the backbone; a `Detector` takes it in place of the image.
 
@@ -40,6 +43,11 @@ class ImageEmbedding:
 
     tokens: ImageTokens
     size: tuple[int, int]
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        features = self.tokens.features
+        return f"<ImageEmbedding: {width} x {height} pixels as {features.shape[1]} tokens, on {features.device}>"
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,9 @@ class Vocabulary:
         for number, phrase in enumerate(phrases):
             pieces = word_pieces(phrase)
             if not set(pieces) - {tokenizer().unk_token_id}:
-                warnings.warn(f"phrase {number}, {phrase!r}, has no word that the model knows", stacklevel=4)
+                shown = phrase if len(phrase) <= 40 else f"{phrase[:40]}..."
+                message = f"phrase {number}, {shown!r}, has no word that the model knows: its boxes mean nothing"
+                warnings.warn(message, stacklevel=4)
             if pieces:  # nothing is left of control characters: such a phrase is never found
                 first.setdefault(pieces, number)
         canonical = sorted(first)
@@ -104,6 +114,11 @@ class Detector:
     """
 
     def __init__(self, model: GroundingDINO, dtype: str = "float32", batch_size: int | None = None) -> None:
+        if not isinstance(model, nn.Module):  # no GroundingDINO either where it is compiled
+            name = repr(model) if isinstance(model, str | os.PathLike) else type(model).__name__
+            raise TypeError(
+                f"model: expected a GroundingDINO, got {name}; weights: Detector.from_pretrained(path_or_name)"
+            )
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         if batch_size is not None and batch_size < 1:
@@ -118,7 +133,16 @@ class Detector:
         cls, path_or_name: str | os.PathLike[str], device: str = "auto", dtype: str = "float32"
     ) -> Detector:
         """A detector with the weights that `gdino_lib.load` finds: "nano", "tiny", "base", a file or a folder."""
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         return cls(load(path_or_name, device), dtype)
+
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"<Detector: {type(self.model).__name__} of {millions:.1f} million parameters, on {self.device}, {dtype}>"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +158,7 @@ class Detector:
         nms_iou: float | None = None,
         top_k: int | None = None,
         score: Score = "mean",
+        thresholds: Thresholds | None = None,
     ) -> sv.Detections | list[sv.Detections]:
         """Detect.
 
@@ -146,6 +171,8 @@ class Detector:
             nms_iou: phrase-wise non-maximum suppression above this overlap; None: none.
             top_k: at most so many boxes per image, the surest.
             score: of a phrase: "mean" of its tokens' sigmoids, or "max", the best token's.
+            thresholds: chosen on validation data (`gdino_lib.evaluation.calibration`), in place of both thresholds: the
+                score of a box's phrase must reach the threshold of the class that is called so, or the default one.
 
         Returns:
             supervision.Detections, or a list of them for a list of images, by falling confidence. `xyxy`: float32
@@ -159,20 +186,28 @@ class Detector:
         Raises:
             FileNotFoundError, ValueError, TypeError: an image, phrase or threshold that cannot be used; one line.
         """
-        check_options(box_threshold, text_threshold, nms_iou, top_k, score)
+        check_options(box_threshold, text_threshold, nms_iou, top_k, score, thresholds)
         many = isinstance(image, (list, tuple))
         images = list(image) if many else [image]
         vocabularies = self._vocabularies(phrases, len(images), many)
         found: list[Any] = [None] * len(images)
         for members, tokens, sizes in self._batches(images):
-            options = (box_threshold, text_threshold, nms_iou, top_k, score)
+            options = (box_threshold, text_threshold, nms_iou, top_k, score, thresholds)
             results = self._detect(tokens, sizes, [vocabularies[number] for number in members], options)
             for number, result in zip(members, results, strict=True):
                 found[number] = result
         return found if many else found[0]
 
     def refer(self, image: ImageSource | ImageEmbedding, phrase: str) -> sv.Detections:
-        """The one box that fits a referring expression best, however unsure: "the cup on the left"."""
+        """The one box that fits a referring expression best, however unsure: "the cup on the left".
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: an image or an expression that cannot be used, a list among them.
+        """
+        if not isinstance(phrase, str):
+            raise TypeError(f"phrase: expected one string, got {type(phrase).__name__}")
+        if isinstance(image, list | tuple):
+            raise TypeError(f"image: expected one image, got {type(image).__name__}")
         return self(image, [phrase], box_threshold=0.0, text_threshold=0.0, top_k=1)
 
     @torch.inference_mode()
@@ -236,7 +271,7 @@ class Detector:
     def _detect(
         self, tokens: ImageTokens, sizes: list[tuple[int, int]], vocabularies: list[Vocabulary], options: tuple
     ) -> list[sv.Detections]:
-        box_threshold, text_threshold, nms_iou, top_k, score = options
+        box_threshold, text_threshold, nms_iou, top_k, score, thresholds = options
         parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in sizes]
         for step in range(max(len(vocabulary.chunks) for vocabulary in vocabularies)):
             rows = [row for row, vocabulary in enumerate(vocabularies) if step < len(vocabulary.chunks)]
@@ -245,12 +280,14 @@ class Detector:
                 out = self.model.ground(tokens if len(rows) == len(sizes) else tokens.select(rows), text)
             for place, row in enumerate(rows):
                 indices = vocabularies[row].indices[step]
+                if thresholds is not None:  # in place of both
+                    text_threshold = _of_phrases(thresholds, vocabularies[row].chunks[step]).to(out.logits.device)
                 boxes, phrase, scores = label_boxes(
                     out.logits[place],
                     out.boxes[place],
                     out.tokens[place],
                     len(indices),
-                    box_threshold,
+                    box_threshold if thresholds is None else 0.0,
                     text_threshold,
                     score,
                 )
@@ -280,20 +317,36 @@ class Detector:
 
 
 def check_options(
-    box_threshold: float, text_threshold: float, nms_iou: float | None, top_k: int | None, score: str
+    box_threshold: float,
+    text_threshold: float,
+    nms_iou: float | None,
+    top_k: int | None,
+    score: str,
+    thresholds: Thresholds | None = None,
 ) -> None:
     """Refuse what makes no sense.
 
     Raises:
-        ValueError: a threshold or overlap outside 0..1, `top_k` below 1, another score.
+        TypeError: `thresholds` is none of `gdino_lib.evaluation.calibration`.
+        ValueError: a threshold or overlap that is no number in 0..1, a `top_k` that is no number from 1, another score.
     """
     for name, value in (("box_threshold", box_threshold), ("text_threshold", text_threshold), ("nms_iou", nms_iou)):
-        if not (value is None and name == "nms_iou") and not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in 0..1, got {value}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
+        if value is None and name == "nms_iou":
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
+            raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
+        raise ValueError(f"top_k: expected a whole number of at least 1, got {top_k!r}")
     if score not in Score.__args__:
         raise ValueError(f"score: expected one of {', '.join(Score.__args__)}, got {score!r}")
+    if thresholds is not None and not hasattr(thresholds, "classes"):
+        raise TypeError(f"thresholds: expected calibration.Thresholds, got {type(thresholds).__name__}")
+
+
+def _of_phrases(thresholds: Thresholds, phrases: Sequence[str]) -> Tensor:
+    """The threshold of each phrase, float32 [P], by what the words become: "with_mask" is "With mask", too."""
+    own = {word_pieces(name): value for name, value in thresholds.classes.items()}
+    return torch.tensor([own.get(word_pieces(phrase), thresholds.default) for phrase in phrases], dtype=torch.float32)
 
 
 def _detections(

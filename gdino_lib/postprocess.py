@@ -38,7 +38,7 @@ def label_boxes(
     tokens: Tensor,
     count: int,
     box_threshold: float,
-    text_threshold: float,
+    text_threshold: float | Tensor,
     score: Score = "mean",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give each query its best phrase and keep those that are sure enough.
@@ -46,13 +46,15 @@ def label_boxes(
     Args:
         logits: float [Q, T]; boxes: float [Q, 4], cxcywh in 0..1; tokens: int64 [T]; count: number of phrases.
         box_threshold: the best of a query's tokens must reach it (special tokens and "." do not count).
-        text_threshold: the score of its best phrase must reach it.
+        text_threshold: the score of its best phrase must reach it; or one of its own for each phrase, float32 [count].
 
     Returns:
         (boxes float32 [n, 4], cxcywh; phrase int64 [n]; score float32 [n]), by falling score.
     """
     best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
     scores, phrase = phrase_scores(logits, tokens, count, score).max(1)
+    if isinstance(text_threshold, Tensor):
+        text_threshold = text_threshold[phrase]  # (Q,)
     keep = (best_token >= box_threshold) & (scores >= text_threshold)
     order = scores[keep].argsort(descending=True, stable=True)
     return boxes.float()[keep][order], phrase[keep][order], scores[keep][order]

@@ -14,6 +14,7 @@ from torchvision.ops import nms
 
 import gdino_lib as gd
 from gdino_lib.detector import Vocabulary
+from gdino_lib.evaluation.calibration import Thresholds
 
 CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
 WORDS = [
@@ -163,8 +164,9 @@ def test_substrings_are_never_mixed_up(detector):
 
 
 def test_phrases_without_known_words_warn(detector):
-    with pytest.warns(UserWarning, match="phrase 1, '😀😀', has no word that the model knows"):
-        detector(picture(), ["cat", "😀😀"])
+    with pytest.warns(UserWarning, match="phrase 1, '😀😀', has no word that the model knows") as said:
+        detector([picture(), picture(1)], ["cat", "😀😀"])
+    assert [warning.filename for warning in said] == [__file__], "once, at the caller's line"
     with pytest.warns(UserWarning, match="has no word"):
         assert len(detector(picture(), ["\u200b"], **ALL)) == 0
 
@@ -286,7 +288,23 @@ def test_half_precision():
         ((picture(), ["cat"], 1.5), ValueError, r"box_threshold: expected a number in 0\.\.1, got 1\.5"),
         ((picture(), ["cat"], 0.1, float("nan")), ValueError, "text_threshold"),
         ((picture(), ["cat"], 0.1, 0.1, -1), ValueError, "nms_iou"),
-        ((picture(), ["cat"], 0.1, 0.1, None, 0), ValueError, "top_k"),
+        ((picture(), ["cat"], "0.3"), ValueError, r"box_threshold: expected a number in 0\.\.1, got '0\.3'"),
+        ((picture(), ["cat"], 0.1, None), ValueError, r"text_threshold: expected a number in 0\.\.1, got None"),
+        ((picture(), ["cat"], 0.1, 0.1, True), ValueError, "nms_iou: expected a number"),
+        ((picture(), ["cat"], 0.1, 0.1, None, 0), ValueError, "top_k: expected a whole number"),
+        (
+            (picture(), ["cat"], 0.1, 0.1, None, "3"),
+            ValueError,
+            "top_k: expected a whole number of at least 1, got '3'",
+        ),
+        ((picture(), ["cat"], 0.1, 0.1, None, 2.5), ValueError, r"got 2\.5"),
+        (
+            (picture(), ["cat"], 0.1, 0.1, None, None, "mean", 0.3),
+            TypeError,
+            "thresholds: expected calibration.Thresholds",
+        ),
+        ((torch.zeros(3, 8, 8), ["cat"]), ValueError, "expected a path, a PIL image or a uint8 array, got Tensor"),
+        ((None, ["cat"]), ValueError, "got NoneType"),
         ((picture(), ["cat"], 0.1, 0.1, None, None, "sum"), ValueError, "score: expected one of mean, max"),
     ],
 )
@@ -294,6 +312,54 @@ def test_what_cannot_be_used_is_named(detector, arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         detector(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_reference_is_one_string_for_one_image(detector):
+    with pytest.raises(TypeError, match="phrase: expected one string, got list"):
+        detector.refer(picture(), ["the cup", "the pen"])
+    with pytest.raises(TypeError, match="image: expected one image, got list"):
+        detector.refer([picture()], "the cup")
+
+
+def test_a_file_is_no_model_and_is_told_where_to_go(tmp_path):
+    for file in ("file.pth", tmp_path / "file.pth"):
+        with pytest.raises(
+            TypeError, match=r"expected a GroundingDINO, got .*file.pth.*; weights: Detector.from_pretr"
+        ):
+            gd.Detector(file)
+    with pytest.raises(TypeError, match="got dict"):
+        gd.Detector({})
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got 'gpu'"):
+        gd.Detector.from_pretrained(tmp_path, device="gpu")
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        gd.Detector.from_pretrained(tmp_path, dtype="half")
+
+
+def test_what_they_show_of_themselves(detector):
+    count = sum(parameter.numel() for parameter in detector.model.parameters())
+    assert repr(detector) == f"<Detector: GroundingDINO of {count / 1e6:.1f} million parameters, on cpu, float32>"
+    embedding = detector.encode_image(picture())
+    tokens = sum(height * width for height, width in embedding.tokens.shapes)
+    assert repr(embedding) == f"<ImageEmbedding: 90 x 60 pixels as {tokens} tokens, on cpu>"
+
+
+def test_thresholds_of_classes_take_the_place_of_both(detector):
+    phrases = ["red_circle", "cat", "bus"]
+    everything = detector(picture(), phrases, **ALL)
+    middle = float(np.median(everything.confidence))
+    chosen = Thresholds(middle, {"Red circle": 0.0, "bus": 1.0}, {})
+    found = detector(picture(), phrases, box_threshold=1.0, text_threshold=1.0, thresholds=chosen)
+    limits = np.float32([[0.0, middle, 1.0][number] for number in everything.class_id])
+    expected = everything[everything.confidence >= limits]
+    assert 0 < len(expected) < len(everything)
+    assert np.array_equal(found.xyxy, expected.xyxy)
+    assert np.array_equal(found.class_id, expected.class_id)
+    by_name = Thresholds(middle, {"red_circle": 0.0, "bus": 1.0}, {}).keep(everything)
+    assert np.array_equal(found.xyxy, by_name.xyxy), "as `keep` does afterwards, where names are equal"
+    top = detector(picture(), phrases, top_k=2, thresholds=chosen)
+    assert np.array_equal(top.xyxy, expected.xyxy[:2])
+    many = build(max_tokens=8)([picture(), picture(1)], [phrases, ["cat"]], thresholds=chosen)
+    assert all("bus" not in one.data["class_name"] for one in many)
 
 
 def test_unknown_settings_are_named():
