@@ -214,10 +214,15 @@ class GroundingDataset(data.Dataset[Sample]):
 
 
 class EpochOrder(data.Sampler[int]):
-    """All indices of a data set, in an order drawn from its seed and epoch."""
+    """All indices of a data set, in an order drawn from its seed and epoch.
+
+    Attributes:
+        start: how many to leave out at the beginning, for a pass that was interrupted.
+    """
 
     def __init__(self, dataset: GroundingDataset) -> None:
         self.dataset = dataset
+        self.start = 0
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -225,7 +230,7 @@ class EpochOrder(data.Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = list(range(len(self.dataset)))
         random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order").shuffle(order)
-        return iter(order)
+        return iter(order[self.start :])
 
 
 def read_records(path: Path | str) -> data_prep.Dataset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,29 +11,8 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal
 from gdino_lib.model.grounding_dino import GroundingDINOOutput, Predictions
 from gdino_lib.training.denoising import DenoisingQueries
 from gdino_lib.training.matcher import HungarianMatcher
+from gdino_lib.training.settings import LossSettings
 from gdino_lib.training.targets import Target, positive_map
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights. The paper contradicts itself on the class term: these defaults are its appendix's."""
-
-    match_class: float = 1.0  # of the matching costs
-    match_box: float = 5.0
-    match_giou: float = 2.0
-    class_weight: float = 2.0  # of the losses
-    box_weight: float = 5.0
-    giou_weight: float = 2.0
-    alpha: float = 0.25  # focal loss: weight of positives; 1 - alpha for negatives
-    gamma: float = 2.0  # focal loss: how little easy tokens count
-    layers: float = 1.0  # of the decoder layers before the last; 0 leaves them out
-    proposals: float = 1.0  # of the encoder's proposals; 0 leaves them out
-    denoising: float = 1.0  # of the denoising queries; 0 leaves them out
-
-    @classmethod
-    def section_4_1(cls) -> LossSettings:
-        """The weights of the paper's section 4.1, which MMDetection follows: matching 2, 5, 2, loss 1, 5, 2."""
-        return cls(match_class=2.0, class_weight=1.0)
 
 
 class Criterion:

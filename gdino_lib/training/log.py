@@ -1,0 +1,109 @@
+"""What a run says while it goes: a line of JSON a step, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data_prep.atomic import atomic_file
+
+LOG = "log.jsonl"
+
+
+def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The log of a run, for tables and plots.
+
+    Returns:
+        (one entry a step: "step" from 1, "epoch" from 1, "loss", "parts" {name: loss}, "lr", "gradient_norm",
+        "images_per_second";
+        one entry a validation: "step", "epoch", "ap", "ap50").
+
+    Raises:
+        FileNotFoundError: no log there.
+    """
+    path = Path(out) / LOG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected the log of a training run")
+    entries = _entries(path)
+    return [e for e in entries if "loss" in e], [e for e in entries if "ap" in e]
+
+
+class RunLog:
+    """Writes a run's log; to be closed.
+
+    Args:
+        out: folder of the run.
+        step: how many steps are done: whatever the log says of later ones, which a killed run made, is removed.
+        steps: of the whole run.
+        progress: show a bar; on a terminal only.
+    """
+
+    def __init__(self, out: Path, step: int, steps: int, progress: bool = True) -> None:
+        path = out / LOG
+        kept = [entry for entry in _entries(path) if entry["step"] <= step] if path.is_file() else []
+        with atomic_file(path) as file:
+            file.writelines(json.dumps(entry) + "\n" for entry in kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(out, step)
+        self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if progress else True)
+        self._progress = progress
+        self._ap = next((f", AP {e['ap']:.3f}" for e in reversed(kept) if "ap" in e), "")
+
+    def step(self, entry: dict[str, Any]) -> None:
+        """After a step; see `read_log`."""
+        self._write(entry)
+        speed = entry["images_per_second"]
+        self._bar.set_postfix_str(f"loss {entry['loss']:.2f}{self._ap}, {speed:.1f} images/s", refresh=False)
+        self._bar.update()
+        if self._board:
+            values = {"loss": entry["loss"], "lr": entry["lr"], "gradient norm": entry["gradient_norm"]}
+            values |= {f"parts/{name}": value for name, value in entry["parts"].items()}
+            for name, value in (values | {"images per second": speed}).items():
+                self._board.add_scalar(name, value, entry["step"])
+
+    def validation(self, entry: dict[str, Any]) -> None:
+        """After a validation; see `read_log`."""
+        self._write(entry)
+        self._ap = f", AP {entry['ap']:.3f}"
+        if self._board:
+            for name in ("ap", "ap50"):
+                self._board.add_scalar(f"validation/{name}", entry[name], entry["step"])
+
+    def say(self, text: str) -> None:
+        """A line for the reader, above the bar."""
+        if self._progress:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        """Everything written so far stays."""
+        self._bar.close()
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()  # a killed run leaves whole lines, but for the last
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:  # where a killed run stopped writing
+            break
+    return entries
+
+
+def _tensorboard(out: Path, step: int):  # noqa: ANN202 - optional
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        warnings.warn("no TensorBoard logs: tensorboard is not installed, pip install 'gdino_lib[train]'", stacklevel=3)
+        return None
+    return SummaryWriter(out / "tensorboard", purge_step=step + 1)

@@ -1,0 +1,146 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: small matrices learn, the model's own weights stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from data_prep.atomic import atomic_folder
+from gdino_lib.weight_files import read_tensors
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+
+
+def add(model: nn.Module, rank: int, alpha: float = 16.0) -> nn.Module:
+    """Put adapters beside every linear layer, attention's included, and freeze everything else.
+
+    An adapter begins at zero: the model's outputs stay. `model` is changed and returned.
+
+    Args:
+        rank: of the adapters; alpha: their update is multiplied by alpha / rank.
+
+    Raises:
+        ValueError: a rank below 1, or a model that has adapters already.
+        ModuleNotFoundError: peft is not installed.
+    """
+    if rank < 1:
+        raise ValueError(f"rank: expected at least 1, got {rank}")
+    return _inject(model, _config(rank, alpha, _linear_layers(model)))
+
+
+def save(model: nn.Module, folder: Path | str, overwrite: bool = False) -> None:
+    """Write the adapters alone, in peft's layout: a folder with their weights and their configuration.
+
+    Raises:
+        ValueError: the model has none.
+        FileExistsError: `folder` holds something and `overwrite` is off.
+    """
+    from peft import get_peft_model_state_dict
+
+    config = _peft_config(model)
+    with atomic_folder(folder, overwrite) as target:
+        state = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+        save_file(state, target / WEIGHTS)
+        plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.to_dict().items()}
+        (target / CONFIG).write_text(json.dumps(plain, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def load(model: nn.Module, folder: Path | str) -> nn.Module:
+    """Put saved adapters into a model of the kind that they were trained for; `model` is changed and returned.
+
+    Raises:
+        FileNotFoundError: no adapters in `folder`.
+        ValueError: adapters of another model: the names that are missing, unexpected or misshapen. The model then has
+            fresh adapters, which change nothing.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    folder = Path(folder)
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name}: no such file, expected a folder of adapters with {WEIGHTS} and {CONFIG}"
+            )
+    try:
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        rank, alpha, targets = int(values["r"]), float(values["lora_alpha"]), list(values["target_modules"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG}: expected peft's configuration of LoRA, got {type(error).__name__}: {error}"
+        ) from None
+    if missing := sorted(set(targets) - set(_linear_layers(model))):
+        raise ValueError(
+            f"{folder}: the model has no layer {missing[0]!r} ({len(missing)} such names); adapters of another model?"
+        )
+    state, _ = read_tensors(folder / WEIGHTS)
+    _inject(model, _config(rank, alpha, targets))
+    wanted = get_peft_model_state_dict(model)
+    wrong = {
+        "missing": wanted.keys() - state.keys(),
+        "unexpected": state.keys() - wanted.keys(),
+        "of another shape": {name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape},
+    }
+    if any(wrong.values()):
+        told = "; ".join(f"{len(names)} {kind}, the first is {min(names)!r}" for kind, names in wrong.items() if names)
+        raise ValueError(f"{folder / WEIGHTS} does not fit the model: {told}")
+    set_peft_model_state_dict(model, state)
+    return model
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Add the adapters into the weights and take them out: a plain model with the same outputs; changed and returned.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    _peft_config(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    del model.peft_config
+    return model.requires_grad_(True)
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    # attention's own output layer is used through its weight alone, which peft handles with the whole attention
+    inside = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[0] not in inside
+    ]
+    return sorted([*linear, *inside])
+
+
+def _config(rank: int, alpha: float, targets: list[str]):  # noqa: ANN202 - peft is optional
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("LoRA needs peft, which is not installed: pip install 'gdino_lib[train]'") from None
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
+
+
+def _inject(model: nn.Module, config) -> nn.Module:  # noqa: ANN001
+    from peft import inject_adapter_in_model
+
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model has adapters already; merge them first")
+    model = inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    model.peft_config = {"default": config}
+    return model
+
+
+def _peft_config(model: nn.Module):  # noqa: ANN202
+    config = getattr(model, "peft_config", None)
+    if not config:
+        raise ValueError("the model has no adapters")
+    return config["default"]

@@ -1,0 +1,152 @@
+"""Which parameters learn, how fast, and what is kept of them: parts, schedule, moving average, memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gdino_lib.model.decoder import DecoderLayer
+from gdino_lib.model.feature_enhancer import EnhancerLayer
+from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.swin import SwinBlock
+from gdino_lib.training.settings import TrainingSettings
+
+
+def parameter_groups(model: nn.Module, lr: float, lr_scale: Mapping[str, float]) -> list[dict]:
+    """Divide the parameters by learning rate, and freeze those whose rate is 0.
+
+    Args:
+        lr_scale: factor of `lr` for each beginning of a parameter's name; the longest that fits counts, 1 where none
+            does. "text_encoder" means `text_encoder.*`, not `text_encoder_2.*`.
+
+    Returns:
+        Groups for an optimiser: "params", and "lr" as well as "peak_lr", which a schedule multiplies. Parameters that
+        were frozen before stay so, and are in no group.
+
+    Raises:
+        ValueError: a part that no parameter's name begins with; nothing left to train.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    used = set()
+    for name, parameter in model.named_parameters():
+        fitting = [part for part in lr_scale if name == part or name.startswith(f"{part}.")]
+        used.update(fitting)
+        factor = lr_scale[max(fitting, key=len)] if fitting else 1.0
+        if factor == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups.setdefault(factor, []).append(parameter)
+    if unused := sorted(lr_scale.keys() - used):
+        parts = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(f"lr_scale: no parameter's name begins with {unused[0]!r}; the model's parts are {parts}")
+    if not groups:
+        raise ValueError("lr_scale: every part is frozen, nothing is left to train")
+    return [{"params": group, "lr": lr * factor, "peak_lr": lr * factor} for factor, group in groups.items()]
+
+
+def schedule_factor(settings: TrainingSettings, step: int, steps: int) -> float:
+    """What the learning rates are multiplied by in a step.
+
+    Args:
+        step: 0 for the first; steps: of the whole run.
+    """
+    if step < settings.warmup_steps:
+        return (step + 1) / settings.warmup_steps
+    if settings.schedule == "cosine":
+        done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
+        return (1 + math.cos(math.pi * done)) / 2
+    return 0.1 ** sum(step >= drop * steps for drop in settings.drops)
+
+
+class MovingAverage:
+    """An exponential moving average of the parameters that learn; the others cost nothing.
+
+    The decay rises from 0.1 to its final value, so that the first weights, which are random, are soon forgotten:
+    min(decay, (1 + updates) / (10 + updates)).
+
+    Args:
+        decay: final share of the old average kept in each update, in 0..1.
+
+    Attributes:
+        averages: {parameter's name: float tensor}.
+        updates: how many there were.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages = {name: p.detach().clone() for name, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters as they are now."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        new = [parameter.detach() for parameter in self._parameters.values()]
+        torch._foreach_lerp_(list(self.averages.values()), new, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """In this block the model has the averages; afterwards its own parameters again, bit for bit."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.data, self.averages[name] = self.averages[name], parameter.data
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Averages and number of updates."""
+        return {"averages": dict(self.averages), "updates": self.updates}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """The inverse of `state_dict`."""
+        for name, average in self.averages.items():
+            average.copy_(state["averages"][name])
+        self.updates = state["updates"]
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode for what learns; frozen modules stay in evaluation mode, so that they give the same at each step."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def set_dropout(model: GroundingDINO, probability: float) -> None:
+    """Dropout of enhancer and decoder, in 0..1; the backbones keep theirs."""
+    for part in (model.feature_enhancer, model.decoder):
+        for module in part.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+            elif isinstance(module, nn.MultiheadAttention):
+                module.dropout = probability
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let each layer be computed again in the backward pass instead of keeping what it computed: the same gradients for
+    less memory and a third more time. For Swin's blocks, BERT's layers, and the layers of enhancer and decoder.
+    """
+    for module in model.modules():
+        if isinstance(module, SwinBlock | EnhancerLayer | DecoderLayer):
+            module.forward = partial(_recomputed, module, type(module).forward)
+        elif hasattr(module, "gradient_checkpointing_enable"):  # transformers' own way
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def _recomputed(module: nn.Module, forward, *arguments, **options):  # noqa: ANN001, ANN002, ANN003, ANN202
+    if not torch.is_grad_enabled():
+        return forward(module, *arguments, **options)
+    return checkpoint(forward, module, *arguments, use_reentrant=False, **options)

@@ -1,0 +1,446 @@
+"""The training loop: what the authors of Grounding DINO did not release.
+
+A run depends on its settings, data and first weights alone. Everything random in a step is drawn from the seed and the step's
+number, so that a run which was killed at any moment goes on bit for bit, on a CPU, from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from torch import Tensor
+
+import data_prep
+from gdino_lib import weights
+from gdino_lib.data.datasets import Batch, GroundingDataset, build_loader, class_names
+from gdino_lib.detector import DTYPES, Detector
+from gdino_lib.evaluation.calibration import Thresholds, choose_thresholds, thresholds_path
+from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all
+from gdino_lib.evaluation.matching import match_all
+from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.training import checkpoints, denoising, lora
+from gdino_lib.training.log import RunLog
+from gdino_lib.training.losses import Criterion
+from gdino_lib.training.optimization import (
+    MovingAverage,
+    checkpoint_activations,
+    parameter_groups,
+    schedule_factor,
+    set_dropout,
+    train_mode,
+)
+from gdino_lib.training.settings import TrainingSettings
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+MAY_CHANGE = {"epochs", "patience", "save_every", "validate_every"}  # when a run goes on
+
+
+class Validation(NamedTuple):
+    """What a run is judged by.
+
+    Attributes:
+        records: detection records.
+        images: folder that their file names are relative to.
+    """
+
+    records: data_prep.Dataset
+    images: Path | str
+
+
+class Result(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        weights: the file to use: the best by validation, or the last without it.
+        best: {"ap", "ap50", "step", "epoch"} of the best validation; None without one.
+        step: how many steps were made, earlier ones of a resumed run included.
+    """
+
+    weights: Path
+    best: dict[str, Any] | None
+    step: int
+
+
+class Trainer:
+    """Trains a model, on one process or, under `accelerate launch`, on many.
+
+    The folder `out` holds: `best.safetensors` (by validation AP, the moving average where there is one, adapters merged)
+    with `best.thresholds.json` beside it, `last.safetensors`, `log.jsonl`, `tensorboard/`, `checkpoints/`; with LoRA also
+    `best-adapters/` and `last-adapters/`.
+
+    Args:
+        model: with the weights to begin with; it is changed.
+        dataset: to learn from.
+        settings: everything else.
+        out: folder of the run; new, unless `resume` or `overwrite`.
+        validation: to judge by after each epoch; None: no judgement, the last weights count.
+        resume: go on from the last checkpoint in `out`, which must be of the same settings and data; `epochs`,
+            `patience`, `save_every` and `validate_every` may differ. A run that has no checkpoint yet begins anew.
+        overwrite: remove what is in `out`.
+        workers: processes of the loader, see `build_loader`.
+        device: "auto", or "cpu" to leave a GPU alone.
+        progress: show a bar and a line an epoch.
+
+    Raises:
+        FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for.
+        FileNotFoundError: `resume` where no run is.
+        ValueError: settings that do not go together, too few images, other settings or data than those of the run to go
+            on with.
+    """
+
+    def __init__(
+        self,
+        model: GroundingDINO,
+        dataset: GroundingDataset,
+        settings: TrainingSettings,
+        out: Path | str,
+        *,
+        validation: Validation | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        workers: int | None = None,
+        device: str = "auto",
+        progress: bool = True,
+    ) -> None:
+        self.settings, self.dataset, self.validation = settings, dataset, validation
+        self.out, self.config, s = Path(out), model.config, settings
+        self.steps_per_epoch = len(dataset) // s.batch_size
+        self.steps = s.epochs * self.steps_per_epoch
+        if not self.steps_per_epoch:
+            raise ValueError(f"batch_size: expected at most {len(dataset)}, the number of images, got {s.batch_size}")
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"device: expected auto or cpu, got {device!r}; `accelerate launch` chooses among several")
+        self.accelerator = _accelerator(s, device)
+        processes = self.accelerator.num_processes
+        if s.batch_size % (s.passes * processes):
+            raise ValueError(
+                f"batch_size {s.batch_size} is not a multiple of passes x processes, {s.passes} x {processes}"
+            )
+        self._identity = _identity(dataset)
+        checkpoint = self._open(resume, overwrite)
+
+        model = lora.add(model, s.lora_rank, s.lora_alpha) if s.lora_rank else model
+        set_dropout(model, s.dropout)
+        if s.gradient_checkpointing:
+            checkpoint_activations(model)
+        model.to(self.accelerator.device)
+        groups = parameter_groups(model, s.lr, {} if s.lora_rank else s.lr_scale)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay)
+        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=s.precision == "float16")
+        self.criterion = Criterion(s.loss)
+        self.step, self.best, self.waited = 0, None, 0
+        if checkpoint:
+            model.load_state_dict(checkpoint.model)
+        self.average = MovingAverage(model, s.ema) if s.ema else None
+        if checkpoint:
+            self._restore(checkpoint)
+        self.model = self.accelerator.prepare_model(model)
+        loader = build_loader(dataset, s.batch_size // s.passes, shuffle=True, workers=workers, drop_last=True)
+        self._order = loader.sampler
+        self.loader = self.accelerator.prepare_data_loader(loader)
+        self._progress = progress and self.accelerator.is_main_process
+        self._signal: int | None = None
+
+    @property
+    def plain_model(self) -> GroundingDINO:
+        """The model without what distributes it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def fit(self) -> Result:
+        """Train until the last epoch, until nothing gets better, or until told to stop.
+
+        SIGTERM and Ctrl-C save a checkpoint after the step under way and stop.
+
+        Raises:
+            KeyboardInterrupt, SystemExit(143): after Ctrl-C, SIGTERM; everything is saved.
+            ValueError: predictions, losses or gradients that are not finite, with the images' names. Checkpoints stay.
+            ImageError: an image that cannot be used.
+            OSError: a full disk or the like; the last checkpoint stays.
+        """
+        s = self.settings
+        log = RunLog(self.out, self.step, self.steps, self._progress) if self.accelerator.is_main_process else None
+        try:
+            with self._stop_on_signals():
+                while self.step < self.steps and not (s.patience and self.waited >= s.patience):
+                    self._epoch(log)
+                self._save_weights(LAST)
+        finally:
+            if log:
+                log.close()
+        return Result(self.out / (BEST if self.best else LAST), self.best, self.step)
+
+    def _epoch(self, log: RunLog | None) -> None:
+        s, epoch = self.settings, self.step // self.steps_per_epoch
+        end = (epoch + 1) * self.steps_per_epoch
+        self._order.start = (self.step - epoch * self.steps_per_epoch) * s.batch_size
+        self.loader.set_epoch(epoch)  # the data set's, too
+        train_mode(self.model)
+        waiting: list[Batch] = []
+        before, losses = time.perf_counter(), []
+        for batch in self.loader:
+            waiting.append(batch)
+            if len(waiting) < s.passes:
+                continue
+            entry, stop = self._step(waiting, epoch)
+            waiting, now = [], time.perf_counter()
+            entry["images_per_second"], before = s.batch_size / (now - before), now
+            losses.append(entry["loss"])
+            if log:
+                log.step(entry)
+            if self.step < end and (stop or self.step % s.save_every == 0):
+                self._checkpoint()
+            if stop and self.step < end:
+                self._stop()
+        text = f"epoch {epoch + 1}/{s.epochs}: loss {sum(losses) / len(losses):.3f}"
+        if self.validation and ((epoch + 1) % s.validate_every == 0 or epoch + 1 == s.epochs):
+            text += self._validate(epoch, log)
+        self._checkpoint()
+        if log:
+            log.say(text)
+        if self._any(self._signal is not None):
+            self._stop()
+
+    def _step(self, batches: Sequence[Batch], epoch: int) -> tuple[dict[str, Any], bool]:
+        """One update of the weights. Returns the log's entry, and whether any process was told to stop."""
+        s, accelerator = self.settings, self.accelerator
+        factor = schedule_factor(s, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        torch.manual_seed(_number(s.seed, self.step, accelerator.process_index))  # dropout, drop path
+        boxes = sum(len(target.boxes) for batch in batches for target in batch.targets)
+        told = torch.tensor([boxes, self._signal is not None], dtype=torch.float32, device=accelerator.device)
+        boxes, stop = accelerator.reduce(told, "sum").tolist()
+        normaliser = max(boxes, 1) / accelerator.num_processes  # gradients are averaged over processes
+
+        self.optimizer.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            with nullcontext() if number == len(batches) else accelerator.no_sync(self.model):
+                losses = self._losses(batch, epoch, normaliser)
+                self.scaler.scale(losses["total"]).backward()
+            sums = {name: value.detach() + sums.get(name, 0) for name, value in losses.items()}
+        values = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
+        parts = dict(zip(sums, values, strict=True))
+
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, s.clip or torch.inf).item()
+        total = parts.pop("total")
+        if not torch.tensor([total, norm if s.precision != "float16" else 0.0]).isfinite().all():
+            names = ", ".join(target.name for batch in batches for target in batch.targets)
+            raise ValueError(
+                f"step {self.step + 1}: the loss is {total:.4g}, the norm of its gradients {norm:.4g}; nothing was "
+                f"changed, the last checkpoint stands; try a lower learning rate or float32; images: {names}"
+            )
+        self.scaler.step(self.optimizer)  # with float16, a step whose gradients overflowed is left out
+        self.scaler.update()
+        if self.average:
+            self.average.update()
+        self.step += 1
+        finite = norm if norm < torch.inf else None  # JSON knows no infinity
+        entry = {"step": self.step, "epoch": epoch + 1, "loss": total, "parts": parts, "lr": s.lr * factor}
+        return entry | {"gradient_norm": finite}, bool(stop)
+
+    def _losses(self, batch: Batch, epoch: int, normaliser: float) -> dict[str, Tensor]:
+        s, noise = self.settings, None
+        if s.denoising:
+            noise = partial(
+                denoising.make,
+                targets=batch.targets,
+                seeds=[_number(s.seed, epoch, target.name) for target in batch.targets],
+                queries=s.denoising,
+                box_noise=s.box_noise,
+                label_noise=s.label_noise,
+            )
+        with self._autocast():
+            out = self.model(batch.pixel_values, batch.prompts, batch.pixel_mask, denoising=noise)
+        return self.criterion(out, batch.targets, normaliser)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES[self.settings.precision]
+        return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype != torch.float32)
+
+    def _validate(self, epoch: int, log: RunLog | None) -> str:
+        """Judge; keep the weights if they are the best so far. Returns words for the log."""
+        with self.average.applied() if self.average else nullcontext():
+            precision, thresholds = self._measure()
+            entry = {"step": self.step, "epoch": epoch + 1, "ap": precision.ap, "ap50": precision.ap50}
+            self.waited += 1
+            better = self.best is None or precision.ap > self.best["ap"]
+            if better:
+                self.best, self.waited = entry, 0
+                self._save_weights(BEST, averaged=True)
+                if self.accelerator.is_main_process:
+                    thresholds.save(thresholds_path(self.out / BEST))
+        if log:
+            log.validation(entry | {"classes": {c.name: c.ap for c in precision.classes}})
+        return f", AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{', the best so far' if better else ''}"
+
+    def _measure(self) -> tuple[AveragePrecision, Thresholds]:
+        """AP of the model as it is; each process detects in its share of the images."""
+        records, images = self.validation
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share = replace(records, images=records.images[process::processes])
+        detector = Detector(self.plain_model, self.settings.precision)
+        found = detect_all(detector, share, images, phrases=class_names(records), progress=self._progress)
+        found = {name: boxes for part in gather_object([found]) for name, boxes in part.items()}
+        return average_precision(records, found), choose_thresholds(match_all(records, found))
+
+    def _checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            training = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+            if self.average:
+                training["average"] = self.average.state_dict()
+            state = {
+                "step": self.step,
+                "epoch": self.step / self.steps_per_epoch,
+                "best": self.best,
+                "waited": self.waited,
+                "settings": self.settings.to_dict(),
+                "config": self.config.to_dict(),
+                "data": self._identity,
+                "processes": self.accelerator.num_processes,
+                "versions": checkpoints.versions(),
+            }
+            checkpoints.write(self.out, self.step, self.plain_model.state_dict(), training, state)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        self.optimizer.load_state_dict(checkpoint.training["optimizer"])
+        self.scaler.load_state_dict(checkpoint.training["scaler"])
+        if self.average:
+            self.average.load_state_dict(checkpoint.training["average"])
+        self.step, self.best, self.waited = (checkpoint.state[name] for name in ("step", "best", "waited"))
+
+    def _save_weights(self, name: str, averaged: bool = False) -> None:
+        """Write the weights for use: a plain model's, the moving average where there is one."""
+        if not self.accelerator.is_main_process:
+            return
+        with self.average.applied() if self.average and not averaged else nullcontext():
+            model = self.plain_model
+            if self.settings.lora_rank:
+                lora.save(model, self.out / name.replace(".safetensors", "-adapters"), overwrite=True)
+                model = lora.merge(copy.deepcopy(model))
+            about = {"step": self.step, "best": self.best, "versions": checkpoints.versions()}
+            weights.save(model, self.out / name, about={"training": json.dumps(about)})
+
+    def _open(self, resume: bool, overwrite: bool) -> checkpoints.Checkpoint | None:
+        """Make the folder, or find what to go on with."""
+        out, checkpoint, held = self.out, None, self.out.is_dir() and any(self.out.iterdir())
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out} is a file; expected a folder for the run")
+        if resume:
+            if not out.is_dir():
+                raise FileNotFoundError(f"{out}: no such folder, expected a run to go on with")
+            if held and not (out / "checkpoints").is_dir() and not (out / "log.jsonl").is_file():
+                raise FileNotFoundError(f"{out} holds no training run; expected checkpoints or a log to go on with")
+            found = checkpoints.steps(out)
+            checkpoint = checkpoints.read(found[-1]) if found else None
+            if checkpoint:
+                self._check_same(checkpoint)
+        elif held and not overwrite:
+            raise FileExistsError(
+                f"{out} is not empty; choose another folder, or pass --resume to go on or --overwrite"
+            )
+        self.accelerator.wait_for_everyone()  # all have looked
+        if self.accelerator.is_main_process:
+            if held and overwrite and not resume:
+                shutil.rmtree(out)
+            out.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
+        return checkpoint
+
+    def _check_same(self, checkpoint: checkpoints.Checkpoint) -> None:
+        state, now = checkpoint.state, json.loads(json.dumps(self.settings.to_dict()))
+        for name, value in now.items():
+            then = state["settings"].get(name)
+            if name not in MAY_CHANGE and then != value:
+                raise ValueError(f"{self.out}: its run has {name} = {then}, not {value}; resume with the same settings")
+        if state["config"] != json.loads(json.dumps(self.config.to_dict())):
+            raise ValueError(f"{self.out}: its run trains a model of another configuration")
+        if state["data"] != self._identity:
+            raise ValueError(f"{self.out}: its run has other training data; resume with the same")
+        if state["processes"] != self.accelerator.num_processes:
+            text = f"{state['processes']} processes, not {self.accelerator.num_processes}"
+            warnings.warn(f"the run was begun on {text}: it goes on, though not bit for bit", stacklevel=4)
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """Let the step under way end first; a second signal does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, _: Any) -> None:
+            self._signal = number
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+            if self._progress:
+                print("stopping after this step ...", file=sys.stderr)
+
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in previous:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _stop(self) -> None:
+        text = f"stopped after step {self.step} of {self.steps}; everything is saved, --resume goes on"
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt(text)
+        if self._progress:
+            print(text, file=sys.stderr)
+        raise SystemExit(143)
+
+    def _any(self, flag: bool) -> bool:
+        told = torch.tensor([float(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(told, "sum").item())
+
+
+def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
+    loss = settings.loss
+    some_unused = not (loss.layers and loss.proposals)
+    return Accelerator(
+        cpu=device == "cpu",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),  # batch_size counts all processes' images
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=some_unused),
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # one process may validate for long
+        ],
+    )
+
+
+def _identity(dataset: GroundingDataset) -> str:
+    """A fingerprint of what is learnt from, and how it is drawn."""
+    digest = hashlib.sha256()
+    drawn = (dataset.classes, dataset.transform, dataset.negatives, dataset.seed, dataset.max_tokens)
+    for each in (*drawn, *dataset.records):
+        digest.update(repr(each).encode())
+    return digest.hexdigest()
+
+
+def _number(*parts: Any) -> int:
+    """A seed made of its parts, the same on every machine."""
+    return random.Random("/".join(map(str, parts))).getrandbits(63)
