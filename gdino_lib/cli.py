@@ -6,12 +6,23 @@ Heavy imports stand inside the functions: help and wrong arguments answer at onc
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from gdino_lib import __version__, pretrained
+from gdino_lib.training import command as training_command
+
+# names that other tools have for our options
+ALIASES = {
+    **dict.fromkeys(("--caption", "--classes", "--labels", "--prompt", "--prompts", "--text-prompt"), "--phrases"),
+    **dict.fromkeys(("--checkpoint", "--weights"), "--model"),
+    **dict.fromkeys(("--iou", "--iou-threshold"), "--nms"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,20 +53,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments; options are spelled in full."""
+    """Says in one line what is wrong with the arguments, and what may be meant; options are spelled in full."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False} | options)
 
-    def parse_known_args(self, *arguments: Any) -> Any:
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        args = sys.argv[1:] if args is None else list(args)
+        self._check_options(args)
         try:
-            options, others = super().parse_known_args(*arguments)
+            options, others = super().parse_known_args(args, namespace)
         except ValueError:
             self.error("'--' is no value")
         values = vars(options).values()  # older versions of argparse make [] of "--nms=--"
         if any(value == [] or (isinstance(value, list) and [] in value) for value in values):
             self.error("'--' is no value")
+        if others:
+            rest = " ".join(others)
+            phrases = getattr(options, "phrases", None)
+            words = phrases and not rest.startswith("-")
+            quotes = f'; phrases stand in quotes: --phrases "{phrases[-1]} {rest}"' if words else ""
+            self.error(f"unexpected: {rest}{quotes}")
         return options, others
+
+    def _check_options(self, args: list[str]) -> None:
+        """Refuse unknown options before argparse asks for those that it misses."""
+        for text in args:
+            if text == "--" or (self._subparsers and not text.startswith("-")):
+                return  # what follows is no option, or the command's
+            name = text.partition("=")[0]
+            if not text.startswith("--") or " " in text or name in self._option_string_actions:
+                continue
+            near = difflib.get_close_matches(name, self._option_string_actions)
+            if ALIASES.get(name) in self._option_string_actions:
+                near = [ALIASES[name]]
+            hint = f"; did you mean {' or '.join(near)}" if near else ""
+            self.error(f"unknown option {name}{hint}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help says more\n")
@@ -63,6 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
+    parser.add_argument("--version", action="version", version=f"gdino {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser(
@@ -72,21 +106,30 @@ def _parser() -> argparse.ArgumentParser:
         "detections.coco.json. Ctrl-C keeps what was done until then.",
         epilog="Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done.",
     )
-    command.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a film, a folder or a quoted pattern")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a film, a folder or a pattern")
     phrases = command.add_mutually_exclusive_group(required=True)
-    phrases.add_argument("--phrases", action="append", metavar="TEXT", help='"cat . remote control .": "." divides')
+    phrases.add_argument(
+        "--phrases", action="append", metavar="TEXT", help='"cat . remote control .": in quotes, divided by "."'
+    )
     phrases.add_argument("--phrases-file", metavar="FILE", help='one phrase a line, which may contain "."')
-    command.add_argument("--model", default="nano", help="nano, tiny, base, a weight file or a folder (default: nano)")
+    nano = "nano" if "nano" in pretrained.names() else "nano, which is not part of this version"
+    models = f"{', '.join(pretrained.names())}, a weight file or a folder (default: {nano})"
+    command.add_argument("--model", default="nano", help=models)
     command.add_argument("--out", default="detections", metavar="DIR", help="folder of results (default: detections)")
     command.add_argument("--overwrite", action="store_true", help="replace the results in DIR")
     command.add_argument(
-        "--box-threshold", type=float, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
+        "--box-threshold", type=_share, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
     )
     command.add_argument(
-        "--text-threshold", type=float, default=0.25, metavar="X", help="for a box's phrase, 0..1 (default: 0.25)"
+        "--text-threshold", type=_share, default=0.25, metavar="X", help="for a box's phrase, 0..1 (default: 0.25)"
     )
-    command.add_argument("--nms", type=float, metavar="X", help="drop boxes of a phrase that overlap more, 0..1")
-    command.add_argument("--top-k", type=int, metavar="N", help="at most N boxes an image, the surest")
+    command.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help='in place of both: one for each phrase, chosen on validation data; "saved": those beside the weights',
+    )
+    command.add_argument("--nms", type=_share, metavar="X", help="drop boxes of a phrase that overlap more, 0..1")
+    command.add_argument("--top-k", type=_count, metavar="N", help="at most N boxes an image, the surest")
     command.add_argument(
         "--score", choices=["mean", "max"], default="mean", help="a phrase's score, over its words (default: mean)"
     )
@@ -123,17 +166,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text[:40]!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text[:40]!r}")
+    return value
+
+
 def _detect(options: argparse.Namespace) -> int:
+    words = [name for name in options.images if name.isalnum() and not os.path.exists(name)]
+    if options.phrases and "." in options.images and words:  # of "--phrases cat . dog . a.png", all but "cat" is inputs
+        raise ValueError(
+            f"{words[0]!r} is no file; if it belongs to the phrases, put these in quotes, "
+            'as in --phrases "cat . remote control ."; gdino detect --help says more'
+        )
+    pretrained.check(options.model)
+    if options.thresholds is not None and (options.box_threshold, options.text_threshold) != (0.35, 0.25):
+        raise ValueError("--thresholds stands in place of --box-threshold and --text-threshold; give one or the other")
+    if sys.stderr.isatty():  # PyTorch takes its time, too
+        print(f"loading {options.model} ...", file=sys.stderr, flush=True)
+
     from gdino_lib.detect_files import detect_files, read_phrases
 
+    phrases = read_phrases(options.phrases, options.phrases_file)
+    if one := next((phrase for phrase in phrases if "," in phrase and options.phrases), None):
+        print(f'note: "{one}" is one phrase; "." divides phrases, "," does not', file=sys.stderr)
     return detect_files(
         options.images,
-        read_phrases(options.phrases, options.phrases_file),
+        phrases,
         options.model,
         options.out,
         device=options.device,
         dtype=options.dtype,
         overwrite=options.overwrite,
+        thresholds=options.thresholds,
         box_threshold=options.box_threshold,
         text_threshold=options.text_threshold,
         nms_iou=options.nms,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,7 @@ from data_prep.atomic import atomic_folder
 from data_prep.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 from gdino_lib.detector import Detector, Vocabulary, check_options
+from gdino_lib.evaluation.calibration import Thresholds, thresholds_path
 from gdino_lib.images import read_image
 from gdino_lib.input_files import InputFile, find, plain_text
 from gdino_lib.prompts import split_phrases
@@ -49,7 +51,8 @@ if TYPE_CHECKING:
 JSON, CSV, COCO = "detections.json", "detections.csv", "detections.coco.json"
 LONGEST_JPEG = 65_500  # pixels a side
 LONGEST_LABEL = 60  # letters
-FONTS = ("NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf", "DejaVuSans.ttf", "arial.ttf")
+SMALLEST_LABELLED = 60  # pixels a side: on smaller pictures, labels would hide what they name
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf")  # the first is matplotlib's
 Found = Callable[[Image.Image], "sv.Detections"]
 
 
@@ -115,6 +118,7 @@ def detect_files(
     device: str = "auto",
     dtype: str = "float32",
     overwrite: bool = False,
+    thresholds: str | None = None,
     **options: Any,
 ) -> int:
     """Detect in files, write the folder of results (see this module's first lines), print a line for each file.
@@ -126,6 +130,8 @@ def detect_files(
         out: the folder of results.
         overwrite: replace `out`, if all that it holds are results.
         options: `box_threshold`, `text_threshold`, `nms_iou`, `top_k` and `score` of the `Detector`, all of them.
+        thresholds: a file of `gdino_lib.evaluation.calibration.Thresholds`, in place of both thresholds; "saved" is the
+            one that stands beside the model's weights.
 
     Returns:
         0: done. 1: done, but for inputs that are of no use. 2: none is of use, and nothing was written. Each such input
@@ -146,9 +152,12 @@ def detect_files(
         results.fail(path, reason)
     if not files:
         return 2
-    _check_device(device)
+    settings = dict(options)
+    if thresholds is not None:
+        options["thresholds"] = Thresholds.load(thresholds_path(model) if thresholds == "saved" else thresholds)
+        settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
-    about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": options}
+    about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
     interrupted: BaseException | None = None
     with ExitStack() as stack:
         stack.enter_context(_one_line_warnings())
@@ -186,7 +195,7 @@ def detect_files(
         results.write(partial, about)
     if interrupted:
         raise interrupted
-    _say(f"{results.boxes} boxes in {results.done} files; written to {out}")
+    _say(f"{_number(results.boxes, 'box', 'boxes')} in {_number(results.done, 'file', 'files')}; written to {out}")
     return 1 if results.failed else 0
 
 
@@ -205,27 +214,55 @@ def read_phrases(prompts: Sequence[str] | None, file: str | None) -> list[str]:
 
 
 def draw(image: Image.Image, found: sv.Detections) -> Image.Image:
-    """A copy of the image with boxes and labels, "cat 0.52".
+    """A copy of the image with boxes and labels, "cat 0.52", the surest on top.
 
-    Letters beyond Latin need a font of the system, one of `FONTS`; without any they are drawn as empty boxes.
+    Boxes have an edge, and labels letters, that stand out from the colour of their phrase. Where none of `FONTS` that are
+    at hand has all letters of a phrase, its number stands for it, "#2", and a warning says so. Lines and letters grow with
+    the image; one of a side below `SMALLEST_LABELLED` gets no labels.
     """
     import supervision as sv
 
-    thickness = sv.calculate_optimal_line_thickness(image.size)
-    names = [
-        name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…" for name in found.data["class_name"]
-    ]
-    labels = [f"{name} {score:.2f}" for name, score in zip(names, found.confidence, strict=True)]
-    size = max(10, round(min(image.size) / 45))
-    latin = all(ord(letter) < 0x250 or letter == "…" for label in labels for letter in label)
-    annotator = sv.RichLabelAnnotator(
-        font_path=None if latin else _font(),
+    found = found[found.confidence.argsort(kind="stable")]
+    side = min(image.size)
+    thickness = max(1, round(side / 320))
+    colours = sv.ColorPalette.DEFAULT
+    contrast = sv.ColorPalette([_contrast(colour) for colour in colours.colors])
+    edge = sv.BoxAnnotator(contrast, thickness + 2 * max(1, thickness // 3))
+    drawn = sv.BoxAnnotator(colours, thickness).annotate(edge.annotate(image.copy(), found), found)
+    if side < SMALLEST_LABELLED:
+        return drawn
+    names = {number: _shortened(name) for number, name in zip(found.class_id, found.data["class_name"], strict=True)}
+    font = max(_fonts(), key=lambda font: sum(_writes(font, name) for name in names.values()))  # of equals, the first
+    for number, name in names.items():
+        if not _writes(font, name):
+            warnings.warn(f"no font here has the letters of {name!r}: its boxes are labelled #{number}", stacklevel=2)
+            names[number] = f"#{number}"
+    labels = [f"{names[number]} {score:.2f}" for number, score in zip(found.class_id, found.confidence, strict=True)]
+    size = max(10, round(side / 40))
+    label = sv.RichLabelAnnotator(
+        colours,
+        text_color=contrast,
+        font_path=font,
         font_size=size,
         text_padding=max(2, size // 4),
-        smart_position=len(found) <= 30,
+        smart_position=len(found) <= 100,  # of more, it takes seconds
     )
-    drawn = sv.BoxAnnotator(thickness=thickness).annotate(image.copy(), found)
-    return annotator.annotate(drawn, found, labels)
+    return label.annotate(drawn, found, labels)
+
+
+def _shortened(name: str) -> str:
+    """A phrase as a label: a line of at most `LONGEST_LABEL` letters, without those that nobody sees."""
+    seen = (letter for letter in name if letter.isspace() or unicodedata.category(letter)[0] != "C")
+    name = " ".join("".join(seen).split())
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+
+
+def _contrast(colour: sv.Color) -> sv.Color:
+    """Black or white, whichever is told more easily from a colour (relative luminance of WCAG 2, section 1.4.3)."""
+    import supervision as sv
+
+    linear = [(value / 255) ** 2.2 for value in colour.as_rgb()]
+    return sv.Color.BLACK if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else sv.Color.WHITE
 
 
 class _Film:
@@ -324,7 +361,7 @@ def _each_frame(detect: Found, file: InputFile, film: _Film, folder: Path, resul
             "counts": counts,
         }
     )
-    _say(f"{_shown(file.path)}: {number} frames, {_counts(counts)}")
+    _say(f"{_shown(file.path)}: {_number(number, 'frame', 'frames')}, {_counts(counts)}")
 
 
 def _boxes(found: sv.Detections) -> list[dict[str, Any]]:
@@ -342,6 +379,10 @@ def _decimal(value: np.float32) -> float:
 
 def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {_shown(phrase)}" for phrase, count in counts.most_common()) or "nothing found"
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _check_out(out: str, overwrite: bool) -> Path:
@@ -384,22 +425,28 @@ def _stranger(folder: Path) -> str | None:
     return min((other for other in others if other not in files), default=None)
 
 
-def _check_device(device: str) -> None:
-    try:
-        device == "auto" or torch.zeros(1, device=device).item()
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"--device: {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+@cache
+def _fonts() -> dict[str, ImageFont.FreeTypeFont]:
+    """The fonts at hand, by their path or name."""
+    import matplotlib  # supervision brings it along, and it brings a font
+
+    own, *others = FONTS
+    fonts = {}
+    for name in (os.path.join(matplotlib.get_data_path(), "fonts", "ttf", own), *others):
+        with suppress(OSError):
+            fonts[name] = ImageFont.truetype(name, 20)
+    return fonts
+
+
+def _writes(font: str, text: str) -> bool:
+    return bool(text) and all(letter == " " or _has(font, letter) for letter in text)
 
 
 @cache
-def _font() -> str | None:
-    for name in FONTS:
-        try:
-            ImageFont.truetype(name)
-        except OSError:
-            continue
-        return name
-    return None
+def _has(font: str, letter: str) -> bool:
+    """Whether a font draws something for a letter, and not what it draws for one that no font has."""
+    drawn, unknown = (list(_fonts()[font].getmask(text)) for text in (letter, "\U0010ffff"))
+    return any(drawn) and drawn != unknown
 
 
 @contextmanager

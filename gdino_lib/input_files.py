@@ -96,14 +96,23 @@ def _expand(given: str, out: Path) -> list[str]:
         if os.path.exists(given) and not os.path.isfile(given):  # reading a pipe would wait for ever
             raise ValueError("expected an image file, got a pipe or a device")
         return [given]
+    if not glob.has_magic(given):
+        word = (
+            ""
+            if os.path.basename(given) != given or _suffix(given)
+            else ' (a word of a phrase? "remote control" takes quotes)'
+        )
+        raise FileNotFoundError(f"no such file; expected an image, a folder, a film or a pattern{word}")
     files = []
-    for path in sorted(glob.glob(given, recursive=True)) if glob.has_magic(given) else []:
+    matches = sorted(glob.glob(given, recursive=True))
+    for path in matches:
         if os.path.isfile(path):
             files.append(path)
         elif os.path.isdir(path) and "**" not in given:  # "**" goes into it by itself
             files += _search(path, out)
     if not files:
-        raise FileNotFoundError("no such file; expected an image, a folder, a film or a pattern")
+        found = "holds no image and no film" if matches else "matches no file"
+        raise FileNotFoundError(f"this pattern {found}")
     return files
 
 

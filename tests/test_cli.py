@@ -13,24 +13,21 @@ import torch
 from peers import ODD, randomise
 
 import gdino_lib as gd
-from gdino_lib import weights
+from gdino_lib import pretrained, weights
 from gdino_lib.cli import _parser, main
 from gdino_lib.detector import DTYPES
 from gdino_lib.postprocess import Score
 
 ROOT = Path(__file__).parent.parent
 
-# the package's own imports (torch, transformers) aside: what the command line itself needs
 ALONE = """
-import sys, types
-package = types.ModuleType("gdino_lib")
-package.__path__ = ["gdino_lib"]
-sys.modules["gdino_lib"] = package
+import sys
 from gdino_lib.cli import main
 try:
-    main({arguments})
+    code = main({arguments})
 except SystemExit as end:
-    assert end.code == {code}, end.code
+    code = end.code
+assert code == {code}, code
 heavy = {{"torch", "transformers", "numpy", "PIL", "safetensors", "huggingface_hub"}} & sys.modules.keys()
 assert not heavy, heavy
 """
@@ -59,28 +56,79 @@ def one_line(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"),
+    ("arguments", "code", "said"),
     [
-        (["--help"], 0),
-        (["detect", "--help"], 0),
-        (["convert", "--help"], 0),
-        (["convert"], 2),
-        (["detect"], 2),
-        ([], 2),
+        (["--help"], 0, "usage: gdino"),
+        (["--version"], 0, f"gdino {gd.__version__}\n"),
+        (["detect", "--help"], 0, "usage: gdino"),
+        (["convert", "--help"], 0, "usage: gdino"),
+        (["convert"], 2, "the following arguments are required: "),
+        (["detect"], 2, "the following arguments are required: "),
+        ([], 2, "the following arguments are required: "),
+        (["detect", "a.png", "--phrases", "cat", "--nms", "two"], 2, "argument --nms: expected a number in 0..1"),
+        (["detect", "a.png", "--prompt", "cat"], 2, "unknown option --prompt; did you mean --phrases; "),
+        (["detect", "a.png", "--phrases", "cat", "--model", "none.pth"], 2, "no weight file at none.pth"),
     ],
 )
-def test_help_imports_nothing_heavy(arguments, code):
+def test_help_and_wrong_arguments_import_nothing_heavy(arguments, code, said):
     start = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-c", ALONE.format(arguments=arguments, code=code)], capture_output=True, text=True, cwd=ROOT
     )
     assert result.returncode == 0, result.stderr
     if code:
-        assert result.stderr.startswith("error: the following arguments are required: ")
+        assert result.stderr.startswith(f"error: {said}")
         assert result.stderr.count("\n") == 1
     else:
-        assert "usage: gdino" in result.stdout
+        assert result.stdout.startswith(said)
     assert time.perf_counter() - start < 3  # on a busy machine; 0.1 s on an idle one
+
+
+def test_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "gdino_lib", "--version"], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stdout) == (0, f"gdino {gd.__version__}\n")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nano_is_offered_only_where_it_is(monkeypatch, capsys, tmp_path, there):
+    if there:
+        (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(pretrained, "NANO", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["detect", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    offered = "nano, tiny, base, a weight file or a folder (default: nano)"
+    missing = "tiny, base, a weight file or a folder (default: nano, which is not part of this version)"
+    assert (offered if there else missing) in words
+    if not there:
+        assert main(["detect", "a.png", "--phrases", "cat"]) == 2
+        assert "'nano' is not part of this version; use --model tiny" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["a.png", "--phrases", "cat", ".", "dog", "."], 'unexpected: . dog .; phrases stand in quotes: --phrases "cat . dog ."'),
+        (["--phrases", "cat", ".", "dog", ".", "a.png"], "'dog' is no file; if it belongs to the phrases, put these in quotes"),
+        (["a.png", "--prompt", "cat"], "unknown option --prompt; did you mean --phrases;"),
+        (["a.png", "--phrase=cat"], "unknown option --phrase; did you mean --phrases"),
+        (["a.png", "--phrases", "cat", "--threshold", "0.3"], "--box-threshold or --text-threshold"),
+        (["a.png", "--phrases", "cat", "--iou", "0.3"], "unknown option --iou; did you mean --nms;"),
+        (["a.png", "--phrases", "cat", "--weights", "x.pth"], "unknown option --weights; did you mean --model;"),
+        (["a.png", "--phrases", "cat", "--zzz"], "unknown option --zzz; gdino detect --help"),
+        (["a.png", "--phrases", "cat", "-q"], "unexpected: -q; "),
+    ],
+)  # fmt: skip
+def test_what_may_be_meant(monkeypatch, capsys, tmp_path, arguments, hint):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(["detect", *arguments])
+    except SystemExit as end:
+        status = end.code
+    line = one_line(capsys)
+    assert status == 2
+    assert hint in line
+    assert line.endswith("; gdino detect --help says more\n")
 
 
 def test_the_layouts_are_those_of_the_library():
@@ -181,7 +229,7 @@ def test_as_a_process(tmp_path):
     assert (
         result.stderr
         == f"error: no weight file at {tmp_path / 'nothing.pth'}, and no model of that name; names are "
-        + ("nano, tiny, base\n")
+        + (", ".join(pretrained.names()) + "\n")
     )
 
 

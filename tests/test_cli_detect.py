@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import supervision as sv
 import torch
 from peers import SMALL, randomise
 from PIL import Image
@@ -23,10 +24,11 @@ from PIL import Image
 import gdino_lib as gd
 from data_prep import coco, csv_table
 from gdino_lib.cli import main
-from gdino_lib.detect_files import read_phrases
+from gdino_lib.detect_files import FONTS, _contrast, _fonts, draw, read_phrases
+from gdino_lib.evaluation.calibration import Thresholds
 from gdino_lib.images import read_image
 from gdino_lib.input_files import find
-from gdino_lib.weights import save
+from gdino_lib.weights import choose_device, save
 
 ROOT = Path(__file__).parent.parent
 CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
@@ -48,7 +50,8 @@ def model():
 def work(tmp_path, monkeypatch, model):
     """An empty working folder; any model's name gives the small one."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("gdino_lib.detector.load", lambda *_: model)
+    monkeypatch.setattr("gdino_lib.pretrained.names", lambda: ["nano", "tiny"])
+    monkeypatch.setattr("gdino_lib.detector.load", lambda _, device: model.to(choose_device(device)))
     return tmp_path
 
 
@@ -139,7 +142,7 @@ def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, mode
 def test_nothing_found_is_a_result(work, capsys):
     picture("a.png")
     assert main(["detect", "a.png", "--phrases", "cat", "--box-threshold", "1", "--text-threshold", "1"]) == 0
-    assert capsys.readouterr().out == "a.png: nothing found\n0 boxes in 1 files; written to detections\n"
+    assert capsys.readouterr().out == "a.png: nothing found\n0 boxes in 1 file; written to detections\n"
     assert len(coco.read("detections/detections.coco.json").images) == 1
     assert Path("detections/detections.csv").read_text() == ",".join(csv_table.COLUMNS) + "\n"
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("detections/a.png")))
@@ -292,12 +295,108 @@ def test_phrases_from_a_file_keep_their_dots(work, capsys):
     assert capsys.readouterr().err == "error: there is no file missing.txt\n"
 
 
+def test_commas_belong_to_phrases_and_a_note_says_so(work, capsys):
+    picture("a.png")
+    assert detect("a.png", phrases="cat, dog") == 0
+    assert document()["phrases"] == ["cat, dog"]
+    assert capsys.readouterr().err == 'note: "cat, dog" is one phrase; "." divides phrases, "," does not\n'
+    Path("names.txt").write_text("cat, dog", "utf-8")
+    assert main(["detect", "a.png", "--phrases-file", "names.txt", "--overwrite"]) == 0
+    assert capsys.readouterr().err == "", "a file's line is a phrase, and says so itself"
+
+
+def test_one_box_in_one_file(work, capsys):
+    picture("a.png")
+    assert detect("a.png", "--top-k", 1) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 box in 1 file; written to detections"
+
+
+def test_inputs_that_are_not_there_say_what_they_may_be(work, capsys):
+    Path("empty").mkdir()
+    assert detect("*.jpg", "emp*", "control", "gone.png") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: '*.jpg': this pattern matches no file"
+    assert "holds no image and no film" in lines[1] or "no image and no film in this folder" in lines[1]
+    assert '(a word of a phrase? "remote control" takes quotes)' in lines[2]
+    assert lines[3] == "error: 'gone.png': no such file; expected an image, a folder, a film or a pattern"
+
+
+def test_thresholds_that_validation_chose(work, model):
+    picture("a.png")
+    Thresholds(0.2, {"cat": 0.3}, {}).save("own.json")
+    Thresholds(1.0, {}, {}).save("small.thresholds.json")
+    Path("small.pth").touch()
+    assert main(["detect", "a.png", "--phrases", "cat . dog", "--thresholds", "own.json"]) == 0
+    expected = gd.Detector(model)("a.png", ["cat", "dog"], thresholds=Thresholds.load("own.json"))
+    assert len(expected) == len(document()["images"][0]["boxes"])
+    assert document()["settings"]["thresholds"]["classes"] == {"cat": 0.3}
+    saved = ["--model", "small.pth", "--thresholds", "saved", "--overwrite"]
+    assert main(["detect", "a.png", "--phrases", "cat . dog", *saved]) == 0
+    assert document()["images"][0]["boxes"] == []
+
+
+def found_at(xyxy, names, confidence=0.5):
+    return sv.Detections(
+        xyxy=np.float32(xyxy),
+        confidence=np.full(len(xyxy), confidence, dtype=np.float32),
+        class_id=np.arange(len(xyxy)),
+        data={"class_name": np.array(names)},
+    )
+
+
+@pytest.mark.parametrize("size", [(40, 30), (640, 480), (3000, 2000), (2000, 12)])
+def test_boxes_and_labels_stand_out_whatever_they_lie_on(size):
+    width, height = size
+    box = [[width * 0.2, height * 0.4, width * 0.8, height * 0.9]]
+    for colour in ("black", "white", sv.ColorPalette.DEFAULT.by_idx(0).as_rgb()):
+        image = Image.new("RGB", size, colour)
+        drawn = draw(image, found_at(box, ["cat"]))
+        changed = (np.asarray(drawn) != np.asarray(image)).any(-1)
+        assert drawn.size == size
+        middle = width // 2
+        sides = changed[:, middle].nonzero()[0]
+        assert abs(sides[-1] - box[0][3]) <= max(3, min(size) / 100), "the lower side, as thick as the picture takes"
+        assert not changed[round(height * 0.65) :, middle].all() or height < 30
+
+
+def test_text_can_be_read_on_every_colour():
+    """At least 4.5 : 1, which WCAG 2 asks of text."""
+
+    def luminance(colour):
+        shares = [value / 255 for value in colour.as_rgb()]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+    for colour in sv.ColorPalette.DEFAULT.colors:
+        dark, light = sorted((luminance(colour), luminance(_contrast(colour))))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, colour
+
+
+def test_letters_that_no_font_has_become_numbers(monkeypatch):
+    monkeypatch.setattr("gdino_lib.detect_files.FONTS", FONTS[:1])
+    _fonts.cache_clear()
+    image, box = Image.new("RGB", (200, 100)), [[20, 40, 90, 90], [110, 40, 190, 90]]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        drawn = draw(image, found_at(box, ["café ёж", "猫"]))
+    _fonts.cache_clear()
+    assert [str(one.message) for one in said] == ["no font here has the letters of '猫': its boxes are labelled #1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(drawn, draw(image, found_at(box, ["café ёж", "#1"])))
+        assert np.array_equal(drawn, draw(image, found_at(box, ["café\t \u200bёж\x07", "#1"]))), (
+            "what nobody sees is left out"
+        )
+
+
 def test_repeated_phrases_and_unknown_ones(work, capsys):
     picture("a.png")
     picture("b.png")
     assert detect("a.png", "b.png", phrases="cat . cat . Cat . 😀") == 0
     assert coco.read("detections/detections.coco.json").categories == ("cat", "Cat", "😀")
-    assert capsys.readouterr().err == "warning: phrase 3, '😀', has no word that the model knows\n", "once"
+    assert capsys.readouterr().err == (
+        "warning: phrase 3, '😀', has no word that the model knows: its boxes mean nothing\n"
+    ), "once"
 
 
 @pytest.mark.parametrize("replacing", [False, True])
@@ -385,6 +484,7 @@ def test_progress_is_for_terminals(work, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert detect("a.png") == 0
     captured = capsys.readouterr()
+    assert captured.err.startswith("loading nano ...\n")
     assert "1/1" in captured.err
     assert captured.out.splitlines()[-1].endswith("written to detections")
 
@@ -481,11 +581,16 @@ def test_films_without_opencv_say_what_to_install(work, capsys, monkeypatch):
         (["a.png", "--phrases", " . "], "no phrases; expected some"),
         (["a.png", "--phrases", "a\x07"], "one line of text"),
         (["a.png", "--phrases", "cat " * 300], "has 300 tokens; expected at most 253"),
-        (["a.png", "--phrases", "cat", "--box-threshold", "nan"], "box_threshold: expected a number in 0..1"),
-        (["a.png", "--phrases", "cat", "--nms", "two"], "--nms: invalid float value: 'two'"),
-        (["a.png", "--phrases", "cat", "--top-k", "0"], "top_k: expected at least 1"),
-        (["a.png", "--phrases", "cat", "--device", "abacus"], "--device: 'abacus' cannot be used"),
-        (["a.png", "--phrases", "cat", "--device", "meta"], "--device: 'meta' cannot be used"),
+        (
+            ["a.png", "--phrases", "cat", "--box-threshold", "nan"],
+            "--box-threshold: expected a number in 0..1, got 'nan'",
+        ),
+        (["a.png", "--phrases", "cat", "--nms", "two"], "--nms: expected a number in 0..1, got 'two'"),
+        (["a.png", "--phrases", "cat", "--top-k", "0"], "--top-k: expected a whole number of at least 1, got '0'"),
+        (["a.png", "--phrases", "cat", "--device", "abacus"], "device: expected auto, cpu, cuda, cuda:1 or mps, got"),
+        (["a.png", "--phrases", "cat", "--device", "meta"], "device: 'meta' cannot be used here"),
+        (["a.png", "--phrases", "cat", "--thresholds", "none.json"], "none.json: no such file, expected thresholds"),
+        (["a.png", "--phrases", "cat", "--thresholds", "t", "--box-threshold", "0"], "give one or the other"),
         (["a.png", "--phrases", "cat", "--dtype", "int8"], "--dtype: invalid choice"),
         (["a.png", "--phrases", "cat", "--out", "a.png"], "'a.png' is a file; expected a folder"),
         (["a.png", "--phrases", "cat", "--out", "/"], "name a folder inside it"),
@@ -703,7 +808,7 @@ def test_a_thousand_odd_inputs(work, capsys):
         captured = capsys.readouterr()
         lines = captured.err.splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        assert all(line.startswith(("error: ", "warning: ")) for line in lines), (case, lines)
+        assert all(line.startswith(("error: ", "warning: ", "note: ")) for line in lines), (case, lines)
         assert len(lines) == captured.err.count("\n"), (case, lines)
 
         found = len(inputs) - len(lost)

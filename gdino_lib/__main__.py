@@ -1,0 +1,8 @@
+"""`python -m gdino_lib` is the command `gdino`."""
+
+import sys
+
+from gdino_lib.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
