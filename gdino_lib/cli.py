@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gdino_lib import __version__, pretrained
-from gdino_lib.training import command as training_command
 
 # names that other tools have for our options
 ALIASES = {
@@ -163,6 +163,74 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
     command.set_defaults(run=_build_ops)
 
+    command = commands.add_parser(
+        "check",
+        help="examine data and model before training",
+        description="Examine data and model before training: audit the data, draw a batch with its token map, see that "
+        "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures.",
+        epilog="Exit status: 0 healthy, 1 a problem was found, 2 nothing was done.",
+    )
+    command.add_argument(
+        "--data", required=True, metavar="FILE", help="training data: .csv, .json (COCO), .jsonl (ODVG)"
+    )
+    command.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+    start = command.add_mutually_exclusive_group(required=True)
+    start.add_argument("--init", metavar="MODEL", help="nano, tiny, base, a weight file or a folder")
+    start.add_argument(
+        "--from-scratch", choices=["nano", "tiny", "base", "large"], help="a model of this size with random weights"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
+    command.add_argument("--overwrite", action="store_true", help="replace a report in DIR")
+    command.add_argument(
+        "--freeze",
+        action="append",
+        metavar="PART",
+        help="not to be trained, as text_encoder.bert; repeatable",
+    )
+    command.add_argument("--no-overfit", action="store_true", help="do not learn a batch by heart")
+    command.add_argument("--seconds", type=float, default=120.0, metavar="X", help="that it may take (default: 120)")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    command.set_defaults(run=_check)
+
+    command = commands.add_parser(
+        "eval",
+        help="measure a model on a data set",
+        description="Measure a model on a data set: average precision, boxes against objects, calibration, boxes for what "
+        "is not there, referring expressions.",
+        epilog="Forgetting: --json on another data set before fine-tuning, --compare with that file after it.",
+    )
+    command.add_argument("--data", required=True, metavar="FILE", help=".csv, .json (COCO) or .jsonl (ODVG)")
+    command.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+    command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
+    command.add_argument("--json", metavar="FILE", help="write the figures")
+    command.add_argument(
+        "--thresholds-out",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the best thresholds (default: beside MODEL)",
+    )
+    command.add_argument("--compare", metavar="FILE", help="print what has changed since an earlier run's --json")
+    command.add_argument("--overwrite", action="store_true", help="replace the files to write")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="precision (default: float32)"
+    )
+    command.set_defaults(run=_eval)
+
+    command = commands.add_parser(
+        "merge",
+        help="interpolate two weight files",
+        description="Write (1 - X) * A + X * B, for each weight: between a model before fine-tuning and after it, a "
+        "compromise of what was known and what was learned.",
+    )
+    command.add_argument("first", metavar="A", help=".pth, .safetensors, a Hugging Face folder, or nano, tiny, base")
+    command.add_argument("second", metavar="B", help="another file of the same model")
+    command.add_argument("--alpha", type=float, required=True, metavar="X", help="share of B, 0..1")
+    command.add_argument("target", metavar="OUT", help="a .safetensors file")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT")
+    command.set_defaults(run=_merge)
+
     return parser
 
 
@@ -247,6 +315,72 @@ def _build_ops(options: argparse.Namespace) -> int:
         print(f"{device}: compiler {native.compiler(device) or 'not found'}", flush=True)
         print(f"{device}: written to {native.build(device)}", flush=True)
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    _need("scipy", "matplotlib")
+    import torch
+    from rich.console import Console
+
+    from gdino_lib.config import PRESETS
+    from gdino_lib.data.datasets import read_records
+    from gdino_lib.model.grounding_dino import GroundingDINO
+    from gdino_lib.training.doctor import check
+    from gdino_lib.weights import choose_device, load
+
+    records = read_records(options.data)
+    if options.init is None:
+        device = choose_device(options.device)
+        torch.manual_seed(0)
+        model = GroundingDINO(PRESETS[options.from_scratch]()).to(device)
+    else:
+        model = load(options.init, options.device)
+    report = check(
+        model,
+        records,
+        options.images,
+        options.out,
+        frozen=options.freeze or (),
+        overfit=not options.no_overfit,
+        seconds=options.seconds,
+        overwrite=options.overwrite,
+    )
+    report.print(Console())
+    print(f"written to {options.out}")
+    return 0 if report.is_healthy else 1
+
+
+def _eval(options: argparse.Namespace) -> int:
+    _need("pycocotools")
+    from gdino_lib.evaluation.report import evaluate_files
+
+    evaluate_files(
+        options.data,
+        options.images,
+        options.model,
+        json_file=options.json,
+        thresholds_file=options.thresholds_out,
+        compare=options.compare,
+        device=options.device,
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+    )
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from gdino_lib.weight_merge import merge
+
+    merge(options.first, options.second, options.target, options.alpha, options.overwrite)
+    print(f"{1 - options.alpha:g} * {options.first} + {options.alpha:g} * {options.second} written to {options.target}")
+    return 0
+
+
+def _need(*modules: str) -> None:
+    """Training and evaluation want more than detection does."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,234 @@
+"""What `gdino eval` does: measure a detector on a data set, print tables, keep the figures as JSON.
+
+Forgetting is measured by two runs on one other data set: the first, before fine-tuning, with `json_file`; the second with
+that file as `compare`, which prints each figure as "before -> now".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data_prep.atomic import atomic_file
+from gdino_lib.data.datasets import class_names, read_records
+from gdino_lib.detector import Detector
+from gdino_lib.evaluation.calibration import thresholds_path
+from gdino_lib.evaluation.evaluate import evaluate
+
+SHOWN = 5  # misses of referring expressions, phrases that name nothing
+
+
+def evaluate_files(
+    data: Path | str,
+    images: Path | str,
+    model: str | os.PathLike[str],
+    *,
+    json_file: Path | str | None = None,
+    thresholds_file: Path | str | None = None,
+    compare: Path | str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Measure, print, write.
+
+    Args:
+        data: a CSV, COCO or ODVG file; images: folder that its file names are relative to.
+        model, device, dtype: as `Detector.from_pretrained` takes them.
+        json_file: where the figures go.
+        thresholds_file: where the thresholds go that are best on these data; "" means beside the model, where
+            `thresholds_path` says.
+        compare: the `json_file` of an earlier run on the same data.
+        overwrite: replace `json_file` and `thresholds_file`.
+
+    Returns:
+        What `json_file` gets: "model", "data" and "evaluation" (`Evaluation.to_json`).
+
+    Raises:
+        FileNotFoundError: a file or folder is not there.
+        FileExistsError: `json_file` or `thresholds_file` is there.
+        ValueError: nothing to measure by; an earlier run on other data; thresholds asked for and no boxes to choose them
+            by; an image, model or file of no use.
+        OSError: not writable.
+    """
+    if thresholds_file == "":
+        if not Path(model).exists():
+            raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
+        thresholds_file = thresholds_path(model)
+    for path in (json_file, thresholds_file):
+        _check_target(path, overwrite)
+    records = read_records(data)
+    about = {
+        "file": str(data),
+        "images": len(records.images),
+        "boxes": sum(len(record.boxes) for record in records.images),
+        "classes": list(class_names(records)),
+    }
+    before = None if compare is None else _read_earlier(compare, about)
+    detector = Detector.from_pretrained(model, device, dtype)
+    result = evaluate(detector, records, images)
+    if thresholds_file is not None and result.thresholds is None:
+        raise ValueError(f"{data}: thresholds need boxes of classes, and there are none")
+    document = {"model": str(model), "data": about, "evaluation": result.to_json()}
+    show(document["evaluation"], before and before["evaluation"], console or Console())
+    if json_file is not None:
+        with atomic_file(json_file) as file:
+            json.dump(document, file, ensure_ascii=False, indent=1, allow_nan=False)
+            file.write("\n")
+    if thresholds_file is not None:
+        result.thresholds.save(thresholds_file)
+    return document
+
+
+def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Console) -> None:
+    """Print the tables of an `Evaluation.to_json`; with an earlier one of the same data, each figure as "before -> now"."""
+    earlier = before or {}
+    if now["precision"]:
+        _show_precision(now, earlier, console)
+        counts = _rows(now["counts"], "threshold")
+        columns = {"boxes": "boxes", "objects": "objects", "correct": "right", "ratio": "boxes per object"}
+        columns |= {"images_with_more": "images with more"}
+        _table(
+            console, "Boxes against objects", "threshold", columns, counts, _rows(earlier.get("counts"), "threshold")
+        )
+        _show_calibration(now["calibration"], earlier.get("calibration"), console)
+    if now["absent"]:
+        columns = {"boxes": "boxes", "boxes_per_image": "boxes per image", "images_with_boxes": "images with boxes"}
+        absent = _rows(now["absent"], "threshold")
+        title = f"Boxes for classes that {now['absent'][0]['images']} images do not show: each is wrong"
+        _table(console, title, "threshold", columns, absent, _rows(earlier.get("absent"), "threshold"))
+        worst = list(now["absent"][0]["by_phrase"].items())[:SHOWN]
+        if worst:
+            names = ", ".join(f"{name} ({count})" for name, count in worst)
+            console.print(f"most often for {names}", soft_wrap=True, markup=False, highlight=False)
+    if now["referring"]:
+        referring = now["referring"]
+        title = f"Referring expressions, right from overlap {referring['iou']}"
+        columns = {"accuracy": "accuracy", "correct": "right", "phrases": "phrases"}
+        old = {"all": earlier["referring"]} if earlier.get("referring") else {}
+        _table(console, title, "", columns, {"all": referring}, old)
+        for miss in referring["misses"][:SHOWN]:
+            text = f"missed: {miss['phrase']!r} in {miss['image']}, overlap {miss['iou']:.2f}"
+            console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console: Console) -> None:
+    names = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium"}
+    names |= {"ap_large": "large", "recall": "recall"}
+    precision, old = now["precision"], earlier.get("precision")
+    title = f"Average precision, {precision['images']} images, {precision['objects']} objects"
+
+    def measures(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        return {heading: {"value": values[name]} for name, heading in names.items()}
+
+    _table(console, title, "", {"value": "all classes"}, measures(precision), measures(old) if old else {})
+    if old:
+        change = precision["ap"] - old["ap"]
+        console.print(f"AP {old['ap']:.3f} -> {precision['ap']:.3f}: {change:+.3f}", highlight=False)
+
+    def classes(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        if not evaluation.get("precision"):
+            return {}
+        chosen = evaluation["thresholds"]
+        return {
+            row["name"]: row | {"threshold": chosen["classes"].get(row["name"]), "f1": chosen["f1"].get(row["name"])}
+            for row in evaluation["precision"]["classes"]
+        }
+
+    columns = {"objects": "objects", "ap": "AP", "ap50": "AP50", "threshold": "best threshold", "f1": "its F1"}
+    _table(console, "Classes", "class", columns, classes(now), classes(earlier))
+
+
+def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None, console: Console) -> None:
+    error = "no boxes" if now["error"] is None else f"{now['error']:.3f}"
+    if earlier and earlier["error"] is not None:
+        error = f"{earlier['error']:.3f} -> {error}"
+
+    def rows(bins: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        return {f"{entry['low']:.1f} to {entry['high']:.1f}": entry for entry in bins}
+
+    title = f"Calibration of scores from {now['min_confidence']}: expected error {error}"
+    columns = {"boxes": "boxes", "confidence": "mean score", "precision": "share right"}
+    _table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
+
+
+def _rows(entries: Sequence[Mapping[str, Any]] | None, key: str) -> dict[str, Mapping[str, Any]]:
+    return {f"{entry[key]:g}": entry for entry in entries or ()}
+
+
+def _table(
+    console: Console,
+    title: str,
+    key: str,
+    columns: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, Any]],
+    earlier: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Print rows {name: {field: number}}; `columns` are {field: heading}."""
+    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True, highlight=False)  # a table would break its title
+    table = Table(key)
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        old = earlier.get(name)
+        cells = [_cell(row[column], old and old[column], old is not None) for column in columns]
+        table.add_row(escape(name), *cells)
+    console.print(table)
+
+
+def _cell(value: float | None, before: float | None, compared: bool) -> str:
+    if compared and value != before:
+        return f"{_number(before)} -> {_number(value)}"
+    return _number(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _check_target(path: Path | str | None, overwrite: bool) -> None:
+    """Says now what writing would say after an hour."""
+    if path is None:
+        return
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder; expected a file to write")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
+
+
+def _read_earlier(path: Path | str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """An earlier document, of the same data.
+
+    Raises:
+        FileNotFoundError: nothing is there; ValueError: it is something else, or of other data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected the JSON of an earlier evaluation")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        other = document["data"]
+        given = {name: other[name] for name in about}
+        document["evaluation"]["precision"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: expected the JSON of an earlier evaluation, got {type(error).__name__}") from None
+    for name in ("images", "boxes", "classes"):
+        if given[name] != about[name]:
+            here, there = (
+                f"{len(v)} {name}" if name == "classes" else f"{v} {name}" for v in (about[name], given[name])
+            )
+            raise ValueError(f"{path} is of other data ({there}) than {about['file']} ({here}); nothing to compare")
+    return document
