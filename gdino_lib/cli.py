@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gdino_lib import __version__, pretrained
+from gdino_lib.training import command as training_command
 
 # names that other tools have for our options
 ALIASES = {
@@ -162,6 +163,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
     command.set_defaults(run=_build_ops)
+
+    command = commands.add_parser(
+        "train",
+        help="train or fine-tune a model",
+        description="Train or fine-tune. Under `accelerate launch -m gdino_lib train ...` on many GPUs or machines. Ctrl-C and "
+        "SIGTERM save after the step under way; --resume goes on, after a kill as well.",
+    )
+    training_command.add_options(command)
+    command.set_defaults(run=training_command.run)
 
     command = commands.add_parser(
         "check",

@@ -37,7 +37,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
             _add_option(settings, f"--{entry.name.replace('_', '-')}", kind, default, text)
     names = ", ".join(entry.name for entry in fields(LossSettings))
     settings.add_argument(
-        "--loss", action="append", type=_pair, default=[], metavar="NAME=X", help=f"weight of a cost or loss: {names}"
+        "--loss", nargs="*", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
     )
 
 
@@ -104,9 +104,7 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
         ValueError: a value out of its range, an unknown loss.
     """
     values = {entry.name: getattr(options, entry.name) for entry in fields(TrainingSettings) if entry.name != "loss"}
-    for name, value in values.items():
-        if isinstance(value, list):  # of pairs
-            values[name] = dict(value)
+    values["lr_scale"] = dict(options.lr_scale)
     known = {entry.name for entry in fields(LossSettings)}
     for name, _ in options.loss:
         if name not in known:

@@ -19,7 +19,7 @@ def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
     Returns:
         (one entry a step: "step" from 1, "epoch" from 1, "loss", "parts" {name: loss}, "lr", "gradient_norm",
-        "images_per_second";
+        "images_per_second"; the norm is None where float16 overflowed;
         one entry a validation: "step", "epoch", "ap", "ap50").
 
     Raises:
@@ -63,7 +63,8 @@ class RunLog:
             values = {"loss": entry["loss"], "lr": entry["lr"], "gradient norm": entry["gradient_norm"]}
             values |= {f"parts/{name}": value for name, value in entry["parts"].items()}
             for name, value in (values | {"images per second": speed}).items():
-                self._board.add_scalar(name, value, entry["step"])
+                if value is not None:
+                    self._board.add_scalar(name, value, entry["step"])
 
     def validation(self, entry: dict[str, Any]) -> None:
         """After a validation; see `read_log`."""

@@ -15,9 +15,10 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's n
 
 
 def add(model: nn.Module, rank: int, alpha: float = 16.0) -> nn.Module:
-    """Put adapters beside every linear layer, attention's included, and freeze everything else.
+    """Put adapters beside every linear layer and freeze everything else.
 
-    An adapter begins at zero: the model's outputs stay. `model` is changed and returned.
+    An adapter begins at zero: the model's outputs stay. The four matrices inside each `nn.MultiheadAttention` (the text
+    layers' and the decoder's) are no layers of their own and get none. `model` is changed and returned.
 
     Args:
         rank: of the adapters; alpha: their update is multiplied by alpha / rank.
@@ -28,7 +29,18 @@ def add(model: nn.Module, rank: int, alpha: float = 16.0) -> nn.Module:
     """
     if rank < 1:
         raise ValueError(f"rank: expected at least 1, got {rank}")
-    return _inject(model, _config(rank, alpha, _linear_layers(model)))
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model has adapters already; merge them first")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("LoRA needs peft, which is not installed: pip install 'gdino_lib[train]'") from None
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_linear_layers(model))
+    model = inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    model.peft_config = {"default": config}
+    return model
 
 
 def save(model: nn.Module, folder: Path | str, overwrite: bool = False) -> None:
@@ -66,17 +78,13 @@ def load(model: nn.Module, folder: Path | str) -> nn.Module:
             )
     try:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        rank, alpha, targets = int(values["r"]), float(values["lora_alpha"]), list(values["target_modules"])
+        rank, alpha = int(values["r"]), float(values["lora_alpha"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / CONFIG}: expected peft's configuration of LoRA, got {type(error).__name__}: {error}"
         ) from None
-    if missing := sorted(set(targets) - set(_linear_layers(model))):
-        raise ValueError(
-            f"{folder}: the model has no layer {missing[0]!r} ({len(missing)} such names); adapters of another model?"
-        )
     state, _ = read_tensors(folder / WEIGHTS)
-    _inject(model, _config(rank, alpha, targets))
+    add(model, rank, alpha)
     wanted = get_peft_model_state_dict(model)
     wrong = {
         "missing": wanted.keys() - state.keys(),
@@ -99,44 +107,21 @@ def merge(model: nn.Module) -> nn.Module:
     from peft.tuners.lora import LoraLayer
 
     _peft_config(model)
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    for name, module in [entry for entry in model.named_modules() if isinstance(entry[1], LoraLayer)]:
+        module.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module.get_base_layer())
     del model.peft_config
     return model.requires_grad_(True)
 
 
 def _linear_layers(model: nn.Module) -> list[str]:
-    # attention's own output layer is used through its weight alone, which peft handles with the whole attention
-    inside = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
-    linear = [
+    modules = dict(model.named_modules())
+    return [
         name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[0] not in inside
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear) and not isinstance(modules[name.rpartition(".")[0]], nn.MultiheadAttention)
     ]
-    return sorted([*linear, *inside])
-
-
-def _config(rank: int, alpha: float, targets: list[str]):  # noqa: ANN202 - peft is optional
-    try:
-        from peft import LoraConfig
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("LoRA needs peft, which is not installed: pip install 'gdino_lib[train]'") from None
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none")
-
-
-def _inject(model: nn.Module, config) -> nn.Module:  # noqa: ANN001
-    from peft import inject_adapter_in_model
-
-    if hasattr(model, "peft_config"):
-        raise ValueError("the model has adapters already; merge them first")
-    model = inject_adapter_in_model(config, model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    model.peft_config = {"default": config}
-    return model
 
 
 def _peft_config(model: nn.Module):  # noqa: ANN202

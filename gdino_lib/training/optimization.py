@@ -15,6 +15,7 @@ from gdino_lib.model.decoder import DecoderLayer
 from gdino_lib.model.feature_enhancer import EnhancerLayer
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.swin import SwinBlock
+from gdino_lib.model.text_encoder import TextEncoder
 from gdino_lib.training.settings import TrainingSettings
 
 
@@ -137,13 +138,11 @@ def set_dropout(model: GroundingDINO, probability: float) -> None:
 
 def checkpoint_activations(model: nn.Module) -> None:
     """Let each layer be computed again in the backward pass instead of keeping what it computed: the same gradients for
-    less memory and a third more time. For Swin's blocks, BERT's layers, and the layers of enhancer and decoder.
+    less memory and a third more time. For Swin's blocks, the text encoder, and the layers of enhancer and decoder.
     """
     for module in model.modules():
-        if isinstance(module, SwinBlock | EnhancerLayer | DecoderLayer):
+        if isinstance(module, SwinBlock | TextEncoder | EnhancerLayer | DecoderLayer):
             module.forward = partial(_recomputed, module, type(module).forward)
-        elif hasattr(module, "gradient_checkpointing_enable"):  # transformers' own way
-            module.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _recomputed(module: nn.Module, forward, *arguments, **options):  # noqa: ANN001, ANN002, ANN003, ANN202

@@ -1,0 +1,487 @@
+"""The training loop: what it promises about its results, its folder, and runs that are interrupted."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import SETTINGS, SIDE, dataset, model, shapes
+
+import gdino_lib as gd
+from data_prep import csv_table
+from gdino_lib.cli import main
+from gdino_lib.data.transforms import EvaluationTransform
+from gdino_lib.evaluation.calibration import Thresholds, thresholds_path
+from gdino_lib.training import checkpoints
+from gdino_lib.training.log import read_log
+from gdino_lib.training.trainer import Trainer, Validation
+
+STEPS = 6  # two epochs of twelve pictures, four a step
+
+
+def run(tmp_path, name="run", settings=SETTINGS, *, data, seed=0, **options):
+    options = {"workers": 0, "device": "cpu", "progress": False} | options
+    return Trainer(model(seed), data, settings, tmp_path / name, **options)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models as small as these only wait for a second one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def images(tmp_path):
+    return dataset(tmp_path / "images")
+
+
+def losses(out):
+    steps, _ = read_log(out)
+    assert [entry["step"] for entry in steps] == list(range(1, len(steps) + 1))
+    return [(entry["loss"], entry["gradient_norm"], entry["parts"]) for entry in steps]
+
+
+class KilledError(Exception):
+    """In place of SIGKILL: nothing is caught, nothing is cleaned up by the trainer."""
+
+
+class Interrupting(EvaluationTransform):
+    """Calls `act` at the n-th image that is read."""
+
+    def __init__(self, number, act):
+        super().__init__(SIDE, SIDE)
+        object.__setattr__(self, "left", number)
+        object.__setattr__(self, "act", act)
+
+    def __call__(self, *arguments):
+        object.__setattr__(self, "left", self.left - 1)
+        out = super().__call__(*arguments)
+        return (self.act(out) or out) if self.left == 0 else out
+
+    def __repr__(self):  # the same data, for a run that goes on
+        return repr(EvaluationTransform(SIDE, SIDE))
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path, images):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        data = images if seed == 0 else dataset(tmp_path / "others", seed=1)
+        run(tmp_path, name, replace(SETTINGS, seed=seed), data=data).fit()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "c")
+    assert len(losses(tmp_path / "a")) == STEPS
+
+
+@pytest.mark.parametrize("moment", [2, 11, 18, 24])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment):
+    settings = replace(SETTINGS, save_every=2, dropout=0.1, ema=0.9)
+    run(tmp_path, "whole", settings, data=images).fit()
+
+    def kill(_):
+        raise KilledError
+
+    images.transform = Interrupting(moment, kill)
+    killed = run(tmp_path, "killed", settings, data=images)
+    with pytest.raises(KilledError):
+        killed.fit()
+    with (tmp_path / "killed" / "log.jsonl").open("a") as log:
+        log.write('{"step": 99, "lo')  # a line that it did not get to write whole
+    images.transform = EvaluationTransform(SIDE, SIDE)
+    begun = checkpoints.steps(tmp_path / "killed")  # then other weights than the checkpoint's do not matter
+    resumed = run(tmp_path, "killed", settings, seed=7 if begun else 0, data=images, resume=True)
+    assert resumed.step == {2: 0, 11: 0, 18: 3, 24: 4}[moment]
+    resumed.fit()
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole, again = (gd.load(tmp_path / name / "last.safetensors").state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_saves_after_the_step_and_stops(tmp_path, images, number, error):
+    run(tmp_path, "whole", data=images).fit()
+    images.transform = Interrupting(6, lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(error) as stopped:
+        run(tmp_path, "stopped", data=images).fit()
+    if number == signal.SIGTERM:
+        assert stopped.value.code == 143
+    assert [path.name for path in checkpoints.steps(tmp_path / "stopped")] == ["step-00000001"]  # a batch is read ahead
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    images.transform = EvaluationTransform(SIDE, SIDE)
+    run(tmp_path, "stopped", data=images, resume=True).fit()
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_two_passes_give_the_losses_of_one(tmp_path, images):
+    settings = replace(SETTINGS, lr_scale={"text_encoder.bert": 0.0})  # whose dropout differs between the passes
+    run(tmp_path, "one", settings, data=images).fit()
+    run(tmp_path, "two", replace(settings, passes=2), data=images).fit()
+    for (one, norm, _), (two, other, _) in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+        assert other == pytest.approx(norm, rel=1e-3)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, images):
+    run(tmp_path, "kept", replace(SETTINGS, dropout=0.2), data=images).fit()
+    run(tmp_path, "twice", replace(SETTINGS, dropout=0.2, gradient_checkpointing=True), data=images).fit()
+    for (kept, norm, _), (twice, other, _) in zip(losses(tmp_path / "kept"), losses(tmp_path / "twice"), strict=True):
+        assert twice == pytest.approx(kept, rel=1e-6)
+        assert other == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_stays_near(tmp_path, images, precision):
+    run(tmp_path, "full", replace(SETTINGS, epochs=1), data=images).fit()
+    run(tmp_path, "half", replace(SETTINGS, epochs=1, precision=precision), data=images).fit()
+    full, half = losses(tmp_path / "full"), losses(tmp_path / "half")
+    assert half[0][0] == pytest.approx(full[0][0], rel=0.03)
+
+
+RECIPES = {
+    "full": {"lr_scale": {}},
+    "frozen text": {"lr_scale": {"text_encoder.bert": 0.0}},
+    "frozen backbone": {"lr_scale": {"image_backbone.backbone": 0.0}},
+    "adapters": {"lora_rank": 2},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_should_learn_changes_and_what_is_frozen_stays(tmp_path, images, recipe):
+    settings = replace(SETTINGS, epochs=2, weight_decay=0.0, dropout=0.0, **RECIPES[recipe])
+    training = run(tmp_path, settings=settings, data=images)
+    before = {name: p.detach().clone() for name, p in training.plain_model.named_parameters()}
+    training.fit()
+    words = "text_encoder.bert.embeddings."  # rows of words that no prompt has are still
+    for name, parameter in training.plain_model.named_parameters():
+        frozen = any(name.startswith(f"{part}.") for part in settings.lr_scale)
+        learns = "lora_" in name if recipe == "adapters" else not frozen
+        assert parameter.requires_grad == learns, name
+        if learns and not name.startswith(words):
+            assert (parameter.grad != 0).any(), f"{name} receives no gradient"
+        assert torch.equal(parameter, before[name]) != learns, name
+
+
+def test_frozen_parts_are_as_in_evaluation(tmp_path, images):
+    settings = replace(SETTINGS, dropout=0.5, lr_scale={"text_encoder": 0.0, "decoder.layers.0": 0.0})
+    training = run(tmp_path, settings=settings, data=images)
+    training.fit()
+    parts = training.plain_model
+    assert not parts.text_encoder.bert.embeddings.training
+    assert not parts.decoder.layers[0].dropout.training
+    assert parts.decoder.layers[1].dropout.training
+    assert parts.decoder.layers[1].dropout.p == 0.5
+
+
+class Judged(Trainer):
+    """Its validations say what the test wants."""
+
+    def _measure(self):
+        ap = self.verdicts.pop(0)
+        self.seen = [
+            *getattr(self, "seen", []),
+            {n: p.detach().clone() for n, p in self.plain_model.named_parameters()},
+        ]
+        return SimplePrecision(ap), Thresholds(0.5, {}, {})
+
+
+class SimplePrecision:
+    def __init__(self, ap):
+        self.ap = self.ap50 = ap
+        self.classes = ()
+
+
+def judged(tmp_path, images, verdicts, **changes):
+    settings = replace(SETTINGS, epochs=len(verdicts), **changes)
+    validation = Validation(None, "nowhere")
+    options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
+    training = Judged(model(), images, settings, tmp_path / "run", **options)
+    training.verdicts = list(verdicts)
+    return training
+
+
+def test_the_best_weights_are_kept(tmp_path, images):
+    training = judged(tmp_path, images, [0.1, 0.3, 0.2])
+    result = training.fit()
+    assert result.best == {"step": 6, "epoch": 2, "ap": 0.3, "ap50": 0.3}
+    assert result.weights == tmp_path / "run" / "best.safetensors"
+    best = dict(gd.load(result.weights, "cpu").named_parameters())
+    assert all(torch.equal(best[name], value) for name, value in training.seen[1].items())
+    assert Thresholds.load(thresholds_path(result.weights)).default == 0.5
+
+
+def test_training_stops_when_nothing_gets_better(tmp_path, images):
+    training = judged(tmp_path, images, [0.3, 0.1, 0.2, 0.9], patience=2)
+    result = training.fit()
+    assert (result.step, result.best["ap"]) == (9, 0.3)
+
+
+def test_the_average_is_judged_and_kept_and_training_goes_on_from_the_weights(tmp_path, images):
+    training = judged(tmp_path, images, [0.1, 0.2], ema=0.5)
+    result = training.fit()
+    best = dict(gd.load(result.weights, "cpu").named_parameters())
+    assert all(torch.equal(best[name], value) for name, value in training.seen[1].items())
+    assert not all(torch.equal(best[n], p) for n, p in training.plain_model.named_parameters())
+    run(tmp_path, "plain", replace(SETTINGS, epochs=2), data=images).fit()
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(FileExistsError, match=r"not empty; choose another folder, or pass --resume"):
+        run(tmp_path, data=images)
+    with pytest.raises(FileNotFoundError, match="holds no training run"):
+        run(tmp_path, data=images, resume=True)
+    assert (folder / "thesis.txt").read_text() == "ten years of work"
+    run(tmp_path, data=images, overwrite=True)
+    assert not (folder / "thesis.txt").exists()
+    with pytest.raises(FileNotFoundError, match="no such folder, expected a run"):
+        run(tmp_path, "nothing", data=images, resume=True)
+
+
+def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path, images):
+    run(tmp_path, data=images).fit()
+    with pytest.raises(ValueError, match=r"its run has lr = 0\.001, not 0\.1; resume with the same settings"):
+        run(tmp_path, settings=replace(SETTINGS, lr=0.1), data=images, resume=True)
+    with pytest.raises(ValueError, match="other training data"):
+        run(tmp_path, data=dataset(tmp_path / "other", 16), resume=True)
+    longer = run(tmp_path, settings=replace(SETTINGS, epochs=3), data=images, resume=True)
+    longer.fit()
+    assert len(losses(tmp_path / "run")) == STEPS * 3 // 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 13}, "batch_size: expected at most 12, the number of images, got 13"),
+        ({"lr_scale": {"neck": 0.1}}, "no parameter's name begins with 'neck'; the model's parts are text_encoder, image_"),
+        (
+            {"lr_scale": dict.fromkeys(("text_encoder", "image_backbone", "feature_enhancer", "query_selection", "decoder",
+                                        "contrastive_heads"), 0)},
+            "every part is frozen",
+        ),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_refused(tmp_path, images, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(tmp_path, settings=replace(SETTINGS, **changes), data=images)
+
+
+def test_pixels_that_are_no_numbers_stop_with_the_images_name(tmp_path, images):
+    images.transform = Interrupting(10, lambda sample: sample._replace(pixel_values=sample.pixel_values * torch.nan))
+    training = run(tmp_path, settings=replace(SETTINGS, save_every=1), data=images)
+    with pytest.raises(ValueError, match=r"\d{5}\.png: the model's predictions are not finite"):
+        training.fit()
+    assert [path.name for path in checkpoints.steps(tmp_path / "run")] == ["step-00000001", "step-00000002"]
+
+
+def test_a_loss_that_explodes_stops_before_it_changes_the_weights(tmp_path, images, monkeypatch):
+    training = run(tmp_path, data=images)
+    before = {name: p.detach().clone() for name, p in training.plain_model.named_parameters()}
+    normal = training.criterion
+
+    def explode(*arguments):
+        return {name: value * torch.inf for name, value in normal(*arguments).items()}
+
+    monkeypatch.setattr(training, "criterion", explode)
+    with pytest.raises(ValueError, match=r"step 1: the loss is inf.*try a lower learning rate.*images: \d{5}\.png"):
+        training.fit()
+    assert all(torch.equal(p, before[name]) for name, p in training.plain_model.named_parameters())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, images, monkeypatch):
+    training = run(tmp_path, settings=replace(SETTINGS, save_every=1), data=images)
+    save = torch.save
+
+    def full(state, file):
+        if training.step == 3:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        training.fit()
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints.steps(tmp_path / "run")] == ["step-00000001", "step-00000002"]
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    run(tmp_path, settings=replace(SETTINGS, save_every=1), data=images, resume=True).fit()
+    run(tmp_path, "whole", data=images).fit()
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_missing_image_is_named(tmp_path, images):
+    (tmp_path / "images" / "00007.png").unlink()
+    with pytest.raises(ValueError, match=r"00007\.png"):
+        run(tmp_path, data=images).fit()
+
+
+@pytest.mark.parametrize("name", [checkpoints.MODEL, checkpoints.TRAINING, checkpoints.STATE])
+def test_a_damaged_checkpoint_is_named(tmp_path, images, name):
+    run(tmp_path, data=images).fit()
+    path = checkpoints.steps(tmp_path / "run")[-1] / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        run(tmp_path, data=images, resume=True)
+
+
+def test_a_checkpoint_says_what_it_is_of(tmp_path, images):
+    run(tmp_path, data=images).fit()
+    state = checkpoints.read(checkpoints.steps(tmp_path / "run")[-1]).state
+    assert state["step"] == STEPS
+    assert state["settings"]["lr"] == SETTINGS.lr
+    assert gd.GroundingDINOConfig.from_dict(state["config"]) == model().config
+    assert state["versions"]["torch"] == torch.__version__
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", state["versions"]["revision"] or "0" * 40)
+
+
+def test_adapters_are_saved_beside_the_merged_weights(tmp_path, images):
+    from gdino_lib.training import lora
+
+    training = run(tmp_path, settings=replace(SETTINGS, lora_rank=2), data=images)
+    training.fit()
+    merged = gd.load(tmp_path / "run" / "last.safetensors", "cpu")
+    loaded = lora.load(model(), tmp_path / "run" / "last-adapters").eval()
+    pixels, prompts = torch.randn(1, 3, SIDE, SIDE), [["red circle", "blue square"]]
+    with torch.inference_mode():
+        expected = training.plain_model.eval()(pixels, prompts)
+        for each in (merged, loaded):
+            torch.testing.assert_close(each(pixels, prompts).boxes, expected.boxes)
+
+
+def csv_of(tmp_path):
+    records = shapes(tmp_path / "images")
+    csv_table.write(records, tmp_path / "shapes.csv")
+    return ["--train", str(tmp_path / "shapes.csv"), "--images", str(tmp_path / "images")]
+
+
+@pytest.fixture
+def small_scratch(monkeypatch):
+    from gdino_lib import config
+
+    monkeypatch.setitem(config.PRESETS, "nano", lambda: model().config)
+
+
+def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
+    out = tmp_path / "run"
+    arguments = ["train", *csv_of(tmp_path), "--val", str(tmp_path / "shapes.csv"), "--from-scratch", "nano"]
+    arguments += ["--out", str(out), "--batch-size", "4", "--lr-scale", "text_encoder.bert=0.5", "--loss", "layers=0.5"]
+    arguments += ["--workers", "0", "--warmup-steps", "2", "--drops", "0.5", "0.9", "--device", "cpu"]
+    assert main([*arguments, "--epochs", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "epoch 1/1: loss" in said
+    assert re.search(r"3 steps; the weights: .*best\.safetensors, AP 0\.\d{3} after epoch 1", said)
+    settings = json.loads((checkpoints.steps(out)[-1] / "state.json").read_text())["settings"]
+    assert settings["lr_scale"] == {"text_encoder.bert": 0.5}
+    assert settings["loss"]["layers"] == 0.5
+    assert settings["drops"] == [0.5, 0.9]
+    assert main([*arguments, "--epochs", "2"]) == 2
+    assert "pass --resume" in capsys.readouterr().err
+    assert main([*arguments, "--epochs", "2", "--resume"]) == 0
+    assert len(losses(out)) == STEPS
+    gd.load(out / "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "epochs: expected at least 1, got 0"),
+        (["--dropout", "2"], "dropout: expected a number in 0..1, got 2.0"),
+        (["--lr-scale", "bert"], "expected NAME=NUMBER, got 'bert'"),
+        (["--loss", "iou=1"], "--loss: expected one of"),
+        (["--schedule", "steep"], "invalid choice: 'steep'"),
+        (["--batch-size", "4", "--passes", "3"], "batch_size 4 is not a multiple of passes 3"),
+        (["--val", "nothing.csv"], "nothing.csv"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, small_scratch, capsys, arguments, message):
+    try:
+        status = main(
+            ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(tmp_path / "run"), *arguments]
+        )
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+from data_prep import csv_table
+sys.path.append({tests!r})  # after data_prep: there is a folder of this name, too
+from small_runs import SETTINGS, model
+from gdino_lib.data.datasets import GroundingDataset
+from gdino_lib.data.transforms import EvaluationTransform
+from gdino_lib.training.trainer import Trainer, Validation
+folder = Path({folder!r})
+records = csv_table.read(folder / "shapes.csv")
+data = GroundingDataset(records, folder / "images", EvaluationTransform(64, 64))
+settings = replace(SETTINGS, **{changes!r})
+Trainer(model(), data, settings, folder / sys.argv[1], workers=0, device="cpu", progress=False, resume="--resume" in sys.argv,
+        validation=Validation(records, folder / "images")).fit()
+"""
+
+
+def script(tmp_path, **changes):
+    csv_of(tmp_path)
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path), changes=changes))
+    return path
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    path = script(tmp_path, epochs=7, lr_scale={"text_encoder.bert": 0.0})  # 21 steps, without BERT's dropout
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(path), "two"]
+    for command in (launch, [sys.executable, str(path), "one"]):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 21
+    for (alone, norm, _), (together, other, _) in zip(one, two, strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
+        assert other == pytest.approx(norm, rel=1e-2)
+    (_, validated), (_, validated_alone) = read_log(tmp_path / "two"), read_log(tmp_path / "one")
+    assert [entry["step"] for entry in validated] == [entry["step"] for entry in validated_alone]
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(tmp_path):
+    """SIGKILL, while it starts, learns, validates or saves."""
+    import random
+    import time
+
+    path = script(tmp_path, epochs=40, save_every=1)
+    subprocess.run([sys.executable, str(path), "whole"], check=True)
+    rng = random.Random(0)
+    (tmp_path / "killed").mkdir()
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen([sys.executable, str(path), "killed", "--resume"])
+        log, before = tmp_path / "killed" / "log.jsonl", 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:  # until it has begun to learn
+            if log.is_file() and (size := log.stat().st_size) != before:
+                if before:
+                    break
+                before = size
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.8))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    subprocess.run([sys.executable, str(path), "killed", "--resume"], check=True)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
