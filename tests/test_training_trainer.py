@@ -446,9 +446,9 @@ def script(tmp_path, **changes):
 def test_two_processes_give_the_losses_of_one(tmp_path):
     path = script(tmp_path, epochs=7, lr_scale={"text_encoder.bert": 0.0})  # 21 steps, without BERT's dropout
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", str(path), "two"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(path), "two"]
     for command in (launch, [sys.executable, str(path), "one"]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == 21

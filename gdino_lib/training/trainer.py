@@ -426,7 +426,7 @@ def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
         cpu=device == "cpu",
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # batch_size counts all processes' images
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=some_unused),
+            DistributedDataParallelKwargs(find_unused_parameters=some_unused),
             InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # one process may validate for long
         ],
     )
