@@ -198,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         help="not to be trained, as text_encoder.bert; repeatable",
     )
     command.add_argument("--no-overfit", action="store_true", help="do not learn a batch by heart")
+    command.add_argument(
+        "--lr", type=float, default=2e-4, metavar="X", help="learning rate of AdamW for that (default: 2e-4)"
+    )
     command.add_argument("--seconds", type=float, default=120.0, metavar="X", help="that it may take (default: 120)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     command.set_defaults(run=_check)
@@ -352,6 +355,7 @@ def _check(options: argparse.Namespace) -> int:
         options.out,
         frozen=options.freeze or (),
         overfit=not options.no_overfit,
+        lr=options.lr,
         seconds=options.seconds,
         overwrite=options.overwrite,
     )

@@ -35,6 +35,17 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def drawn():
+    """For tests in which pictures are drawn; in others that would take most of the time."""
+
+
+@pytest.fixture(autouse=True)
+def not_drawn(request, monkeypatch):
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(doctor, "draw_sample", lambda *_: None)
+
+
 def model_of(config=CONFIG):
     torch.manual_seed(0)
     return gd.GroundingDINO(config)
@@ -95,13 +106,13 @@ def warning(report, beginning):
 # a model that is well
 
 
-def test_four_images_are_learned_by_heart(folder, tmp_path):
+def test_four_images_are_learned_by_heart(folder, tmp_path, drawn):
     model = model_of().train()
     model.text_encoder.projection.weight.grad = torch.ones(64, 48)
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
 
-    report = examine(RECORDS, folder, tmp_path, model, overfit=True)
+    report = examine(RECORDS, folder, tmp_path, model, overfit=True, lr=5e-4, seed=1)
     assert report.is_healthy, report.problems
     assert texts(report, "warning") == []
     result = report.overfitting
@@ -137,18 +148,18 @@ def test_four_images_are_learned_by_heart(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", [(), ("text_encoder.bert",), ("text_encoder.bert", "image_backbone.backbone")])
-def test_the_nano_model_learns_four_images_by_heart(folder, tmp_path, frozen):
-    report = examine(RECORDS, folder, tmp_path, model_of(PRESETS["nano"]()), overfit=True, frozen=frozen)
+def test_the_nano_model_learns_four_images_by_heart(folder, tmp_path):
+    torch.set_num_threads(max(torch.get_num_threads(), 2))
+    options = {"overfit": True, "frozen": ["text_encoder.bert"], "seconds": 300}  # 100 s on two cores
+    report = examine(RECORDS, folder, tmp_path, model_of(PRESETS["nano"]()), **options)
     assert report.is_healthy, report.problems
     assert report.overfitting.recalls[-1] == 1
     assert report.overfitting.losses[-1] < 0.05 * report.overfitting.losses[0]
 
 
 def test_the_same_seed_gives_the_same_report(folder, tmp_path):
-    one, other, third = (examine(RECORDS, folder, tmp_path / str(n), seed=n // 2) for n in range(3))
+    one, other = (examine(RECORDS, folder, tmp_path / str(n), seed=3) for n in range(2))
     assert one.to_json() == other.to_json()
-    assert one.parts != third.parts
 
 
 # the data
@@ -221,18 +232,22 @@ def test_fractions_in_place_of_pixels(folder, tmp_path):
 
 
 def test_prompts_that_approach_the_limit(folder, tmp_path):
-    report = examine(with_images(categories=tuple(f"class number {n}" for n in range(70))), folder, tmp_path)
-    assert "(291 tokens) fill a prompt (256)" in warning(report, "all classes together")
-    boxes = tuple(Box(f"thing number {n}", 1, 1, 30, 30 + n / 10) for n in range(58))
-    crowded = ImageRecord("0.png", 96, 72, boxes)
-    report = examine(with_images(crowded), folder, tmp_path / "2")
-    assert warning(report, "the phrases that 0.png shows").endswith("take 234 of the 256 tokens of a prompt")
-    boxes = tuple(Box(f"thing number {n}", 1, 1, 30, 30 + n / 10) for n in range(70))
-    report = examine(with_images(ImageRecord("0.png", 96, 72, boxes)), folder, tmp_path / "3")
-    assert "the 70 phrases that it shows have 282 tokens, expected at most 256" in one_problem(report)
+    model = model_of(CONFIG.replace(max_tokens=40))  # 2 of them for [CLS] and [SEP], one for each closing "."
+    classes = tuple(f"class number {n}" for n in range(8))
+    report = examine(with_images(categories=classes), folder, tmp_path, model)
+    assert "(43 tokens) fill a prompt (40)" in warning(report, "all classes together")
+
+    def crowded(count):
+        boxes = tuple(Box(f"thing number {n}", 1, 1, 30, 30 + n / 10) for n in range(count))
+        return data_prep.Dataset((ImageRecord("0.png", 96, 72, boxes),))
+
+    report = examine(crowded(9), folder, tmp_path / "2", model)
+    assert warning(report, "the phrases that 0.png shows").endswith("take 38 of the 40 tokens of a prompt")
+    report = examine(crowded(10), folder, tmp_path / "3", model)
+    assert "the 10 phrases that it shows have 42 tokens, expected at most 40" in one_problem(report)
 
 
-def test_captions(folder, tmp_path):
+def test_captions(folder, tmp_path, drawn):
     boxes = (Box("a red square", 5, 5, 40, 40), Box("the $5 one", 50, 5, 90, 40))
     records = data_prep.Dataset(
         (
@@ -350,14 +365,12 @@ def hasty(monkeypatch):
     return {"overfit": True, "seconds": 1.0}
 
 
-def test_a_loss_that_is_flat(folder, tmp_path, monkeypatch, hasty):
-    monkeypatch.setattr(doctor, "LR", 0.0)
-    report = examine(RECORDS, folder, tmp_path, frozen=["image_backbone.backbone"], **hasty)
+def test_a_loss_that_is_flat(folder, tmp_path, hasty):
+    report = examine(RECORDS, folder, tmp_path, frozen=["image_backbone.backbone"], lr=1e-12, **hasty)
     first, *boxes = texts(report, "problem", "overfitting")
     assert first.startswith("the loss is flat: recall 0.")
     assert "100.0% of its start" in first
-    assert "these do not train: " in first
-    assert "image_backbone.backbone" in first
+    assert first.endswith("these do not train: image_backbone.backbone")
     assert len(boxes) == 6, "five boxes, and how many more"
     assert all(".png: box " in text and " is not found: " in text for text in boxes[:-1])
     assert boxes[-1].endswith("more boxes are not found")
@@ -416,8 +429,9 @@ def test_the_folder(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of images"):
         examine(RECORDS, tmp_path / "none", tmp_path / "2")
     assert not (tmp_path / "2").exists() or not list((tmp_path / "2").iterdir())
-    with pytest.raises(ValueError, match="seconds: expected a number above 0, got 0"):
-        examine(RECORDS, folder, tmp_path / "2", seconds=0)
+    for name in ("lr", "seconds"):
+        with pytest.raises(ValueError, match=f"{name}: expected a number above 0, got 0"):
+            examine(RECORDS, folder, tmp_path / "2", **{name: 0})
 
 
 # the command

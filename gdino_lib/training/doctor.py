@@ -63,11 +63,10 @@ NAMED = 5  # of several faults of a kind, so many are named one by one
 SMALLEST = 4  # pixels: half a token of the finest level
 NOISED = 20  # denoising queries an image, as many positive as negative ones: fewer than training has, to be quick
 NEARLY = 0.9  # of the tokens that a prompt holds
-LR = 5e-4  # of AdamW, for learning by heart
 CLIP = 0.1  # largest norm of a step's gradients
 GOAL = 0.05  # the last loss should be below this share of the first
 FLAT = 0.9  # a loss that stays above this share of the first has not moved
-ENOUGH = 200  # steps that most models need; fewer prove nothing
+ENOUGH = 300  # steps: a nano needs about 190, a smaller model half as many; fewer prove nothing
 IOU = 0.5  # overlap from which a box is found
 THRESHOLDS = (0.35, 0.25)  # for a box's best token and its phrase: the Detector's
 
@@ -196,6 +195,7 @@ def check(
     transform: Transform | None = None,
     frozen: Sequence[str] = (),
     overfit: bool = True,
+    lr: float = 2e-4,
     seconds: float = 120.0,
     seed: int = 0,
     overwrite: bool = False,
@@ -213,6 +213,7 @@ def check(
         frozen: beginnings of names of parameters that are not to be trained, as "text_encoder.bert". Others that do not
             require a gradient are a problem.
         overfit: learn the batch by heart; False leaves that out.
+        lr: learning rate of AdamW for this.
         seconds: that this may take.
         seed: of the choice of images, of augmentation and noise.
         overwrite: replace an earlier report in `out`.
@@ -223,11 +224,12 @@ def check(
     Raises:
         FileNotFoundError: `images` is not a folder.
         FileExistsError: `out` holds something, or with `overwrite` something else than a report.
-        ValueError: `frozen` names no part, `seconds` is not above 0.
+        ValueError: `frozen` names no part, `lr` or `seconds` is not above 0.
         OSError: `out` is not writable.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds: expected a number above 0, got {seconds}")
+    for name, value in (("lr", lr), ("seconds", seconds)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
     _check_replaceable(Path(out))
     patient = copy.deepcopy(model).eval()  # no dropout, no dropped paths: each step sees the same network
     _freeze(patient, frozen)
@@ -239,8 +241,8 @@ def check(
         batch = None if dataset is None else _examine_batch(report, dataset, folder)
         if batch is None:
             report.add("warning", "batch", "no gradients and no overfitting were checked: mend the data first")
-        elif _examine_gradients(report, patient, batch, frozen, seed) and overfit:
-            _examine_overfitting(report, patient, batch, seconds, seed, progress)
+        elif _examine_gradients(report, patient, batch, frozen, lr, seed) and overfit:
+            _examine_overfitting(report, patient, batch, lr, seconds, seed, progress)
             if report.overfitting:
                 draw_curves(folder / "overfitting.png", report.overfitting.losses, report.overfitting.recalls, GOAL)
         with atomic_file(folder / REPORT) as file:
@@ -421,7 +423,9 @@ def _examine_batch(report: Report, dataset: GroundingDataset, folder: Path) -> B
 # the gradients
 
 
-def _examine_gradients(report: Report, patient: GroundingDINO, batch: Batch, frozen: Sequence[str], seed: int) -> bool:
+def _examine_gradients(
+    report: Report, patient: GroundingDINO, batch: Batch, frozen: Sequence[str], lr: float, seed: int
+) -> bool:
     """Take one step's gradients; False where overfitting cannot be tried."""
     broken = [name for name, parameter in patient.named_parameters() if not parameter.isfinite().all()]
     if broken:
@@ -431,7 +435,7 @@ def _examine_gradients(report: Report, patient: GroundingDINO, batch: Batch, fro
         report.add("problem", "gradients", "every part is frozen (requires_grad is off): nothing can be learned")
         return False
     patient = copy.deepcopy(patient)
-    step, optimiser = _Step(patient, batch, seed), _optimiser(patient)
+    step, optimiser = _Step(patient, batch, seed), _optimiser(patient, lr)
     try:
         out = step.predict()
         _examine_logits(report, out, batch)
@@ -524,16 +528,16 @@ class _Step:
         self.losses = partial(Criterion(), targets=batch.targets)
 
 
-def _optimiser(model: nn.Module) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, lr: float) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(parameters, lr=LR, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
 
 
 def _examine_overfitting(
-    report: Report, patient: GroundingDINO, batch: Batch, seconds: float, seed: int, progress: bool
+    report: Report, patient: GroundingDINO, batch: Batch, lr: float, seconds: float, seed: int, progress: bool
 ) -> None:
     try:
-        result, fault = _learn_by_heart(patient, batch, seconds, seed, progress)
+        result, fault = _learn_by_heart(patient, batch, lr, seconds, seed, progress)
     except torch.cuda.OutOfMemoryError:
         report.add("problem", "overfitting", f"the device has too little memory for {len(batch.targets)} images")
         return
@@ -542,7 +546,9 @@ def _examine_overfitting(
     learned = f"recall {recall:.2f}, loss {result.losses[0]:.3g} -> {result.losses[-1]:.3g}, {share:.1%} of its start"
     learned += f" ({steps} steps, {result.seconds:.0f} s)"
     if fault:
-        report.add("problem", "overfitting", f"diverged in step {steps}: {fault}; a smaller learning rate may help")
+        report.add(
+            "problem", "overfitting", f"diverged in step {steps}: {fault}; a learning rate below {lr:g} may help"
+        )
     elif recall == 1 and share < GOAL:
         report.add("ok", "overfitting", f"the batch is learned by heart: {learned}")
         return
@@ -558,7 +564,11 @@ def _examine_overfitting(
         return
     elif share > FLAT:
         idle = [part.part for part in report.parts if part.trained < part.parameters or part.norm is None]
-        why = f"these do not train: {_first(idle)}" if idle else "all parts train: the learning rate may not suit them"
+        why = (
+            f"these do not train: {_first(idle)}"
+            if idle
+            else f"all parts train: the learning rate, {lr:g}, may not suit them"
+        )
         report.add("problem", "overfitting", f"the loss is flat: {learned}; {why}")
     else:
         report.add("problem", "overfitting", f"the batch is not learned: {learned}")
@@ -571,11 +581,11 @@ def _examine_overfitting(
 
 
 def _learn_by_heart(
-    patient: GroundingDINO, batch: Batch, seconds: float, seed: int, progress: bool
+    patient: GroundingDINO, batch: Batch, lr: float, seconds: float, seed: int, progress: bool
 ) -> tuple[Overfitting, str | None]:
     """Train on one batch until it is learned or time is up; (how far it came, what stopped it early)."""
     step = _Step(patient, batch, seed)
-    optimiser = _optimiser(patient)
+    optimiser = _optimiser(patient, lr)
     losses, recalls, missing, fault = [], [], (), None
     start = time.monotonic()
     bar_format = "{desc} |{bar}| {n:.0f} of at most {total:.0f} s{postfix}"
