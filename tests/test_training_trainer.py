@@ -15,7 +15,7 @@ import torch
 from small_runs import SETTINGS, SIDE, dataset, model, shapes
 
 import gdino_lib as gd
-from data_prep import csv_table
+from data_prep import Dataset, csv_table
 from gdino_lib.cli import main
 from gdino_lib.data.transforms import EvaluationTransform
 from gdino_lib.evaluation.calibration import Thresholds, thresholds_path
@@ -200,7 +200,7 @@ class SimplePrecision:
 
 def judged(tmp_path, images, verdicts, **changes):
     settings = replace(SETTINGS, epochs=len(verdicts), **changes)
-    validation = Validation(None, "nowhere")
+    validation = Validation(Dataset(images.records), images.images)
     options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
     training = Judged(model(), images, settings, tmp_path / "run", **options)
     training.verdicts = list(verdicts)
@@ -241,9 +241,12 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
         run(tmp_path, data=images)
     with pytest.raises(FileNotFoundError, match="holds no training run"):
         run(tmp_path, data=images, resume=True)
+    with pytest.raises(FileExistsError, match=r"holds 'thesis\.txt', which no run wrote"):
+        run(tmp_path, data=images, overwrite=True)
     assert (folder / "thesis.txt").read_text() == "ten years of work"
-    run(tmp_path, data=images, overwrite=True)
-    assert not (folder / "thesis.txt").exists()
+    run(tmp_path, "other", replace(SETTINGS, epochs=1), data=images).fit()
+    run(tmp_path, "other", data=images, overwrite=True)
+    assert not list((tmp_path / "other").iterdir())
     with pytest.raises(FileNotFoundError, match="no such folder, expected a run"):
         run(tmp_path, "nothing", data=images, resume=True)
 
@@ -323,6 +326,15 @@ def test_a_missing_image_is_named(tmp_path, images):
     (tmp_path / "images" / "00007.png").unlink()
     with pytest.raises(ValueError, match=r"00007\.png"):
         run(tmp_path, data=images).fit()
+
+
+def test_what_cannot_be_validated_by_is_said_at_once(tmp_path, images):
+    bare = Dataset(tuple(replace(record, boxes=()) for record in images.records), images.classes)
+    with pytest.raises(ValueError, match="validation: none of 12 records with classes has a box"):
+        run(tmp_path, data=images, validation=Validation(bare, images.images))
+    with pytest.raises(FileNotFoundError, match=r"elsewhere: no such folder"):
+        run(tmp_path, data=images, validation=Validation(Dataset(images.records), tmp_path / "elsewhere"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", [checkpoints.MODEL, checkpoints.TRAINING, checkpoints.STATE])

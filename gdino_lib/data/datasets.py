@@ -126,7 +126,7 @@ class GroundingDataset(data.Dataset[Sample]):
         self._lengths = _prompt_lengths(self.classes, max_tokens)
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
         self.records = self._usable([_phrases_merged(record) for record in repaired])
-        _check_files(self.records, self.images)
+        check_files(self.records, self.images)
         # shared memory: workers that live on from epoch to epoch see the change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -361,7 +361,12 @@ def _phrases_merged(record: ImageRecord) -> ImageRecord:
     return replace(record, boxes=tuple(boxes))
 
 
-def _check_files(records: Sequence[ImageRecord], images: Path) -> None:
+def check_files(records: Sequence[ImageRecord], images: Path) -> None:
+    """See that the images are there.
+
+    Raises:
+        FileNotFoundError: the folder or an image is not.
+    """
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: no such folder, expected the images")
     missing = [name for name in dict.fromkeys(r.file_name for r in records) if not (images / name).is_file()]

@@ -31,14 +31,22 @@ from torch import Tensor
 
 import data_prep
 from gdino_lib import weights
-from gdino_lib.data.datasets import Batch, GroundingDataset, build_loader, class_names
+from gdino_lib.data.datasets import (
+    Batch,
+    GroundingDataset,
+    build_loader,
+    check_distinct,
+    check_files,
+    class_names,
+    targets,
+)
 from gdino_lib.detector import DTYPES, Detector
 from gdino_lib.evaluation.calibration import Thresholds, choose_thresholds, thresholds_path
-from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all
+from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all, detection_records
 from gdino_lib.evaluation.matching import match_all
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training import checkpoints, denoising, lora
-from gdino_lib.training.log import RunLog
+from gdino_lib.training.log import LOG, RunLog
 from gdino_lib.training.losses import Criterion
 from gdino_lib.training.optimization import (
     MovingAverage,
@@ -51,6 +59,9 @@ from gdino_lib.training.optimization import (
 from gdino_lib.training.settings import TrainingSettings
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+WRITTEN = {  # by a run, and removed by `overwrite`
+    *(BEST, LAST, "best.thresholds.json", "best-adapters", "last-adapters", LOG, "tensorboard", "checkpoints")
+}
 MAY_CHANGE = {"epochs", "patience", "save_every", "validate_every"}  # when a run goes on
 
 
@@ -95,16 +106,16 @@ class Trainer:
         validation: to judge by after each epoch; None: no judgement, the last weights count.
         resume: go on from the last checkpoint in `out`, which must be of the same settings and data; `epochs`,
             `patience`, `save_every` and `validate_every` may differ. A run that has no checkpoint yet begins anew.
-        overwrite: remove what is in `out`.
+        overwrite: remove an earlier run in `out`.
         workers: processes of the loader, see `build_loader`.
         device: "auto", or "cpu" to leave a GPU alone.
         progress: show a bar and a line an epoch.
 
     Raises:
         FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for.
-        FileNotFoundError: `resume` where no run is.
-        ValueError: settings that do not go together, too few images, other settings or data than those of the run to go
-            on with.
+        FileNotFoundError: `resume` where no run is; an image to validate by that is missing.
+        ValueError: settings that do not go together, too few images, nothing to validate by, other settings or data than
+            those of the run to go on with.
     """
 
     def __init__(
@@ -136,6 +147,8 @@ class Trainer:
                 f"batch_size {s.batch_size} is not a multiple of passes x processes, {s.passes} x {processes}"
             )
         self._identity = _identity(dataset)
+        if validation:
+            _check_validation(validation)
         checkpoint = self._open(resume, overwrite)
 
         model = lora.add(model, s.lora_rank, s.lora_alpha) if s.lora_rank else model
@@ -351,7 +364,7 @@ class Trainer:
         if resume:
             if not out.is_dir():
                 raise FileNotFoundError(f"{out}: no such folder, expected a run to go on with")
-            if held and not (out / "checkpoints").is_dir() and not (out / "log.jsonl").is_file():
+            if held and not (out / "checkpoints").is_dir() and not (out / LOG).is_file():
                 raise FileNotFoundError(f"{out} holds no training run; expected checkpoints or a log to go on with")
             found = checkpoints.steps(out)
             checkpoint = checkpoints.read(found[-1]) if found else None
@@ -361,9 +374,11 @@ class Trainer:
             raise FileExistsError(
                 f"{out} is not empty; choose another folder, or pass --resume to go on or --overwrite"
             )
+        elif held and (others := sorted({path.name for path in out.iterdir()} - WRITTEN)):
+            raise FileExistsError(f"{out} holds {others[0]!r}, which no run wrote; choose another folder")
         self.accelerator.wait_for_everyone()  # all have looked
         if self.accelerator.is_main_process:
-            if held and overwrite and not resume:
+            if held and not resume:
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
@@ -430,6 +445,15 @@ def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # one process may validate for long
         ],
     )
+
+
+def _check_validation(validation: Validation) -> None:
+    """Say now, not after an epoch, what would stop the first validation."""
+    records = detection_records(validation.records)
+    if not any(targets(record) for record in records):
+        raise ValueError(f"validation: none of {len(records)} records with classes has a box to measure precision by")
+    check_distinct(class_names(validation.records))
+    check_files(records, Path(validation.images))
 
 
 def _identity(dataset: GroundingDataset) -> str:
