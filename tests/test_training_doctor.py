@@ -379,6 +379,20 @@ def test_a_loss_that_is_flat(folder, tmp_path, hasty):
     assert all(" was asked for: " in text and " . " in text for text in prompts)
 
 
+def test_a_trained_model_has_less_far_to_fall(folder, tmp_path, monkeypatch):
+    found = iter([0.5, *[1.0] * 99])
+    monkeypatch.setattr(doctor, "_recall", lambda *_: (next(found), []))
+    monkeypatch.setattr(doctor, "SETTLED", 8)
+    monkeypatch.setattr(doctor, "GOAL", 0.0)
+    report = examine(RECORDS, folder, tmp_path, overfit=True)
+    assert texts(report, "ok", "overfitting")[0].startswith("all boxes are found; a trained model's loss has less far")
+    assert 9 <= len(report.overfitting.losses) < 50
+    monkeypatch.setattr(doctor, "_recall", lambda *_: (1.0, []))
+    report = examine(RECORDS, folder, tmp_path / "2", overfit=True, seconds=0.5, lr=1e-9)
+    assert texts(report, "warning")[-1].startswith("all boxes are found, but the loss hardly falls: recall 1.00")
+    assert report.is_healthy
+
+
 def test_a_loss_that_explodes(folder, tmp_path, hasty):
     model, calls = model_of(), itertools.count()
     model.decoder.norm.register_forward_hook(lambda module, inputs, output: output / (next(calls) < 20))

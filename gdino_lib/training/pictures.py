@@ -54,6 +54,7 @@ def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target
 
     if labels:
         table.imshow(positive_map(target, tokens).numpy(), cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    table.set_xlim(-0.5, len(words) - 0.5)
     table.set_xticks(range(len(words)), words, rotation=90, fontsize=7, parse_math=False)
     table.set_yticks(range(len(labels)), labels, fontsize=7, parse_math=False)
     table.set_xticks([place - 0.5 for place in range(len(words))], minor=True)
