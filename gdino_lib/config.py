@@ -35,6 +35,7 @@ class GroundingDINOConfig:
     bert_ffn_width: int = 3072
     max_tokens: int = 256  # of a prompt, [CLS] and [SEP] included
     text_mode: TextMode = "sub-sentence"  # what BERT sees at once: a phrase, the whole prompt, or a word (ablation)
+    text_framed: bool = False  # BERT sees it between [CLS] and [SEP], which one that was trained on sentences needs
 
     # feature enhancer, query selection, decoder
     width: int = 256  # D
@@ -110,6 +111,7 @@ class GroundingDINOConfig:
             "bert_width": 384,
             "bert_layers": 6,
             "bert_ffn_width": 1536,
+            "text_framed": True,
             "width": 128,
             "heads": 4,
             "ffn_width": 512,

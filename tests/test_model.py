@@ -275,3 +275,13 @@ def test_importing_costs_little_beyond_the_libraries_and_needs_no_compiler_netwo
         for _ in range(2)
     ]
     assert min(seconds) < 1
+
+
+def test_framed_phrases_are_read_between_the_frame_tokens():
+    encoder = build(CONFIG.replace(text_framed=True)).text_encoder
+    prompt, vocabulary = gd.prompts.tokenize([["remote control", "cat"]]), gd.prompts.tokenizer()
+    phrase = prompt.blocks[0] == 1  # with its "."
+    with torch.inference_mode():
+        read = torch.tensor([[vocabulary.cls_token_id, *prompt.ids[0][phrase].tolist(), vocabulary.sep_token_id]])
+        expected = encoder.bert(input_ids=read).last_hidden_state[0, 1:-1]
+        torch.testing.assert_close(encoder.encode(prompt)[0][phrase], expected, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gdino_lib.config import TextMode
-from gdino_lib.prompts import Prompt
+from gdino_lib.prompts import Prompt, tokenizer
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,17 @@ class TextEncoder(nn.Module):
             `last_hidden_state`.
         bert_width: width of what it returns; width: D.
         mode: what BERT sees at once.
+        framed: BERT sees it between [CLS] and [SEP]. The official BERT learned to do without. A sentence encoder did not:
+            its first token, whatever it is, serves as a place to attend to and says nothing of itself.
     """
 
-    def __init__(self, bert: nn.Module, bert_width: int, width: int, mode: TextMode = "sub-sentence") -> None:
+    def __init__(
+        self, bert: nn.Module, bert_width: int, width: int, mode: TextMode = "sub-sentence", framed: bool = False
+    ) -> None:
         super().__init__()
         self.bert = bert
         self.projection = nn.Linear(bert_width, width)
-        self.mode = mode
+        self.mode, self.framed = mode, framed
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
@@ -87,8 +91,11 @@ class TextEncoder(nn.Module):
                     members.setdefault(number, []).append(token)
             numbers = {number: found.setdefault(tuple(tokens), len(found)) for number, tokens in members.items()}
             rows.append([numbers.get(number, 0) for number in groups])
-        longest = max(map(len, found))
-        sequences = torch.tensor([[*tokens, *[-1] * (longest - len(tokens))] for tokens in found])
+        before, after = ((tokenizer().cls_token_id,), (tokenizer().sep_token_id,)) if self.framed else ((), ())
+        column = column + len(before)
+        read = [(*before, *tokens, *after) for tokens in found]
+        longest = max(map(len, read))
+        sequences = torch.tensor([[*tokens, *[-1] * (longest - len(tokens))] for tokens in read])
         device = prompt.ids.device
         column = column.to(device) * prompt.mask
         return sequences.to(device), torch.tensor(rows, device=device), column
@@ -96,8 +103,6 @@ class TextEncoder(nn.Module):
 
 def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
     """(number of each token's word, place in it): pieces that begin with "##" continue a word."""
-    from gdino_lib.prompts import tokenizer
-
     pieces = [tokenizer().convert_ids_to_tokens(ids) for ids in prompt.ids.tolist()]
     begins = torch.tensor([[not piece.startswith("##") for piece in row] for row in pieces], device=prompt.ids.device)
     number = begins.long().cumsum(1) - 1
