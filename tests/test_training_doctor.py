@@ -332,6 +332,19 @@ def test_a_part_that_no_gradient_reaches(folder, tmp_path):
     assert text.startswith("no gradient reaches decoder.norm.unused: ")
 
 
+def test_a_gradient_that_is_not_finite(folder, tmp_path):
+    def spoil(module, inputs, output):
+        output.register_hook(lambda gradient: gradient * torch.nan)
+
+    model = model_of()
+    model.decoder.position_head.register_forward_hook(spoil)
+    report = examine(RECORDS, folder, tmp_path, model, overfit=True)
+    text = one_problem(report)
+    assert text.startswith("gradients are not finite (NaN or infinity): ")
+    assert "decoder.position_head.layers.0.weight" in text
+    assert report.overfitting is None
+
+
 def test_weights_that_are_not_finite(folder, tmp_path):
     model = model_of()
     with torch.no_grad():

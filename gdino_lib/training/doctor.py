@@ -233,6 +233,7 @@ def check(
             raise ValueError(f"{name}: expected a number above 0, got {value}")
     _check_replaceable(Path(out))
     patient = copy.deepcopy(model).eval()  # no dropout, no dropped paths: each step sees the same network
+    patient.zero_grad()
     _freeze(patient, frozen)
     report = Report()
     with atomic_folder(out, overwrite) as folder:
@@ -428,7 +429,7 @@ def _examine_gradients(
     report: Report, patient: GroundingDINO, batch: Batch, frozen: Sequence[str], lr: float, seed: int
 ) -> bool:
     """Take one step's gradients; False where overfitting cannot be tried."""
-    broken = [name for name, parameter in patient.named_parameters() if not parameter.isfinite().all()]
+    broken = [name for name, tensor in patient.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         report.add("problem", "gradients", f"weights are not finite (NaN or infinity): {_first(broken)}")
         return False
@@ -440,50 +441,63 @@ def _examine_gradients(
     try:
         out = step.predict()
         _examine_logits(report, out, batch)
-        # new models hold zeros that let no gradient through to what lies behind them until they have moved
-        for moved in (False, True):
+        step.losses(out)["total"].backward()
+        infinite = _infinite(patient)
+        if not infinite:  # new models hold zeros that let no gradient through to what lies behind them until they move
+            optimiser.step()
             optimiser.zero_grad()
             step.losses(step.predict())["total"].backward()
-            if not moved:
-                optimiser.step()
+            infinite = _infinite(patient)
     except (ValueError, RuntimeError) as error:
         report.add("problem", "gradients", f"one step: {_reason(error)}")
         return False
-    parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    _examine_parts(report, patient, frozen)
+    if infinite:
+        report.add("problem", "gradients", f"gradients are not finite (NaN or infinity): {_first(infinite)}")
+        return False
+    unreached = _unreached(patient)
+    if unreached:
+        why = "the loss does not depend on it, or something detaches it on the way"
+        report.add("problem", "gradients", f"no gradient reaches {_first(unreached)}: {why}")
+    else:
+        trained = sum(part.trained > 0 for part in report.parts)
+        report.add("ok", "gradients", f"each of the {trained} parts that train receives a finite gradient")
+    return True
+
+
+def _examine_parts(report: Report, patient: nn.Module, frozen: Sequence[str]) -> None:
+    """List the parts with their gradients; say which are frozen."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    unasked = {}
     for name, parameter in patient.named_parameters():
-        parts.setdefault(_part(name), []).append((name, parameter))
-    report.parts = tuple(_gradient(part, [p for _, p in members]) for part, members in parts.items())
+        parts.setdefault(_part(name), []).append(parameter)
+        if not parameter.requires_grad and not _begins(name, frozen):
+            unasked[_part(name)] = None
+    report.parts = tuple(_gradient(part, parameters) for part, parameters in parts.items())
 
     if frozen:
         report.add("ok", "gradients", f"frozen on purpose: {', '.join(frozen)}")
-    unasked = [
-        part
-        for part, members in parts.items()
-        if any(not p.requires_grad and not _begins(name, frozen) for name, p in members)
-    ]
     if unasked:
         report.add(
             "problem",
             "gradients",
-            f"frozen (requires_grad is off), which nobody asked for: {_first(unasked)}; let it train, or name it as frozen",
+            f"frozen (requires_grad is off), which nobody asked for: {_first(list(unasked))}; let it train, or name it as frozen",
         )
-    infinite, unreached = [], []
+
+
+def _unreached(model: nn.Module) -> list[str]:
+    """Parts, and single parameters of other parts, that should train and get no gradient."""
+    parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parts.setdefault(_part(name), []).append((name, parameter))
+    unreached = []
     for part, members in parts.items():
-        gradients = [(name, p.grad) for name, p in members if p.requires_grad]
-        infinite += [name for name, grad in gradients if grad is not None and not grad.isfinite().all()]
-        if gradients and all(grad is None or not grad.any() for _, grad in gradients):
+        if all(p.grad is None or not p.grad.any() for _, p in members):
             unreached.append(part)
         else:
-            unreached += [name for name, grad in gradients if grad is None]
-    if infinite:
-        report.add("problem", "gradients", f"gradients are not finite (NaN or infinity): {_first(infinite)}")
-    if unreached:
-        why = "the loss does not depend on it, or something detaches it on the way"
-        report.add("problem", "gradients", f"no gradient reaches {_first(unreached)}: {why}")
-    trained = sum(part.trained > 0 for part in report.parts)
-    if not infinite and not unreached:
-        report.add("ok", "gradients", f"each of the {trained} parts that train receives a finite gradient")
-    return not infinite
+            unreached += [name for name, p in members if p.grad is None]
+    return unreached
 
 
 def _examine_logits(report: Report, out: GroundingDINOOutput, batch: Batch) -> None:
@@ -494,6 +508,11 @@ def _examine_logits(report: Report, out: GroundingDINOOutput, batch: Batch) -> N
             report.add(
                 "problem", "gradients", f"{target.name}: all logits are those of padding, its phrases reach no query"
             )
+
+
+def _infinite(model: nn.Module) -> list[str]:
+    """The parameters whose gradients are not finite."""
+    return [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
 
 
 def _gradient(part: str, parameters: list[nn.Parameter]) -> PartGradient:
