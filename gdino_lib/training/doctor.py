@@ -214,7 +214,7 @@ def check(
         frozen: beginnings of names of parameters that are not to be trained, as "text_encoder.bert". Others that do not
             require a gradient are a problem.
         overfit: learn the batch by heart; False leaves that out.
-        lr: learning rate of AdamW for this.
+        lr: learning rate of AdamW for this, constant for half of the time, then falling to 0.
         seconds: that this may take.
         seed: of the choice of images, of augmentation and noise.
         overwrite: replace an earlier report in `out`.
@@ -628,10 +628,13 @@ def _learn_by_heart(
             bar.set_postfix_str(f", step {len(losses)}, loss {losses[-1]:.3g}, recall {recall:.2f}", refresh=False)
             bar.n = min(time.monotonic() - start, seconds)
             bar.refresh()
+            elapsed = time.monotonic() - start
             share, settled = losses[-1] / losses[0], recalls[-SETTLED:] == [1.0] * SETTLED
             learned = recall == 1 and (share < GOAL or (share < HALF and settled))
-            if learned or time.monotonic() - start >= seconds:
+            if learned or elapsed >= seconds:
                 break
+            for group in optimiser.param_groups:  # constant for half of the time, then falling to 0: boxes come to rest
+                group["lr"] = lr * min(1, 2 * (1 - elapsed / seconds))
             optimiser.zero_grad()
             parts["total"].backward()
             nn.utils.clip_grad_norm_(patient.parameters(), CLIP)
