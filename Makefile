@@ -7,7 +7,7 @@ PORT ?= 8000
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test test-slow lint format repository clean
+.PHONY: help install book serve test test-slow bench lint format repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ test: lint ## lint, then all tests but the slow ones
 
 test-slow: .venv/installed ## the slow tests
 	@$(VENV) -m pytest -m slow
+
+bench: .venv/installed ## time the op, the model, the detector and training steps (an idle machine, half an hour); JSON in _build/bench
+	@mkdir -p _build/bench
+	@for name in deform_attn forward detector_overhead training; do \
+	  echo "$$name ..."; $(VENV) benchmarks/$$name.py --json _build/bench/$$name.json || exit 1; done
 
 lint: .venv/installed ## check style and formatting
 	@$(VENV) -m ruff check .
