@@ -55,5 +55,5 @@ clean: ## remove .venv and all that was built
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(VENV) || "$(PYTHON)" -m venv .venv
 	@echo "Installing into .venv ..."
-	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[book,dev,train]"
+	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[book,dev,scenes,train]"
 	@touch $@

@@ -48,7 +48,7 @@ def test_conda_and_pip_agree(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
     (pip,) = (entry["pip"] for entry in environment if isinstance(entry, dict))
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["book"] + extras["train"]
+    wanted = project["dependencies"] + extras["book"] + extras["train"] + extras["scenes"]
     assert sorted(pip) == sorted(["-e .", *wanted])
     assert f"python{project['requires-python']}" in environment
 

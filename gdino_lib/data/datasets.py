@@ -7,8 +7,10 @@ changes it.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
+import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -138,6 +140,14 @@ class GroundingDataset(data.Dataset[Sample]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the draw, between one pass of a loader and the next; its workers follow."""
         self._epoch.fill_(epoch)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is learnt from, and how it is drawn."""
+        digest = hashlib.sha256()
+        for each in (self.classes, self.transform, self.negatives, self.seed, self.max_tokens, *self.records):
+            digest.update(repr(each).encode())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -324,12 +334,21 @@ def build_loader(
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,
+        worker_init_fn=_stand_apart,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         # else each pass would take a number from torch's global generator, and a resumed run would draw others
         generator=torch.Generator().manual_seed(dataset.seed),
     )
+
+
+def _stand_apart(_: int) -> None:
+    """In a worker: a signal to the process group, as Ctrl-C and launchers send it, is the trainer's, which then saves."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else a forked worker would have the trainer's handler
 
 
 def _cores() -> int:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 import data_prep
@@ -44,7 +44,7 @@ from gdino_lib.detector import DTYPES, Detector
 from gdino_lib.evaluation.calibration import Thresholds, choose_thresholds, thresholds_path
 from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all, detection_records
 from gdino_lib.evaluation.matching import match_all
-from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.grounding_dino import GroundingDINO, GroundingDINOOutput
 from gdino_lib.training import checkpoints, denoising, lora
 from gdino_lib.training.log import LOG, RunLog
 from gdino_lib.training.losses import Criterion
@@ -62,7 +62,9 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 WRITTEN = {  # by a run, and removed by `overwrite`
     *(BEST, LAST, "best.thresholds.json", "best-adapters", "last-adapters", LOG, "tensorboard", "checkpoints")
 }
-MAY_CHANGE = {"epochs", "patience", "save_every", "validate_every"}  # when a run goes on
+MAY_CHANGE = {  # when a run goes on
+    *("epochs", "patience", "save_every", "validate_every", "passes", "gradient_checkpointing")
+}
 
 
 class Validation(NamedTuple):
@@ -104,18 +106,20 @@ class Trainer:
         settings: everything else.
         out: folder of the run; new, unless `resume` or `overwrite`.
         validation: to judge by after each epoch; None: no judgement, the last weights count.
-        resume: go on from the last checkpoint in `out`, which must be of the same settings and data; `epochs`,
-            `patience`, `save_every` and `validate_every` may differ. A run that has no checkpoint yet begins anew.
+        resume: go on from the last checkpoint in `out`, which must be of the same settings and data; `MAY_CHANGE` names
+            the settings that may differ (other `epochs` move the learning rate's drops). Without a checkpoint yet, or a
+            folder, the run begins.
         overwrite: remove an earlier run in `out`.
-        workers: processes of the loader, see `build_loader`.
+        workers: processes of the loader, see `build_loader`. Where processes are spawned (macOS, Windows), a script must
+            call `fit` under `if __name__ == "__main__":`.
         device: "auto", or "cpu" to leave a GPU alone.
         progress: show a bar and a line an epoch.
 
     Raises:
         FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for.
-        FileNotFoundError: `resume` where no run is; an image to validate by that is missing.
+        FileNotFoundError: an image to validate by that is missing.
         ValueError: settings that do not go together, too few images, nothing to validate by, other settings or data than
-            those of the run to go on with.
+            those of the run to go on with, a way to distribute that is not made for this.
     """
 
     def __init__(
@@ -140,27 +144,31 @@ class Trainer:
             raise ValueError(f"batch_size: expected at most {len(dataset)}, the number of images, got {s.batch_size}")
         if device not in ("auto", "cpu"):
             raise ValueError(f"device: expected auto or cpu, got {device!r}; `accelerate launch` chooses among several")
-        self.accelerator = _accelerator(s, device)
+        if resume and overwrite:
+            raise ValueError("resume goes on with a run and overwrite removes it; ask for one of them")
+        if s.patience and not validation:
+            raise ValueError("patience: nothing tells whether anything gets better; give data to validate by")
+        self.accelerator = _accelerator(device)
         processes = self.accelerator.num_processes
         if s.batch_size % (s.passes * processes):
             raise ValueError(
                 f"batch_size {s.batch_size} is not a multiple of passes x processes, {s.passes} x {processes}"
             )
-        self._identity = _identity(dataset)
+        self._identity = dataset.fingerprint
         if validation:
             _check_validation(validation)
-        checkpoint = self._open(resume, overwrite)
+        checkpoint = self._find(resume, overwrite)
 
         model = lora.add(model, s.lora_rank, s.lora_alpha) if s.lora_rank else model
         set_dropout(model, s.dropout)
         if s.gradient_checkpointing:
             checkpoint_activations(model)
         model.to(self.accelerator.device)
-        groups = parameter_groups(model, s.lr, {} if s.lora_rank else s.lr_scale)
+        groups = parameter_groups(model, s.lr, s.lr_scale)
         self.optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay)
         self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=s.precision == "float16")
         self.criterion = Criterion(s.loss)
-        self.step, self.best, self.waited = 0, None, 0
+        self.step, self.best, self.waited, self.judged = 0, None, 0, 0
         if checkpoint:
             model.load_state_dict(checkpoint.model)
         self.average = MovingAverage(model, s.ema) if s.ema else None
@@ -172,6 +180,8 @@ class Trainer:
         self.loader = self.accelerator.prepare_data_loader(loader)
         self._progress = progress and self.accelerator.is_main_process
         self._signal: int | None = None
+        self._judging = False
+        self._make_folder(resume)
 
     @property
     def plain_model(self) -> GroundingDINO:
@@ -181,7 +191,8 @@ class Trainer:
     def fit(self) -> Result:
         """Train until the last epoch, until nothing gets better, or until told to stop.
 
-        SIGTERM and Ctrl-C save a checkpoint after the step under way and stop.
+        SIGTERM and Ctrl-C save a checkpoint after the step under way and stop; a validation under way is broken off
+        (on several processes: ended) and done again when the run goes on.
 
         Raises:
             KeyboardInterrupt, SystemExit(143): after Ctrl-C, SIGTERM; everything is saved.
@@ -190,11 +201,18 @@ class Trainer:
             OSError: a full disk or the like; the last checkpoint stays.
         """
         s = self.settings
-        log = RunLog(self.out, self.step, self.steps, self._progress) if self.accelerator.is_main_process else None
+        log = None
+        if self.accelerator.is_main_process:
+            log = RunLog(self.out, self.step, self.judged, self.steps, self._progress)
         try:
             with self._stop_on_signals():
+                self._judge(log)  # if the run was stopped before it was
                 while self.step < self.steps and not (s.patience and self.waited >= s.patience):
                     self._epoch(log)
+                    self._judge(log)
+                    self._checkpoint()
+                    if self._any(self._signal is not None):
+                        self._stop()
                 self._save_weights(LAST)
         finally:
             if log:
@@ -219,18 +237,29 @@ class Trainer:
             losses.append(entry["loss"])
             if log:
                 log.step(entry)
-            if self.step < end and (stop or self.step % s.save_every == 0):
+            if stop or (self.step < end and self.step % s.save_every == 0):
                 self._checkpoint()
-            if stop and self.step < end:
+            if stop:
                 self._stop()
-        text = f"epoch {epoch + 1}/{s.epochs}: loss {sum(losses) / len(losses):.3f}"
-        if self.validation and ((epoch + 1) % s.validate_every == 0 or epoch + 1 == s.epochs):
-            text += self._validate(epoch, log)
-        self._checkpoint()
+        if log:
+            log.say(f"epoch {epoch + 1}/{s.epochs}: loss {sum(losses) / len(losses):.3f}")
+
+    def _judge(self, log: RunLog | None) -> None:
+        """Validate, where an epoch has ended that is to be judged and was not."""
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        due = epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
+        if not self.validation or rest or not due or self.judged == self.step:
+            return
+        self._judging = self.accelerator.num_processes == 1  # else the others would wait for the one that was stopped
+        try:
+            text = self._validate(epoch, log)
+        except _Stopped:
+            self._checkpoint()
+            self._stop()
+        finally:
+            self._judging = False
         if log:
             log.say(text)
-        if self._any(self._signal is not None):
-            self._stop()
 
     def _step(self, batches: Sequence[Batch], epoch: int) -> tuple[dict[str, Any], bool]:
         """One update of the weights. Returns the log's entry, and whether any process was told to stop."""
@@ -240,8 +269,7 @@ class Trainer:
             group["lr"] = group["peak_lr"] * factor
         torch.manual_seed(_number(s.seed, self.step, accelerator.process_index))  # dropout, drop path
         boxes = sum(len(target.boxes) for batch in batches for target in batch.targets)
-        told = torch.tensor([boxes, self._signal is not None], dtype=torch.float32, device=accelerator.device)
-        boxes, stop = accelerator.reduce(told, "sum").tolist()
+        boxes = accelerator.reduce(torch.tensor(float(boxes), device=accelerator.device), "sum").item()
         normaliser = max(boxes, 1) / accelerator.num_processes  # gradients are averaged over processes
 
         self.optimizer.zero_grad()
@@ -266,12 +294,14 @@ class Trainer:
             )
         self.scaler.step(self.optimizer)  # with float16, a step whose gradients overflowed is left out
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise ValueError(f"step {self.step + 1}: the gradients overflow float16 whatever their scale; try bfloat16")
         if self.average:
             self.average.update()
         self.step += 1
         finite = norm if norm < torch.inf else None  # JSON knows no infinity
         entry = {"step": self.step, "epoch": epoch + 1, "loss": total, "parts": parts, "lr": s.lr * factor}
-        return entry | {"gradient_norm": finite}, bool(stop)
+        return entry | {"gradient_norm": finite}, self._any(self._signal is not None)
 
     def _losses(self, batch: Batch, epoch: int, normaliser: float) -> dict[str, Tensor]:
         s, noise = self.settings, None
@@ -286,17 +316,21 @@ class Trainer:
             )
         with self._autocast():
             out = self.model(batch.pixel_values, batch.prompts, batch.pixel_mask, denoising=noise)
-        return self.criterion(out, batch.targets, normaliser)
+        losses = self.criterion(out, batch.targets, normaliser)
+        if not (s.loss.layers and s.loss.proposals):
+            losses["total"] = losses["total"] + _nothing(out)
+        return losses
 
     def _autocast(self) -> torch.autocast:
         dtype = DTYPES[self.settings.precision]
         return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype != torch.float32)
 
     def _validate(self, epoch: int, log: RunLog | None) -> str:
-        """Judge; keep the weights if they are the best so far. Returns words for the log."""
+        """Measure; keep the weights if they are the best so far. Returns words for the log."""
         with self.average.applied() if self.average else nullcontext():
             precision, thresholds = self._measure()
-            entry = {"step": self.step, "epoch": epoch + 1, "ap": precision.ap, "ap50": precision.ap50}
+            entry = {"step": self.step, "epoch": epoch, "ap": precision.ap, "ap50": precision.ap50}
+            self.judged = self.step
             self.waited += 1
             better = self.best is None or precision.ap > self.best["ap"]
             if better:
@@ -306,7 +340,7 @@ class Trainer:
                     thresholds.save(thresholds_path(self.out / BEST))
         if log:
             log.validation(entry | {"classes": {c.name: c.ap for c in precision.classes}})
-        return f", AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{', the best so far' if better else ''}"
+        return f"  AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{', the best so far' if better else ''}"
 
     def _measure(self) -> tuple[AveragePrecision, Thresholds]:
         """AP of the model as it is; each process detects in its share of the images."""
@@ -328,9 +362,11 @@ class Trainer:
                 "epoch": self.step / self.steps_per_epoch,
                 "best": self.best,
                 "waited": self.waited,
+                "judged": self.judged,
                 "settings": self.settings.to_dict(),
                 "config": self.config.to_dict(),
                 "data": self._identity,
+                "validation": _fingerprint(self.validation),
                 "processes": self.accelerator.num_processes,
                 "versions": checkpoints.versions(),
             }
@@ -342,7 +378,8 @@ class Trainer:
         self.scaler.load_state_dict(checkpoint.training["scaler"])
         if self.average:
             self.average.load_state_dict(checkpoint.training["average"])
-        self.step, self.best, self.waited = (checkpoint.state[name] for name in ("step", "best", "waited"))
+        names = ("step", "best", "waited", "judged")
+        self.step, self.best, self.waited, self.judged = (checkpoint.state[name] for name in names)
 
     def _save_weights(self, name: str, averaged: bool = False) -> None:
         """Write the weights for use: a plain model's, the moving average where there is one."""
@@ -356,33 +393,39 @@ class Trainer:
             about = {"step": self.step, "best": self.best, "versions": checkpoints.versions()}
             weights.save(model, self.out / name, about={"training": json.dumps(about)})
 
-    def _open(self, resume: bool, overwrite: bool) -> checkpoints.Checkpoint | None:
-        """Make the folder, or find what to go on with."""
-        out, checkpoint, held = self.out, None, self.out.is_dir() and any(self.out.iterdir())
+    def _find(self, resume: bool, overwrite: bool) -> checkpoints.Checkpoint | None:
+        """The checkpoint to go on with; refuses a folder that this run must not touch, and changes nothing."""
+        out = self.out
         if out.exists() and not out.is_dir():
             raise FileExistsError(f"{out} is a file; expected a folder for the run")
-        if resume:
-            if not out.is_dir():
-                raise FileNotFoundError(f"{out}: no such folder, expected a run to go on with")
-            if held and not (out / "checkpoints").is_dir() and not (out / LOG).is_file():
-                raise FileNotFoundError(f"{out} holds no training run; expected checkpoints or a log to go on with")
-            found = checkpoints.steps(out)
-            checkpoint = checkpoints.read(found[-1]) if found else None
-            if checkpoint:
-                self._check_same(checkpoint)
-        elif held and not overwrite:
+        held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        others = [name for name in held if not _is_ours(name)]
+        if held and not (resume or overwrite):
             raise FileExistsError(
                 f"{out} is not empty; choose another folder, or pass --resume to go on or --overwrite"
             )
-        elif held and (others := sorted({path.name for path in out.iterdir()} - WRITTEN)):
+        if others and (overwrite or len(others) == len(held)):
             raise FileExistsError(f"{out} holds {others[0]!r}, which no run wrote; choose another folder")
+        found = checkpoints.steps(out) if resume else []
+        if not found:
+            return None
+        try:
+            checkpoint = checkpoints.read(found[-1])
+        except (ValueError, FileNotFoundError) as error:
+            before = f"; remove {found[-1]} to go on from {found[-2].name}" if len(found) > 1 else ""
+            raise ValueError(f"{error}{before}") from None
+        self._check_same(checkpoint)
+        return checkpoint
+
+    def _make_folder(self, resume: bool) -> None:
+        """Make the run's folder, without an earlier run unless that goes on, and without what a killed one left half-written."""
         self.accelerator.wait_for_everyone()  # all have looked
         if self.accelerator.is_main_process:
-            if held and not resume:
-                shutil.rmtree(out)
-            out.mkdir(parents=True, exist_ok=True)
+            self.out.mkdir(parents=True, exist_ok=True)
+            for path in self.out.iterdir():
+                if _is_ours(path.name) and (not resume or path.name not in WRITTEN):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.accelerator.wait_for_everyone()
-        return checkpoint
 
     def _check_same(self, checkpoint: checkpoints.Checkpoint) -> None:
         state, now = checkpoint.state, json.loads(json.dumps(self.settings.to_dict()))
@@ -392,8 +435,10 @@ class Trainer:
                 raise ValueError(f"{self.out}: its run has {name} = {then}, not {value}; resume with the same settings")
         if state["config"] != json.loads(json.dumps(self.config.to_dict())):
             raise ValueError(f"{self.out}: its run trains a model of another configuration")
-        if state["data"] != self._identity:
-            raise ValueError(f"{self.out}: its run has other training data; resume with the same")
+        for name, now in (("data", self._identity), ("validation", _fingerprint(self.validation))):
+            if state[name] != now:
+                kind = "training data" if name == "data" else "validation data"
+                raise ValueError(f"{self.out}: its run has other {kind}; resume with the same")
         if state["processes"] != self.accelerator.num_processes:
             text = f"{state['processes']} processes, not {self.accelerator.num_processes}"
             warnings.warn(f"the run was begun on {text}: it goes on, though not bit for bit", stacklevel=4)
@@ -409,6 +454,8 @@ class Trainer:
             self._signal = number
             for each, handler in previous.items():
                 signal.signal(each, handler)
+            if self._judging:
+                raise _Stopped
             if self._progress:
                 print("stopping after this step ...", file=sys.stderr)
 
@@ -434,17 +481,41 @@ class Trainer:
         return bool(self.accelerator.reduce(told, "sum").item())
 
 
-def _accelerator(settings: TrainingSettings, device: str) -> Accelerator:
-    loss = settings.loss
-    some_unused = not (loss.layers and loss.proposals)
-    return Accelerator(
+class _Stopped(BaseException):
+    """A signal came while nothing needs to be finished."""
+
+
+def _accelerator(device: str) -> Accelerator:
+    accelerator = Accelerator(
         cpu=device == "cpu",
+        mixed_precision="no",  # the settings say, whatever accelerate's own configuration says
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # batch_size counts all processes' images
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(find_unused_parameters=some_unused),
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),  # one process may validate for long
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # one process may validate for long
     )
+    kind = str(accelerator.distributed_type.value)
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise ValueError(f"expected one process a device, as accelerate's MULTI_GPU, got {kind}")
+    wanted = device if device == "cpu" else weights.choose_device("auto").type
+    if accelerator.device.type != wanted:  # accelerate keeps the choice of the first run in a process
+        raise ValueError(
+            f"device: an earlier run in this process chose {accelerator.device.type}; restart Python for {wanted}"
+        )
+    return accelerator
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a run wrote this, or was killed while it wrote it."""
+    return name in WRITTEN or any(name.startswith(f".{written}.") for written in WRITTEN)
+
+
+def _nothing(out: GroundingDINOOutput) -> Tensor:
+    """0, which depends on every stage: several processes wait for a gradient of every parameter."""
+    stages = [*out.layers, *([out.proposals] if out.proposals else [])]
+    return sum(0 * (stage.boxes.sum() + stage.logits.masked_fill(stage.logits.isneginf(), 0).sum()) for stage in stages)
+
+
+def _fingerprint(validation: Validation | None) -> str | None:
+    return validation and hashlib.sha256(repr(validation.records).encode()).hexdigest()
 
 
 def _check_validation(validation: Validation) -> None:
@@ -454,15 +525,6 @@ def _check_validation(validation: Validation) -> None:
         raise ValueError(f"validation: none of {len(records)} records with classes has a box to measure precision by")
     check_distinct(class_names(validation.records))
     check_files(records, Path(validation.images))
-
-
-def _identity(dataset: GroundingDataset) -> str:
-    """A fingerprint of what is learnt from, and how it is drawn."""
-    digest = hashlib.sha256()
-    drawn = (dataset.classes, dataset.transform, dataset.negatives, dataset.seed, dataset.max_tokens)
-    for each in (*drawn, *dataset.records):
-        digest.update(repr(each).encode())
-    return digest.hexdigest()
 
 
 def _number(*parts: Any) -> int:
