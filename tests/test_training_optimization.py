@@ -38,15 +38,20 @@ def test_what_was_frozen_before_stays_so():
 
 def test_the_steps_of_the_learning_rate():
     settings = TrainingSettings(warmup_steps=4, drops=(0.5, 0.75))
-    factors = [schedule_factor(settings, step, 16) for step in range(16)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
+    factors = [schedule_factor(settings, step, 40) for step in range(40)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75] + [1] * 17 + [0.1] * 10 + [0.01] * 10)
 
 
 def test_the_cosine_of_the_learning_rate():
     settings = TrainingSettings(warmup_steps=2, schedule="cosine")
-    factors = [schedule_factor(settings, step, 12) for step in range(12)]
+    factors = [schedule_factor(settings, step, 22) for step in range(22)]
     assert factors[:2] == [0.5, 1.0]
-    assert factors[2:] == pytest.approx([(1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)])
+    assert factors[2:] == pytest.approx([(1 + math.cos(math.pi * step / 20)) / 2 for step in range(20)])
+
+
+def test_a_short_run_is_not_all_warm_up():
+    settings = TrainingSettings(warmup_steps=100, drops=())
+    assert [schedule_factor(settings, step, 20) for step in range(4)] == [0.5, 1, 1, 1]
 
 
 def test_the_moving_average_by_hand():
@@ -98,3 +103,18 @@ def test_settings_survive_json():
     assert TrainingSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
     with pytest.raises(ValueError, match="unknown settings: speed"):
         TrainingSettings.from_dict({"speed": 1})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainingSettings(lr=math.inf), "lr: expected at least 0, got inf"),
+        (lambda: TrainingSettings(clip=math.nan), "clip: expected at least 0, got nan"),
+        (lambda: TrainingSettings(epochs=2.5), "epochs: expected a whole number of at least 1, got 2.5"),
+        (lambda: LossSettings(layers=math.nan), "layers: expected a number of 0 or more, got nan"),
+        (lambda: LossSettings(alpha=7), "alpha: expected a number of 0 or more, at most 1, got 7"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

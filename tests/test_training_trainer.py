@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,82 @@ def test_a_signal_saves_after_the_step_and_stops(tmp_path, images, number, error
     images.transform = EvaluationTransform(SIDE, SIDE)
     run(tmp_path, "stopped", data=images, resume=True).fit()
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_a_signal_breaks_a_validation_off_which_is_done_again(tmp_path, images):
+    settings, validation = replace(SETTINGS, ema=0.5), Validation(Dataset(images.records), images.images)
+    run(tmp_path, "whole", settings, data=images, validation=validation).fit()
+
+    class Stopped(Trainer):
+        def _measure(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("went on")
+
+    options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
+    with pytest.raises(SystemExit):
+        Stopped(model(), images, settings, tmp_path / "stopped", **options).fit()
+    assert [path.name for path in checkpoints.steps(tmp_path / "stopped")] == ["step-00000003"]
+    run(tmp_path, "stopped", settings, data=images, validation=validation, resume=True).fit()
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert read_log(tmp_path / "stopped")[1] == read_log(tmp_path / "whole")[1]
+
+
+def test_everything_at_once_goes_on_bit_for_bit(tmp_path, images):
+    settings = replace(
+        SETTINGS, lora_rank=2, ema=0.9, dropout=0.1, precision="float16", gradient_checkpointing=True, passes=2,
+        save_every=1, patience=5, schedule="cosine",
+    )  # fmt: skip
+    validation = Validation(Dataset(images.records), images.images)
+    run(tmp_path, "whole", settings, data=images, validation=validation).fit()
+
+    def kill(_):
+        raise KilledError
+
+    images.transform = Interrupting(22, kill)
+    with pytest.raises(KilledError):
+        run(tmp_path, "killed", settings, data=images, validation=validation).fit()
+    images.transform = EvaluationTransform(SIDE, SIDE)
+    resumed = run(tmp_path, "killed", settings, data=images, validation=validation, resume=True)
+    assert resumed.step == 4
+    resumed.fit()
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert read_log(tmp_path / "killed")[1] == read_log(tmp_path / "whole")[1]
+
+
+def test_gradients_that_overflow_float16_whatever_their_scale_are_told(tmp_path, images, monkeypatch):
+    training = run(tmp_path, settings=replace(SETTINGS, epochs=9, precision="float16"), data=images)
+    normal = training.criterion
+
+    def broken(*arguments):
+        losses = normal(*arguments)
+        return losses | {"total": losses["total"] + 0 * (losses["total"] - losses["total"]).sqrt()}  # 0 * infinity
+
+    monkeypatch.setattr(training, "criterion", broken)
+    with pytest.raises(ValueError, match=r"step 17: the gradients overflow float16 whatever their scale"):
+        training.fit()
+
+
+def test_patience_needs_something_to_judge_by(tmp_path, images):
+    with pytest.raises(ValueError, match="patience: nothing tells whether anything gets better"):
+        run(tmp_path, settings=replace(SETTINGS, patience=2), data=images)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_reaches_the_trainer_alone(tmp_path, number):
+    """As launchers, `timeout` and Ctrl-C send it: the loader's workers must outlive it."""
+    path = script(tmp_path, epochs=200, workers=2)
+    process = subprocess.Popen(
+        [sys.executable, str(path), "run"], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "run" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (log.is_file() and log.stat().st_size):
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (143, 1 if number == signal.SIGINT else 143, -number), said
+    steps = losses(tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run")[-1].name == f"step-{len(steps):08d}"
 
 
 def test_two_passes_give_the_losses_of_one(tmp_path, images):
@@ -239,7 +317,7 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
     (folder / "thesis.txt").write_text("ten years of work")
     with pytest.raises(FileExistsError, match=r"not empty; choose another folder, or pass --resume"):
         run(tmp_path, data=images)
-    with pytest.raises(FileNotFoundError, match="holds no training run"):
+    with pytest.raises(FileExistsError, match=r"holds 'thesis\.txt', which no run wrote"):
         run(tmp_path, data=images, resume=True)
     with pytest.raises(FileExistsError, match=r"holds 'thesis\.txt', which no run wrote"):
         run(tmp_path, data=images, overwrite=True)
@@ -247,8 +325,29 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
     run(tmp_path, "other", replace(SETTINGS, epochs=1), data=images).fit()
     run(tmp_path, "other", data=images, overwrite=True)
     assert not list((tmp_path / "other").iterdir())
-    with pytest.raises(FileNotFoundError, match="no such folder, expected a run"):
-        run(tmp_path, "nothing", data=images, resume=True)
+    with pytest.raises(ValueError, match="ask for one of them"):
+        run(tmp_path, "other", data=images, overwrite=True, resume=True)
+
+
+def test_an_earlier_run_stays_when_the_settings_are_wrong(tmp_path, images):
+    run(tmp_path, data=images).fit()
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(ValueError, match="'nek'"):
+        run(tmp_path, settings=replace(SETTINGS, lr_scale={"nek": 0.1}), data=images, overwrite=True)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path, images):
+    run(tmp_path, data=images).fit()
+    (tmp_path / "run" / ".best.safetensors.ab12.partial").write_text("half")
+    (tmp_path / "run" / ".best-adapters.partial").mkdir()
+    run(tmp_path, settings=replace(SETTINGS, epochs=3), data=images, resume=True).fit()
+    assert not list((tmp_path / "run").glob(".*"))
+    assert len(losses(tmp_path / "run")) == STEPS * 3 // 2
+
+
+def test_to_resume_what_has_not_begun_is_to_begin(tmp_path, images):
+    assert run(tmp_path, "new", data=images, resume=True).fit().step == STEPS
 
 
 def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path, images):
@@ -393,7 +492,7 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     assert "epoch 1/1: loss" in said
     assert re.search(r"3 steps; the weights: .*best\.safetensors, AP 0\.\d{3} after epoch 1", said)
     settings = json.loads((checkpoints.steps(out)[-1] / "state.json").read_text())["settings"]
-    assert settings["lr_scale"] == {"text_encoder.bert": 0.5}
+    assert settings["lr_scale"] == {"image_backbone.backbone": 0.1, "text_encoder.bert": 0.5}
     assert settings["loss"]["layers"] == 0.5
     assert settings["drops"] == [0.5, 0.9]
     assert main([*arguments, "--epochs", "2"]) == 2
@@ -406,7 +505,7 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epochs", "0"], "epochs: expected at least 1, got 0"),
+        (["--epochs", "0"], "epochs: expected a whole number of at least 1, got 0"),
         (["--dropout", "2"], "dropout: expected a number in 0..1, got 2.0"),
         (["--lr-scale", "bert"], "expected NAME=NUMBER, got 'bert'"),
         (["--loss", "iou=1"], "--loss: expected one of"),
@@ -443,20 +542,23 @@ folder = Path({folder!r})
 records = csv_table.read(folder / "shapes.csv")
 data = GroundingDataset(records, folder / "images", EvaluationTransform(64, 64))
 settings = replace(SETTINGS, **{changes!r})
-Trainer(model(), data, settings, folder / sys.argv[1], workers=0, device="cpu", progress=False, resume="--resume" in sys.argv,
-        validation=Validation(records, folder / "images")).fit()
+judged_by = replace(records, images=records.images[:11])  # no multiple of two
+Trainer(model(), data, settings, folder / sys.argv[1], workers={workers}, device="cpu", progress=False,
+        resume="--resume" in sys.argv, validation=Validation(judged_by, folder / "images")).fit()
 """
 
 
-def script(tmp_path, **changes):
+def script(tmp_path, workers=0, **changes):
     csv_of(tmp_path)
     path = tmp_path / "script.py"
-    path.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path), changes=changes))
+    path.write_text(
+        SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path), changes=changes, workers=workers)
+    )
     return path
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    path = script(tmp_path, epochs=7, lr_scale={"text_encoder.bert": 0.0})  # 21 steps, without BERT's dropout
+    path = script(tmp_path, epochs=7, ema=0.9, lr_scale={"text_encoder.bert": 0.0})  # 21 steps, no BERT's dropout
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(path), "two"]
     for command in (launch, [sys.executable, str(path), "one"]):
@@ -468,19 +570,27 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert together == pytest.approx(alone, rel=1e-4)
         assert other == pytest.approx(norm, rel=0.05)  # rounding errors are let in by every ReLU
     (_, validated), (_, validated_alone) = read_log(tmp_path / "two"), read_log(tmp_path / "one")
-    assert [entry["step"] for entry in validated] == [entry["step"] for entry in validated_alone]
+    assert len(validated) == len(validated_alone) == 7
+    for entry, alone in zip(validated, validated_alone, strict=True):
+        assert entry["ap"] == pytest.approx(alone["ap"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_losses_switched_off_on_several_processes(tmp_path):
+    path = script(tmp_path, epochs=2, loss={"layers": 0.0, "proposals": 0.0})
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(path), "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "two")) == STEPS
 
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(tmp_path):
     """SIGKILL, while it starts, learns, validates or saves."""
-    import random
-    import time
-
     path = script(tmp_path, epochs=40, save_every=1)
     subprocess.run([sys.executable, str(path), "whole"], check=True)
     rng = random.Random(0)
-    (tmp_path / "killed").mkdir()
     kills = 0
     while kills < 10:
         process = subprocess.Popen([sys.executable, str(path), "killed", "--resume"])

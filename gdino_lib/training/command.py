@@ -21,8 +21,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     start.add_argument("--init", metavar="MODEL", help="nano, tiny, base, a weight file or a folder")
     start.add_argument("--from-scratch", choices=["nano", "tiny", "base", "large"], help="random weights of this size")
     data.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
-    data.add_argument("--resume", action="store_true", help="go on with the run in DIR")
-    data.add_argument("--overwrite", action="store_true", help="remove what is in DIR")
+    again = data.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it")
+    again.add_argument("--overwrite", action="store_true", help="remove an earlier run in DIR")
     data.add_argument("--negatives", type=int, metavar="N", help="absent classes in a prompt (default: all that fit)")
     data.add_argument("--no-augmentation", action="store_true", help="no flips, crops and scales")
     data.add_argument("--short-side", type=int, metavar="PIXELS", help="of an image (default: the model's)")
@@ -104,7 +105,7 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
         ValueError: a value out of its range, an unknown loss.
     """
     values = {entry.name: getattr(options, entry.name) for entry in fields(TrainingSettings) if entry.name != "loss"}
-    values["lr_scale"] = dict(options.lr_scale)
+    values["lr_scale"] = TrainingSettings().lr_scale | dict(options.lr_scale)
     known = {entry.name for entry in fields(LossSettings)}
     for name, _ in options.loss:
         if name not in known:
@@ -123,7 +124,12 @@ def _add_option(group: argparse._ArgumentGroup, flag: str, kind: Any, default: A
     elif get_origin(kind) is Mapping:
         shown = " ".join(f"{name}={value:g}" for name, value in default.items())
         group.add_argument(
-            flag, type=_pair, nargs="*", default=default, metavar="PART=FACTOR", help=f"{text} (default: {shown})"
+            flag,
+            type=_pair,
+            nargs="*",
+            default=default,
+            metavar="PART=FACTOR",
+            help=f"{text}; added to the defaults, {shown}",
         )
     else:
         metavar = "N" if kind is int else "X"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from data_prep.atomic import atomic_file
 
 LOG = "log.jsonl"
+SILENCE = 300  # seconds at most, where there is no terminal for a bar
 
 
 def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -38,19 +40,22 @@ class RunLog:
     Args:
         out: folder of the run.
         step: how many steps are done: whatever the log says of later ones, which a killed run made, is removed.
+        judged: the step of the last validation, in the same way.
         steps: of the whole run.
         progress: show a bar; on a terminal only.
     """
 
-    def __init__(self, out: Path, step: int, steps: int, progress: bool = True) -> None:
+    def __init__(self, out: Path, step: int, judged: int, steps: int, progress: bool = True) -> None:
         path = out / LOG
-        kept = [entry for entry in _entries(path) if entry["step"] <= step] if path.is_file() else []
+        entries = _entries(path) if path.is_file() else []
+        kept = [entry for entry in entries if entry["step"] <= (judged if "ap" in entry else step)]
         with atomic_file(path) as file:
             file.writelines(json.dumps(entry) + "\n" for entry in kept)
         self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(out, step)
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=None if progress else True)
-        self._progress = progress
+        self._progress, self._steps = progress, steps
+        self._said = time.monotonic()
         self._ap = next((f", AP {e['ap']:.3f}" for e in reversed(kept) if "ap" in e), "")
 
     def step(self, entry: dict[str, Any]) -> None:
@@ -59,6 +64,8 @@ class RunLog:
         speed = entry["images_per_second"]
         self._bar.set_postfix_str(f"loss {entry['loss']:.2f}{self._ap}, {speed:.1f} images/s", refresh=False)
         self._bar.update()
+        if self._bar.disable and time.monotonic() - self._said > SILENCE:
+            self.say(f"step {entry['step']}/{self._steps}: loss {entry['loss']:.2f}{self._ap}, {speed:.1f} images/s")
         if self._board:
             values = {"loss": entry["loss"], "lr": entry["lr"], "gradient norm": entry["gradient_norm"]}
             values |= {f"parts/{name}": value for name, value in entry["parts"].items()}
@@ -76,6 +83,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
+        self._said = time.monotonic()
         if self._progress:
             tqdm.write(text)
 

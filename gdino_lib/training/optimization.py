@@ -57,10 +57,11 @@ def schedule_factor(settings: TrainingSettings, step: int, steps: int) -> float:
     Args:
         step: 0 for the first; steps: of the whole run.
     """
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
+    warmup = min(settings.warmup_steps, steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
     if settings.schedule == "cosine":
-        done = (step - settings.warmup_steps) / max(steps - settings.warmup_steps, 1)
+        done = (step - warmup) / max(steps - warmup, 1)
         return (1 + math.cos(math.pi * done)) / 2
     return 0.1 ** sum(step >= drop * steps for drop in settings.drops)
 
@@ -68,8 +69,8 @@ def schedule_factor(settings: TrainingSettings, step: int, steps: int) -> float:
 class MovingAverage:
     """An exponential moving average of the parameters that learn; the others cost nothing.
 
-    The decay rises from 0.1 to its final value, so that the first weights, which are random, are soon forgotten:
-    min(decay, (1 + updates) / (10 + updates)).
+    The decay rises to its final value, so that the first weights are soon forgotten: it is the lesser of `decay` and
+    (1 + updates) / (10 + updates).
 
     Args:
         decay: final share of the old average kept in each update, in 0..1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
@@ -12,7 +13,11 @@ Schedule = Literal["step", "cosine"]
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights. The paper contradicts itself on the class term: these defaults are its appendix's."""
+    """Weights. The paper contradicts itself on the class term: these defaults are its appendix's.
+
+    Raises:
+        ValueError: a negative or infinite number.
+    """
 
     match_class: float = 1.0  # of the matching costs
     match_box: float = 5.0
@@ -25,6 +30,14 @@ class LossSettings:
     layers: float = 1.0  # of the decoder layers before the last; 0 leaves them out
     proposals: float = 1.0  # of the encoder's proposals; 0 leaves them out
     denoising: float = 1.0  # of the denoising queries; 0 leaves them out
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, most = getattr(self, entry.name), 1 if entry.name == "alpha" else math.inf
+            if not (0 <= value <= most and math.isfinite(value)):
+                raise ValueError(
+                    f"{entry.name}: expected a number of 0 or more{', at most 1' * (most == 1)}, got {value}"
+                )
 
     @classmethod
     def section_4_1(cls) -> LossSettings:
@@ -51,7 +64,9 @@ class TrainingSettings:
     ] = field(default_factory=lambda: {"image_backbone.backbone": 0.1, "text_encoder.bert": 0.0})
     schedule: Annotated[Schedule, "how the learning rate falls: at the drops, or along half a cosine to 0"] = "step"
     drops: Annotated[tuple[float, ...], "step: shares of the run, in 0..1, after which it falls to a tenth"] = (0.75,)
-    warmup_steps: Annotated[int, "first steps, over which the learning rate rises from 0"] = 100
+    warmup_steps: Annotated[
+        int, "first steps, over which the learning rate rises from 0; a tenth of the run at most"
+    ] = 100
     weight_decay: Annotated[float, "of AdamW"] = 1e-4
     clip: Annotated[float, "largest norm of the gradients of a step; 0: no limit"] = 0.1
     ema: Annotated[float, "decay of a moving average of the weights, to validate and keep; 0: none"] = 0.0
@@ -78,8 +93,9 @@ class TrainingSettings:
         at_least |= dict.fromkeys(("warmup_steps", "lora_rank", "denoising", "patience", "weight_decay", "clip"), 0)
         at_least |= dict.fromkeys(("lr", "lora_alpha", "box_noise"), 0)
         for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (value >= least and math.isfinite(value)) or (least == 1 and value != int(value)):
+                raise ValueError(f"{name}: expected {'a whole number of ' * (least == 1)}at least {least}, got {value}")
         for name in ("dropout", "label_noise", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a number in 0..1, got {getattr(self, name)}")
