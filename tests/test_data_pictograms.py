@@ -239,7 +239,7 @@ def test_samples_agree_with_their_scenes():
             assert prompt[phrase] in BY_NAME[box.label].wordings
 
 
-def test_what_says_the_same_does_not_count_as_absent():
+def test_what_bears_the_name_does_not_count_as_absent():
     cats = [BY_NAME[name] for name in ("cat", "black cat", "dog", "guide dog")]
     data = SceneDataset(cats, 30, batch_size=1, sizes=(64,), negatives=4, most=1)
     owner = {wording: thing for thing in cats for wording in thing.wordings}
@@ -247,6 +247,9 @@ def test_what_says_the_same_does_not_count_as_absent():
         scene, prompt, _ = data.scene(index)
         kind = scene.record.boxes[0].label.split()[-1]
         assert sum(owner[phrase].name.split()[-1] == kind for phrase in prompt) == 1
+    circles = [BY_NAME[f"{colour} circle"] for colour in ("red", "blue", "green")]
+    data = SceneDataset(circles, 30, batch_size=1, sizes=(64,), negatives=3, most=1)
+    assert {len(data.scene(index)[1]) for index in range(30)} == {1, 2, 3}, "colours are told apart"
 
 
 def test_wordings_are_the_name_half_of_the_time():

@@ -191,13 +191,21 @@ def choose_unseen(count: int = UNSEEN_COUNT, seed: int = 0, alike: float = ALIKE
 def say_the_same(one: Pictogram, other: Pictogram) -> bool:
     """A wording of one says nothing that a wording of the other does not say, too, and one is about what the other names.
 
-    So "cat" and "black cat", of which neither is absent where the other is; but not "waving hand" and "raised hand".
+    So "cat" and "black cat", "red circle" and "blue circle"; but not "waving hand" and "raised hand".
     """
     return any(
         (set(words) <= set(others) or set(others) <= set(words)) and (words[0] in others or others[0] in words)
         for words in _sayings(one)
         for others in _sayings(other)
     )
+
+
+def may_name(one: Pictogram, other: Pictogram) -> bool:
+    """Each word of a wording of one is in a wording of the other, or the reverse: then neither is absent beside the other.
+
+    So "cat" and "black cat"; but not "red circle" and "blue circle".
+    """
+    return any(words <= others or others <= words for words in _word_sets(one) for others in _word_sets(other))
 
 
 def draw(character: str, side: int) -> Image.Image:
@@ -370,6 +378,11 @@ def listing(chosen: dict[str, tuple[str, ...]]) -> str:
 def _sayings(thing: Pictogram) -> tuple[tuple[str, ...], ...]:
     """The words of each wording, where there are any that name things."""
     return tuple(words for wording in thing.wordings if (words := _words(wording)))
+
+
+@lru_cache(None)
+def _word_sets(thing: Pictogram) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(re.findall(r"[^\W_]+", wording.lower())) for wording in thing.wordings)
 
 
 def _words(wording: str) -> tuple[str, ...]:

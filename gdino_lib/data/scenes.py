@@ -24,7 +24,7 @@ from data_prep import Dataset, ImageRecord, coco, csv_table, odvg, voc
 from data_prep.atomic import atomic_folder
 from data_prep.records import Box
 from gdino_lib.data.datasets import FRAME, EpochOrder, Sample
-from gdino_lib.data.pictograms import ATTRIBUTION, Pictogram, draw, package_folder, say_the_same
+from gdino_lib.data.pictograms import ATTRIBUTION, Pictogram, draw, may_name, package_folder
 from gdino_lib.images import prepare
 from gdino_lib.prompts import word_pieces
 from gdino_lib.training.targets import Target
@@ -33,7 +33,7 @@ SOLID = 64  # alpha of 255 from which on a pixel belongs to a thing
 SMALLEST = 24  # pixels of a thing's longer side
 VISIBLE = 0.6  # share of a thing that neither the border nor other things hide
 TRIES = 8  # places to try before a thing is left out
-# those that lie in the wheel of scikit-image, without its downloads; crops of them show parts, seldom things
+# in the wheel of scikit-image, without its downloads, and free of rights; crops of them show parts, seldom things
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -45,7 +45,6 @@ PHOTOGRAPHS = (
     "gravel.png",
     "hubble_deep_field.jpg",
     "ihc.png",
-    "motorcycle_left.png",
     "retina.jpg",
     "rocket.jpg",
 )
@@ -129,8 +128,8 @@ def draw_scene(
 class SceneDataset(data.Dataset[Sample]):
     """Scenes to train on, drawn as they are asked for: what `GroundingDataset` gives, without files.
 
-    A prompt calls each thing by one of its wordings, drawn anew for each scene, and names absent things, too; none that
-    says the same as one that is there ("cat" beside a "black cat"). Each epoch has new scenes.
+    A prompt calls each thing by one of its wordings, drawn anew for each scene, and names absent things, too; none whose name
+    what is there may bear ("cat" beside a "black cat"). Each epoch has new scenes.
 
     Args:
         things: to learn, such as `pictograms.seen()`.
@@ -169,9 +168,7 @@ class SceneDataset(data.Dataset[Sample]):
         # shared memory: workers that live on from epoch to epoch see the change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._places: tuple[int, list[int]] | None = None
-        draw_scene(
-            0, seed=seed, size=64, things=self.things[:1], most=1
-        )  # what is missing is said here, not in a worker
+        package_folder("skimage")  # what is missing is said here, not in a worker
 
     @property
     def epoch(self) -> int:
@@ -217,7 +214,7 @@ class SceneDataset(data.Dataset[Sample]):
         for thing in rng.sample(self.things, min(wanted, len(self.things))):
             wording = choose_wording(thing, rng)
             length = len(word_pieces(wording)) + 1
-            if length <= room and thing.name not in names and not any(say_the_same(thing, other) for other in shown):
+            if length <= room and thing.name not in names and not any(may_name(thing, other) for other in shown):
                 absent.append(wording)
                 room -= length
         prompt = wordings + absent
