@@ -116,6 +116,31 @@ def test_a_perfect_detector(dataset, folder):
     assert result.without_objects == ()
 
 
+class Listening(ColourDetector):
+    """Remembers what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, images, phrases, **options):
+        self.asked += phrases
+        return super().__call__(images, phrases, **options)
+
+
+def test_an_image_may_be_asked_for_its_own_classes_and_some_others(dataset, folder):
+    detector = Listening()
+    found = detect_all(detector, dataset, folder, negatives=1, batch_size=2)
+    for record, asked in zip(dataset.images, detector.asked, strict=True):
+        own = {box.label for box in record.boxes}
+        assert own <= set(asked)
+        assert len(asked) == min(len(own) + 1, len(COLOURS))
+    assert average_precision(dataset, found).ap == pytest.approx(1)
+    again = Listening()
+    part = replace(dataset, images=dataset.images[1:])  # whatever the other images are
+    detect_all(again, part, folder, negatives=1)
+    assert again.asked == detector.asked[1:]
+
+
 def test_a_blind_detector(dataset, folder):
     result = average_precision(dataset, detect_all(BlindDetector(), dataset, folder))
     assert (result.ap, result.ap50, result.recall) == (0, 0, 0)

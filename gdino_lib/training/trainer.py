@@ -73,10 +73,12 @@ class Validation(NamedTuple):
     Attributes:
         records: detection records.
         images: folder that their file names are relative to.
+        negatives: classes that an image is asked for besides its own, see `detect_all`; None: all of them.
     """
 
     records: data_prep.Dataset
     images: Path | str
+    negatives: int | None = None
 
 
 class Result(NamedTuple):
@@ -344,11 +346,13 @@ class Trainer:
 
     def _measure(self) -> tuple[AveragePrecision, Thresholds]:
         """AP of the model as it is; each process detects in its share of the images."""
-        records, images = self.validation
+        records, images, negatives = self.validation
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         share = replace(records, images=records.images[process::processes])
         detector = Detector(self.plain_model, self.settings.precision)
-        found = detect_all(detector, share, images, phrases=class_names(records), progress=self._progress)
+        found = detect_all(
+            detector, share, images, phrases=class_names(records), negatives=negatives, progress=self._progress
+        )
         found = {name: boxes for part in gather_object([found]) for name, boxes in part.items()}
         return average_precision(records, found), choose_thresholds(match_all(records, found))
 
@@ -515,7 +519,7 @@ def _nothing(out: GroundingDINOOutput) -> Tensor:
 
 
 def _fingerprint(validation: Validation | None) -> str | None:
-    return validation and hashlib.sha256(repr(validation.records).encode()).hexdigest()
+    return validation and hashlib.sha256(repr((validation.records, validation.negatives)).encode()).hexdigest()
 
 
 def _check_validation(validation: Validation) -> None:
