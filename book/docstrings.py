@@ -25,7 +25,9 @@ def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> tuple[str, str]:
     # "<factory>" is no Python, and Sphinx then gives up on the links of the whole signature
-    return (signature or "").replace("<factory>", "..."), result
+    signature = (signature or "").replace("<factory>", "...")
+    # where a type is imported for checkers only, Sphinx keeps the annotations as they are written
+    return signature.replace("data_prep.Dataset", "~data_prep.records.Dataset"), result
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -43,8 +43,8 @@ class Calibration:
     """A reliability diagram in numbers.
 
     Attributes:
-        error: expected calibration error, the mean of |confidence - precision| over the boxes of all bins; None for no
-            boxes.
+        error: expected calibration error, the mean absolute difference of confidence and precision over the boxes of all
+            bins; None for no boxes.
         min_confidence: boxes below it were left out.
         bins: of equal width, from 0 to 1.
     """
