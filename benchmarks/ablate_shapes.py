@@ -65,6 +65,7 @@ VARIANTS = {
     "as it should be": ({}, None),
     "no denoising": ({"denoising": 0}, None),
     "no matching": ({}, InOrder()),
+    "no matching, no denoising": ({"denoising": 0}, InOrder()),
     "each box its best query": ({}, BestQuery()),
     "no encoder loss": ({"loss": LossSettings(proposals=0.0)}, None),
     "loss on the last layer only": ({"loss": LossSettings(proposals=0.0, layers=0.0)}, None),
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: 3)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the model is too small for more
-    settings = json.loads(json.dumps({"config": MODEL.to_dict(), "settings": SETTINGS.to_dict(), "pictures": PICTURES}))
+    settings = about()
     runs = []
     if options.json.is_file():
         there = json.loads(options.json.read_text(encoding="utf-8"))
@@ -94,6 +95,12 @@ def main() -> None:
                     print(f"{name}, seed {seed}: AP50 {runs[-1]['ap50']}", flush=True)
     for name, steps in steps_needed(runs).items():
         print(f"{name:28} {steps:.0f} steps to AP50 {ENOUGH}")
+
+
+def about() -> dict:
+    """What the runs of a file have in common, as JSON has it."""
+    common = {"config": MODEL.to_dict(), "settings": SETTINGS.to_dict(), "pictures": PICTURES}
+    return json.loads(json.dumps(common))
 
 
 def train(name: str, seed: int, folder: Path) -> dict:

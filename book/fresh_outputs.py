@@ -19,11 +19,12 @@ VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT", "GDINO_OPS")  # environment variable
 
 
 def fingerprint(root: Path = ROOT) -> str:
-    """Sixteen hexadecimal digits that change with the packages' sources, the figures' style and the data."""
+    """Sixteen hexadecimal digits that change with sources, the figures' style, what was measured before, and the data."""
     sources = (path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in SUFFIXES)
     files = sorted(sources)
     digest = hashlib.sha256()
-    for path in [*files, root / "book" / "gdino.mplstyle"]:
+    measured = sorted((root / "book" / "data").glob("*.json"))  # chapters draw them
+    for path in [*files, root / "book" / "gdino.mplstyle", *measured]:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     for name in VARIABLES:
         digest.update(f"{name}={os.environ.get(name, '')}\0".encode())
