@@ -221,8 +221,11 @@ def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path
     second = outputs.fingerprint(tmp_path)
     (tmp_path / "gdino_lib/csrc/c.cpp").write_text("two")
     third = outputs.fingerprint(tmp_path)
+    (tmp_path / "book/data").mkdir()
+    (tmp_path / "book/data/curves.json").write_text("{}")
+    fourth = outputs.fingerprint(tmp_path)
     monkeypatch.setenv("FACE_MASK_DIR", "elsewhere")
-    assert len({first, second, third, outputs.fingerprint(tmp_path)}) == 4
+    assert len({first, second, third, fourth, outputs.fingerprint(tmp_path)}) == 5
 
 
 class TestVendor:
