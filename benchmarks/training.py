@@ -50,9 +50,11 @@ def batch(case: str) -> tuple[torch.Tensor, list[Target]]:
 
 
 def config_of(case: str) -> GroundingDINOConfig:
-    """The case's sizes; as the port wants them: half as many heads for text and fusion as for images, text not framed."""
+    """The case's sizes; what the port has: half as many heads for text and fusion as for images, the official head, no frames."""
     config = getattr(GroundingDINOConfig, CASES[case][0])()
-    return config.replace(text_heads=config.heads // 2, fusion_heads=config.heads // 2, text_framed=False)
+    return config.replace(
+        text_heads=config.heads // 2, fusion_heads=config.heads // 2, text_framed=False, scaled_logits=False
+    )
 
 
 def ours(case: str, images: torch.Tensor, targets: list[Target], with_denoising: bool) -> Callable[[], float]:

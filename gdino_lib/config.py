@@ -120,6 +120,7 @@ class GroundingDINOConfig:
             "queries": 100,
             "text_ffn_width": 256,
             "fusion_width": 256,
+            "scaled_logits": True,  # begins with scores near 0.01, which training from scratch needs
         }
         return cls(**sizes | changes)
 

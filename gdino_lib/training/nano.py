@@ -1,0 +1,69 @@
+"""Train the embedded model from scratch on pictogram scenes: `make nano`, or `python -m gdino_lib.training.nano --out runs/nano`.
+
+The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are learned
+judge each epoch, and as many of names that are never seen are measured beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.data import pictograms
+from gdino_lib.data.datasets import read_records
+from gdino_lib.data.scenes import SceneDataset, write_scenes
+from gdino_lib.training.first_weights import begin_nano
+from gdino_lib.training.settings import TrainingSettings
+from gdino_lib.training.trainer import Trainer, Validation
+
+CONFIG = GroundingDINOConfig.nano()
+EPOCH = 1600  # scenes
+JUDGED = 400  # fixed scenes, of 256 x 256 pixels
+NEGATIVES = 8  # absent names in a prompt, when judging
+SETTINGS = TrainingSettings(
+    epochs=30,
+    batch_size=16,
+    lr=5e-4,
+    lr_scale={
+        "text_encoder.bert": 0.0,
+        "image_backbone.backbone": 0.2,
+        "image_backbone.backbone.features.conv_stem": 0.0,
+        "image_backbone.backbone.features.bn1": 0.0,
+        "image_backbone.backbone.features.blocks.0": 0.0,
+        "image_backbone.backbone.features.blocks.1": 0.0,
+    },
+    schedule="cosine",
+    warmup_steps=200,
+    clip=1.0,
+    ema=0.999,
+    precision="bfloat16",
+    denoising=50,
+    validate_every=5,
+)
+
+
+def main() -> None:
+    """Train, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
+    options = parser.parse_args()
+    scenes = options.out.with_name(f"{options.out.name}-scenes")
+    if not scenes.exists():
+        write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
+    dataset = SceneDataset(pictograms.seen(), EPOCH, batch_size=SETTINGS.batch_size)
+    trainer = Trainer(
+        begin_nano(CONFIG, SETTINGS.seed),
+        dataset,
+        SETTINGS,
+        options.out,
+        validation=Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES),
+        resume=True,
+        workers=options.workers,
+    )
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    main()
