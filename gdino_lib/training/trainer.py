@@ -1,7 +1,8 @@
 """The training loop: what the authors of Grounding DINO did not release.
 
 A run depends on its settings, data and first weights alone. Everything random in a step is drawn from the seed and the step's
-number, so that a run which was killed at any moment goes on bit for bit, on a CPU, from its last checkpoint.
+number, so that a run which was killed at any moment goes on from its last checkpoint: bit for bit on one CPU thread, but for
+rounding on several threads or a GPU, which add up in an order that varies.
 """
 
 from __future__ import annotations
