@@ -350,6 +350,15 @@ def test_to_resume_what_has_not_begun_is_to_begin(tmp_path, images):
     assert run(tmp_path, "new", data=images, resume=True).fit().step == STEPS
 
 
+def test_several_threads_repeat_bit_for_bit(tmp_path, images):
+    torch.set_num_threads(2)
+    settings = replace(SETTINGS, epochs=4, batch_size=12, denoising=100)  # sums long enough to be shared among threads
+    for name in ("a", "b", "c"):
+        run(tmp_path, name, settings, data=images).fit()
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") == losses(tmp_path / "c")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path, images):
     run(tmp_path, data=images).fit()
     with pytest.raises(ValueError, match=r"its run has lr = 0\.001, not 0\.1; resume with the same settings"):

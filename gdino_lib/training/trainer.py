@@ -1,8 +1,8 @@
 """The training loop: what the authors of Grounding DINO did not release.
 
 A run depends on its settings, data and first weights alone. Everything random in a step is drawn from the seed and the step's
-number, so that a run which was killed at any moment goes on from its last checkpoint: bit for bit on one CPU thread, but for
-rounding on several threads or a GPU, which add up in an order that varies.
+number, so that a run which was killed at any moment goes on from its last checkpoint: bit for bit on a CPU, but for rounding
+on a GPU, which adds up in an order that varies.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             log = RunLog(self.out, self.step, self.judged, self.steps, self._progress)
         try:
-            with self._stop_on_signals():
+            with self._stop_on_signals(), _repeatable(self.accelerator.device):
                 self._judge(log)  # if the run was stopped before it was
                 while self.step < self.steps and not (s.patience and self.waited >= s.patience):
                     self._epoch(log)
@@ -484,6 +484,22 @@ class Trainer:
     def _any(self, flag: bool) -> bool:
         told = torch.tensor([float(flag)], device=self.accelerator.device)
         return bool(self.accelerator.reduce(told, "sum").item())
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU, let sums of gradients not depend on which thread comes first."""
+    if device.type != "cpu":
+        yield
+        return
+    mode, fills = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a check of torch's own that costs time
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        torch.utils.deterministic.fill_uninitialized_memory = fills
 
 
 class _Stopped(BaseException):
