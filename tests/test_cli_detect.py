@@ -101,6 +101,11 @@ def ctrl_c():
     raise KeyboardInterrupt
 
 
+def unexpected(errors):
+    """Lines of standard error but the one that says, once, that there is no compiler."""
+    return [line for line in errors.splitlines() if not line.startswith("gdino_lib: no compiler")]
+
+
 def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, model):
     names = [picture("a.png"), picture("b.png", (50, 70), 1)]
     assert detect("a.png", "b.png", "--nms", "0.5", "--top-k", 4) == 0
@@ -129,7 +134,7 @@ def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, mode
     assert dataset.categories == ("cat", "remote control")
 
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert unexpected(captured.err) == []
     lines = captured.out.splitlines()
     assert lines[-1] == "8 boxes in 2 files; written to detections"
     assert [line.split(": ")[0] for line in lines[:-1]] == names
@@ -514,7 +519,7 @@ def test_a_killed_process_leaves_no_result_and_the_next_one_clears_up(work, mode
     process.kill()
     lines, errors = process.communicate()
     assert "in/000.png: " in lines
-    assert errors == "", "no progress bar in a pipe"
+    assert unexpected(errors) == [], "no progress bar in a pipe"
     assert Path(".detections.partial").exists()
     assert not Path("detections").exists()
     assert detect("in/11*.png") == 0
