@@ -8,7 +8,6 @@ Peak memory is that of a process of its own for each, less that of the imports.
 import argparse
 import gc
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -33,8 +32,9 @@ WHO = ("transformers", "gdino_lib", "gdino_lib with denoising")
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has held (Linux); getrusage would count the parent's, from before the exec."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def batch(case: str) -> tuple[torch.Tensor, list[Target]]:
