@@ -76,9 +76,18 @@ def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None 
 
 
 def write_pth(path: Path, state: State) -> None:
-    """Write tensors as `{"model": state}`, whole or not at all, for which they stand twice in memory."""
-    data = io.BytesIO()  # torch says nothing of a full disk, Python does
-    torch.save({"model": {name: tensor.detach() for name, tensor in state.items()}}, data)
+    """Write tensors as `{"model": state}`, see `write_torch`."""
+    write_torch(path, {"model": {name: tensor.detach() for name, tensor in state.items()}})
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Write what `torch.save` can, whole or not at all, for which it stands twice in memory.
+
+    Raises:
+        OSError: a full disk, or not writable.
+    """
+    data = io.BytesIO()  # of a full disk torch tells in words of its own, Python in the system's
+    torch.save(content, data)
     with atomic_file(path, "wb") as file:
         file.write(data.getbuffer())
 

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -430,6 +431,26 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, images, monkeypatch):
     run(tmp_path, settings=replace(SETTINGS, save_every=1), data=images, resume=True).fit()
     run(tmp_path, "whole", data=images).fit()
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path, small_scratch, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]).returncode
+    ):
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        arguments = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(disk / "run"), "--workers", "0"]
+        assert main([*arguments, "--batch-size", "4", "--epochs", "9", "--device", "cpu"]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        assert "No space left on device" in error
+        for path in checkpoints.steps(disk / "run"):
+            checkpoints.read(path)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_missing_image_is_named(tmp_path, images):

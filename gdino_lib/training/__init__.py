@@ -1,1 +1,1 @@
-"""Training: what a prediction is compared with, matching, losses, denoising."""
+"""Training: matching, losses, denoising; the loop with its checkpoints, adapters and logs; the doctor before it."""

@@ -19,7 +19,7 @@ import torch
 
 import gdino_lib
 from data_prep.atomic import atomic_file, atomic_folder
-from gdino_lib.weight_files import read_tensors, write_safetensors
+from gdino_lib.weight_files import read_tensors, write_safetensors, write_torch
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
 KEPT = 2  # the newest is enough; the one before is for a disk that lied
@@ -29,13 +29,11 @@ class Checkpoint(NamedTuple):
     """A checkpoint as read.
 
     Attributes:
-        path: its folder.
         model: state dict of the model, adapters included.
         training: optimiser, moving average, scaler.
         state: what `state.json` says.
     """
 
-    path: Path
     model: dict[str, torch.Tensor]
     training: dict[str, Any]
     state: dict[str, Any]
@@ -52,8 +50,7 @@ def write(
     folder = out / "checkpoints" / f"step-{step:08d}"
     with atomic_folder(folder, overwrite=True) as partial:
         write_safetensors(partial / MODEL, model)
-        with atomic_file(partial / TRAINING, "wb") as file:
-            torch.save(training, file)
+        write_torch(partial / TRAINING, training)
         with atomic_file(partial / STATE) as file:
             json.dump(state, file, ensure_ascii=False, indent=1, allow_nan=False)
     for old in steps(out)[:-KEPT]:
@@ -87,7 +84,7 @@ def read(folder: Path) -> Checkpoint:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / STATE}: expected JSON: {error}") from None
-    return Checkpoint(folder, model, training, state)
+    return Checkpoint(model, training, state)
 
 
 def versions() -> dict[str, str | None]:

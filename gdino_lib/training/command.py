@@ -38,7 +38,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
             _add_option(settings, f"--{entry.name.replace('_', '-')}", kind, default, text)
     names = ", ".join(entry.name for entry in fields(LossSettings))
     settings.add_argument(
-        "--loss", nargs="*", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
+        "--loss", nargs="+", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
     )
 
 
@@ -120,13 +120,13 @@ def _add_option(group: argparse._ArgumentGroup, flag: str, kind: Any, default: A
         group.add_argument(flag, choices=get_args(kind), default=default, help=f"{text} (default: {default})")
     elif get_origin(kind) is tuple:
         shown = " ".join(map(str, default))
-        group.add_argument(flag, type=float, nargs="*", default=default, metavar="X", help=f"{text} (default: {shown})")
+        group.add_argument(flag, type=float, nargs="+", default=default, metavar="X", help=f"{text} (default: {shown})")
     elif get_origin(kind) is Mapping:
         shown = " ".join(f"{name}={value:g}" for name, value in default.items())
         group.add_argument(
             flag,
             type=_pair,
-            nargs="*",
+            nargs="+",
             default=default,
             metavar="PART=FACTOR",
             help=f"{text}; added to the defaults, {shown}",

@@ -63,7 +63,9 @@ class TrainingSettings:
         "the longest PART that fits counts",
     ] = field(default_factory=lambda: {"image_backbone.backbone": 0.1, "text_encoder.bert": 0.0})
     schedule: Annotated[Schedule, "how the learning rate falls: at the drops, or along half a cosine to 0"] = "step"
-    drops: Annotated[tuple[float, ...], "step: shares of the run, in 0..1, after which it falls to a tenth"] = (0.75,)
+    drops: Annotated[
+        tuple[float, ...], "step: shares of the run, in 0..1, after which it falls to a tenth; 1: never"
+    ] = (0.75,)
     warmup_steps: Annotated[
         int, "first steps, over which the learning rate rises from 0; a tenth of the run at most"
     ] = 100
