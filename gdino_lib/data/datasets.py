@@ -74,7 +74,31 @@ class ImageError(ValueError):
         super().__init__(message.strip().splitlines()[-1].rpartition("ImageError: ")[2])
 
 
-class GroundingDataset(data.Dataset[Sample]):
+class SeededDataset(data.Dataset[Sample]):
+    """Samples whose random choices are drawn from the seed, the epoch and the index alone; what the trainer learns from.
+
+    Subclasses have `__len__`, `__getitem__` and `fingerprint`.
+
+    Attributes:
+        seed: of everything random.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        # shared memory: workers that live on from epoch to epoch see the change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Which draw of the random choices `dataset[index]` gives."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the draw, between one pass of a loader and the next; its workers follow."""
+        self._epoch.fill_(epoch)
+
+
+class GroundingDataset(SeededDataset):
     """Images, prompts and targets from records of any format; detection and grounding records may be mixed.
 
     A detection record is asked for its classes and for sampled classes that it does not show; all names letter for
@@ -120,8 +144,8 @@ class GroundingDataset(data.Dataset[Sample]):
             raise ValueError(f"negatives: expected a number of classes or None, got {negatives}")
         self.images = Path(images)
         self.transform = transform
+        super().__init__(seed)
         self.negatives = negatives
-        self.seed = seed
         self.max_tokens = max_tokens
         self.classes = class_names(records)
         check_distinct(self.classes)
@@ -129,17 +153,6 @@ class GroundingDataset(data.Dataset[Sample]):
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
         self.records = self._usable([_phrases_merged(record) for record in repaired])
         check_files(self.records, self.images)
-        # shared memory: workers that live on from epoch to epoch see the change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """Which draw of the random choices `dataset[index]` gives."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw, between one pass of a loader and the next; its workers follow."""
-        self._epoch.fill_(epoch)
 
     @property
     def fingerprint(self) -> str:
@@ -230,7 +243,7 @@ class EpochOrder(data.Sampler[int]):
         start: how many to leave out at the beginning, for a pass that was interrupted.
     """
 
-    def __init__(self, dataset: GroundingDataset) -> None:
+    def __init__(self, dataset: SeededDataset) -> None:
         self.dataset = dataset
         self.start = 0
 
@@ -312,7 +325,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def build_loader(
-    dataset: GroundingDataset, batch_size: int, *, shuffle: bool, workers: int | None = None, drop_last: bool = False
+    dataset: SeededDataset, batch_size: int, *, shuffle: bool, workers: int | None = None, drop_last: bool = False
 ) -> data.DataLoader[Sample]:
     """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
 

@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from torch.utils import data
 from tqdm import tqdm
 
 from data_prep import Dataset, ImageRecord, coco, csv_table, odvg, voc
 from data_prep.atomic import atomic_folder
 from data_prep.records import Box
-from gdino_lib.data.datasets import FRAME, EpochOrder, Sample
+from gdino_lib.data.datasets import FRAME, EpochOrder, Sample, SeededDataset
 from gdino_lib.data.pictograms import ATTRIBUTION, Pictogram, draw, may_name, package_folder
 from gdino_lib.images import prepare
 from gdino_lib.prompts import word_pieces
@@ -125,7 +124,7 @@ def draw_scene(
     return Scene(image, record, np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool))
 
 
-class SceneDataset(data.Dataset[Sample]):
+class SceneDataset(SeededDataset):
     """Scenes to train on, drawn as they are asked for: what `GroundingDataset` gives, without files.
 
     A prompt calls each thing by one of its wordings, drawn anew for each scene, and names absent things, too; none whose name
@@ -163,21 +162,11 @@ class SceneDataset(data.Dataset[Sample]):
                 f"negatives {negatives}, {len(sizes)} sizes, {len(things)} things"
             )
         self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
-        self.negatives, self.most, self.seed, self.max_tokens = negatives, most, seed, max_tokens
+        super().__init__(seed)
+        self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
         self._by_name = {thing.name: thing for thing in self.things}
-        # shared memory: workers that live on from epoch to epoch see the change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._places: tuple[int, list[int]] | None = None
         package_folder("skimage")  # what is missing is said here, not in a worker
-
-    @property
-    def epoch(self) -> int:
-        """Which scenes `dataset[index]` gives."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the scenes, between one pass of a loader and the next; its workers follow."""
-        self._epoch.fill_(epoch)
 
     @property
     def fingerprint(self) -> str:

@@ -34,7 +34,7 @@ import data_prep
 from gdino_lib import weights
 from gdino_lib.data.datasets import (
     Batch,
-    GroundingDataset,
+    SeededDataset,
     build_loader,
     check_distinct,
     check_files,
@@ -128,7 +128,7 @@ class Trainer:
     def __init__(
         self,
         model: GroundingDINO,
-        dataset: GroundingDataset,
+        dataset: SeededDataset,
         settings: TrainingSettings,
         out: Path | str,
         *,
@@ -139,7 +139,7 @@ class Trainer:
         device: str = "auto",
         progress: bool = True,
     ) -> None:
-        self.settings, self.dataset, self.validation = settings, dataset, validation
+        self.settings, self.validation = settings, validation
         self.out, self.config, s = Path(out), model.config, settings
         self.steps_per_epoch = len(dataset) // s.batch_size
         self.steps = s.epochs * self.steps_per_epoch
