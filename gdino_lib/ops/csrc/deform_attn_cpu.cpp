@@ -15,9 +15,11 @@
 #if defined(__GNUC__)
 #define GDINO_INLINE inline __attribute__((always_inline))
 #define GDINO_RESTRICT __restrict__
+#define GDINO_PREFETCH(address) __builtin_prefetch(address)
 #else
 #define GDINO_INLINE inline
 #define GDINO_RESTRICT __restrict
+#define GDINO_PREFETCH(address)
 #endif
 
 // four lanes chosen from those of two vectors, a's counted 0 to 3, b's 4 to 7
