@@ -14,10 +14,12 @@
 
 #if defined(__GNUC__)
 #define GDINO_INLINE inline __attribute__((always_inline))
+#define GDINO_NOINLINE __attribute__((noinline))
 #define GDINO_RESTRICT __restrict__
 #define GDINO_PREFETCH(address) __builtin_prefetch(address)
 #else
 #define GDINO_INLINE inline
+#define GDINO_NOINLINE
 #define GDINO_RESTRICT __restrict
 #define GDINO_PREFETCH(address)
 #endif
