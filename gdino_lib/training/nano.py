@@ -1,7 +1,8 @@
-"""Train the embedded model from scratch on pictogram scenes: `make nano`, or `python -m gdino_lib.training.nano --out runs/nano`.
+"""Train the embedded model from scratch on pictogram scenes: `make nano`, or
+`python -m gdino_lib.training.nano --icons FOLDER --out runs/nano`.
 
 The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are learned
-judge each epoch, and as many of names that are never seen are measured beside them.
+judge it now and then.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import argparse
 from pathlib import Path
 
 from gdino_lib.config import GroundingDINOConfig
-from gdino_lib.data import pictograms
+from gdino_lib.data import icons, pictograms
 from gdino_lib.data.datasets import read_records
+from gdino_lib.data.pictograms import Pictogram
 from gdino_lib.data.scenes import SceneDataset, write_scenes
-from gdino_lib.training.first_weights import begin_nano
+from gdino_lib.training.first_weights import alike, begin_nano
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 
@@ -21,6 +23,8 @@ CONFIG = GroundingDINOConfig.nano()
 EPOCH = 1600  # scenes
 JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging
+FURTHER = 0.4  # share of things that no emoji shows
+TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 SETTINGS = TrainingSettings(
     epochs=30,
     batch_size=16,
@@ -43,16 +47,34 @@ SETTINGS = TrainingSettings(
 )
 
 
+def things_to_learn(folder: Path | str) -> tuple[tuple[Pictogram, ...], list[float]]:
+    """The emojis that are not held out, in the drawings of several hands, further things, and how often each is drawn.
+
+    Args:
+        folder: of the icon sets, see `gdino_lib.data.icons`.
+    """
+    unseen = pictograms.unseen()
+    emojis = icons.drawn_by_others(pictograms.seen(), folder)
+    further = icons.further_things(folder, known=pictograms.pictograms(), unseen=unseen)
+    wordings = [wording for thing in unseen for wording in thing.wordings]
+    close = alike([thing.name for thing in further], wordings, CONFIG).amax(1)
+    further = tuple(thing for thing, most in zip(further, close.tolist(), strict=True) if most < TOO_CLOSE)
+    weights = [(1 - FURTHER) / len(emojis)] * len(emojis) + [FURTHER / len(further)] * len(further)
+    return emojis + further, weights
+
+
 def main() -> None:
     """Train, or go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     options = parser.parse_args()
     scenes = options.out.with_name(f"{options.out.name}-scenes")
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
-    dataset = SceneDataset(pictograms.seen(), EPOCH, batch_size=SETTINGS.batch_size)
+    things, weights = things_to_learn(options.icons)
+    dataset = SceneDataset(things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights)
     trainer = Trainer(
         begin_nano(CONFIG, SETTINGS.seed),
         dataset,

@@ -1,0 +1,231 @@
+"""Measure the embedded model: `python benchmarks/nano.py --json FILE [--model FILE] [--noto FILE]`.
+
+Fixed pictogram scenes of 256 x 256, with names that it learned and names that it never saw; prompts hold the names of what a
+scene shows and 8 names that it does not. What language does: the same with other names, with random text features, without
+fusion. Drawings by another hand: Noto's, from Debian's fonts-noto-color-emoji (`--noto NotoColorEmoji.ttf`). Then time,
+memory and loading, each in a process of its own.
+"""
+
+import argparse
+import base64
+import io
+import json
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import box_iou
+
+from data_prep import Dataset
+from data_prep.atomic import atomic_file
+from gdino_lib import pretrained, weights
+from gdino_lib.data import pictograms
+from gdino_lib.data.pictograms import SVG, Pictogram
+from gdino_lib.data.scenes import write_scenes
+from gdino_lib.detector import Detector
+from gdino_lib.evaluation.detection import average_precision, detect_all
+from gdino_lib.evaluation.false_positives import ask_for_absent
+from gdino_lib.model.grounding_dino import GroundingDINO
+
+SEED = "test"
+ABSENT = 8  # names in each prompt
+NOTO_SIZE = 109  # pixels, the only one of that font's bitmaps
+PHRASES = ["cat", "dog", "apple", "red heart", "hammer", "rocket", "umbrella", "key", "sailboat", "sun"]
+IN_A_PROCESS = """
+import json, os, sys, time
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+import torch
+torch.set_num_threads(2)
+empty, began = resident(), time.perf_counter()
+import gdino_lib as gd
+detector = gd.Detector.from_pretrained(sys.argv[1])
+loaded = time.perf_counter() - began
+from PIL import Image
+image = Image.open(sys.argv[2]).convert("RGB")
+phrases = json.loads(sys.argv[3])
+times = []
+for _ in range(40):
+    began = time.perf_counter()
+    detector(image, phrases)
+    times.append(time.perf_counter() - began)
+print(json.dumps({"load_s": loaded, "first_s": times[0], "times_s": times[10:], "beyond_torch_mb": resident() - empty}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    parser.add_argument("--model", default="nano", help="a name, a weight file or a folder (default: nano)")
+    parser.add_argument("--noto", type=Path, metavar="FILE", help="NotoColorEmoji.ttf")
+    parser.add_argument("--scenes", type=int, default=2000, help="of each kind (default: 2000)")
+    parser.add_argument("--only", choices=["precision", "language", "noto", "speed"], nargs="+", metavar="PART")
+    options = parser.parse_args()
+    parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
+    model = weights.load(options.model)
+    detector = Detector(model)
+    threads = torch.get_num_threads()
+    figures: dict[str, Any] = {"on": f"{platform.machine()} CPU, {threads} threads, torch {torch.__version__}"}
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = {"seen": pictograms.seen(), "unseen": pictograms.unseen()}
+        sets = {kind: Scenes(Path(folder) / kind, options.scenes, things) for kind, things in kinds.items()}
+        if "speed" in parts:
+            figures["speed"] = speed(options.model, sets["seen"].first)
+        if "precision" in parts:
+            figures |= {kind: scenes.measure(detector, absent=True) for kind, scenes in sets.items()}
+        if "language" in parts:
+            figures["language"] = {kind: language(model, scenes) for kind, scenes in sets.items()}
+        if "noto" in parts:
+            for kind, things in kinds.items():
+                scenes = Scenes(Path(folder) / f"{kind}-noto", options.scenes, noto(things, options.noto))
+                same = Scenes(Path(folder) / f"{kind}-same", options.scenes, one_character(things))
+                measured = {"noto": scenes.measure(detector), "openmoji": same.measure(detector)}
+                figures.setdefault("another_hand", {})[kind] = measured
+    text = json.dumps(figures, indent=1)
+    print(text)
+    with atomic_file(options.json) as file:
+        file.write(text + "\n")
+
+
+class Scenes:
+    """Scenes in a folder, and how well a detector does in them."""
+
+    def __init__(self, folder: Path, count: int, things: Sequence[Pictogram]) -> None:
+        self.records: Dataset = write_scenes(folder, count, things=things, seed=SEED)
+        self.images = folder / "images"
+        self.first = self.images / self.records.images[0].file_name
+
+    def measure(self, detector: Detector, absent: bool = False, names: dict[str, str] | None = None) -> dict[str, Any]:
+        """COCO's AP (each box has one class, its best), and the share of things that any box finds, whatever its class.
+
+        Args:
+            absent: also ask for what is not there, 8 names an image, at the default threshold.
+            names: call things by others' names.
+        """
+        records = self.records if names is None else renamed(self.records, names)
+        found = detect_all(detector, records, self.images, negatives=ABSENT)
+        measured = average_precision(records, found)
+        hits, things = 0, 0
+        for record in records.images:
+            truth = torch.tensor([box.xyxy for box in record.boxes], dtype=torch.float32).reshape(-1, 4)
+            boxes = torch.from_numpy(found[record.file_name].xyxy).float()
+            best = box_iou(truth, boxes).amax(1) if len(boxes) else torch.zeros(len(truth))
+            hits, things = hits + int((best >= 0.5).sum()), things + len(truth)
+        result = {"scenes": len(records.images), "ap": measured.ap, "ap50": measured.ap50, "recall50": hits / things}
+        if absent:
+            (count,) = ask_for_absent(detector, records, self.images, thresholds=(0.35,), most=ABSENT)
+            result["boxes_per_image_for_absent_names"] = count.boxes_per_image
+        return result
+
+
+def renamed(records: Dataset, names: dict[str, str]) -> Dataset:
+    """The same boxes under other labels."""
+    images = tuple(
+        replace(record, boxes=tuple(replace(box, label=names[box.label]) for box in record.boxes))
+        for record in records.images
+    )
+    return replace(records, images=images)
+
+
+def language(model: GroundingDINO, scenes: Scenes) -> dict[str, Any]:
+    """What is left of AP when the words say nothing."""
+    names = [box.label for record in scenes.records.images for box in record.boxes]
+    names = list(dict.fromkeys(names))
+    random.Random(0).shuffle(names)
+    turned = dict(zip(names, [*names[1:], names[0]], strict=True))
+    result = {
+        "as it is": scenes.measure(Detector(model)),
+        "others' names": scenes.measure(Detector(model), names=turned),
+    }
+    with random_text(model):
+        result["random text features"] = scenes.measure(Detector(model))
+    result["no fusion"] = scenes.measure(Detector(without_fusion(model)))
+    return result
+
+
+@contextmanager
+def random_text(model: GroundingDINO) -> Iterator[None]:
+    """BERT's features replaced by noise of the same mean and deviation, other noise each time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(_module: Any, _inputs: Any, output: Any) -> Any:
+        hidden = output.last_hidden_state
+        output.last_hidden_state = torch.randn(hidden.shape, generator=generator) * hidden.std() + hidden.mean()
+        return output
+
+    handle = model.text_encoder.bert.register_forward_hook(noise)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def without_fusion(model: GroundingDINO) -> GroundingDINO:
+    """The same weights, but image and text do not meet in the enhancer."""
+    apart = GroundingDINO(model.config.replace(fusion=False))
+    state = model.state_dict()
+    apart.load_state_dict({name: state[name] for name in apart.state_dict()})
+    return apart.eval()
+
+
+def one_character(things: Sequence[Pictogram]) -> list[Pictogram]:
+    """Only drawings of emojis that are one character, which need no shaping; things that have none are left out."""
+    one = [thing._replace(drawings=tuple(text for text in thing.drawings if len(text) == 1)) for thing in things]
+    return [thing for thing in one if thing.drawings]
+
+
+def noto(things: Sequence[Pictogram], font_file: Path) -> list[Pictogram]:
+    """The same things in Noto's drawings, as far as they are one character and the font has it."""
+    font = ImageFont.truetype(font_file, NOTO_SIZE, layout_engine=ImageFont.Layout.BASIC)
+    drawn = []
+    for thing in one_character(things):
+        pictures = tuple(filter(None, (_noto(font, character) for character in thing.drawings)))
+        if pictures:
+            drawn.append(thing._replace(drawings=pictures))
+    return drawn
+
+
+def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
+    """An SVG file with the font's bitmap."""
+    image = Image.new("RGBA", (136, 128), (0, 0, 0, 0))
+    ImageDraw.Draw(image).text((0, 0), character, font=font, embedded_color=True)
+    if not image.getchannel("A").getbbox():
+        return None
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    head = f'{SVG}xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 136 128" '
+    return f'{head}width="136" height="128"><image width="136" height="128" xlink:href="data:image/png;base64,{data}"/></svg>'
+
+
+def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
+    """One image of 256 x 256, ten phrases; the medians of some processes."""
+    if model == "nano":
+        pretrained.check(model)
+    runs = []
+    for _ in range(processes):
+        command = [sys.executable, "-c", IN_A_PROCESS, model, str(image), json.dumps(PHRASES)]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
+        runs.append(json.loads(ended.stdout.splitlines()[-1]))
+        time.sleep(0.5)
+    return {
+        "detection_ms": round(1000 * statistics.median(value for run in runs for value in run["times_s"]), 1),
+        "load_s": round(statistics.median(run["load_s"] for run in runs), 2),
+        "beyond_torch_mb": round(statistics.median(run["beyond_torch_mb"] for run in runs)),
+    }
+
+
+if __name__ == "__main__":
+    main()

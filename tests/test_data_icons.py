@@ -1,0 +1,98 @@
+"""Drawings and names of further hands, from icon sets in Iconify's JSON files."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from gdino_lib.data import icons, pictograms, scenes
+from gdino_lib.data.pictograms import Pictogram
+
+SQUARE = '<path fill="#c00" d="M2 4h12v8H2z"/>'
+SHADE = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
+CAT = Pictogram("cat", ("cat", "feline"), ("\N{CAT}",))
+HAT = Pictogram("top hat", ("top hat",), ("\N{TOP HAT}",))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Every set, empty but for a few icons."""
+    contents = {name: {} for name in icons.SETS}
+    contents["twemoji"] = {"cat": SQUARE, "top-hat": SQUARE}
+    contents["emojione"] = {"feline": SHADE, "cat-3": SHADE + " "}
+    contents["game-icons"] = {
+        "anvil": SHADE,
+        "cat": SHADE,
+        "fur-hat": SHADE,
+        "card-10-spades": SHADE,
+        "arrow-up": SHADE,
+    }
+    contents["ph"] = {"anvil-fill": SQUARE, "anvil-thin": SHADE, "black-small": SHADE, "rocket-on-a-high-table": SHADE}
+    for name, bodies in contents.items():
+        (tmp_path / name).mkdir()
+        entries = {icon: {"body": body} for icon, body in bodies.items()}
+        (tmp_path / name / "icons.json").write_text(json.dumps({"icons": entries, "width": 20}))
+        codes = {"1f408": "cat", "1f3a9-fe0f": "top-hat"} if name == "twemoji" else {}
+        (tmp_path / name / "chars.json").write_text(json.dumps(codes))
+    return tmp_path
+
+
+def test_emojis_by_their_code_points_and_else_by_their_names(folder):
+    cat, hat = icons.drawn_by_others([CAT, HAT], folder)
+    assert cat.drawings[0] == "\N{CAT}"
+    assert [SHADE in drawing for drawing in cat.drawings[1:]] == [False, True, True]
+    assert len(hat.drawings) == 2
+    assert cat.wordings == CAT.wordings
+
+
+def test_further_things_have_names_of_their_own_and_no_unseen_thing_is_among_them(folder):
+    (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
+    assert anvil.name == "anvil"
+    assert [SQUARE in drawing for drawing in anvil.drawings] == [False, True], "of both sets, in the styles asked for"
+    names = {thing.name for thing in icons.further_things(folder, known=[], unseen=[])}
+    assert names == {"anvil", "cat", "fur hat"}
+
+
+def test_a_missing_set_is_named(folder):
+    (folder / "temaki" / "icons.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"temaki.icons\.json: missing; `make nano` fetches"):
+        icons.further_things(folder, known=[], unseen=[])
+
+
+def test_an_icon_is_drawn_and_cropped(folder):
+    (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
+    image = pictograms.draw(anvil.drawings[1], 48)
+    assert image.width == 48
+    assert image.height == pytest.approx(32, abs=2)
+    assert image.getpixel((24, 16)) == (204, 0, 0, 255)
+
+
+def test_what_has_no_colour_gets_one(folder):
+    shade = Pictogram("anvil", ("anvil",), icons.further_things(folder, known=[CAT], unseen=[HAT])[0].drawings[:1])
+    colours = set()
+    for index in range(6):
+        scene = scenes.draw_scene(index, seed=0, size=96, things=[shade], most=1)
+        pixels = np.asarray(scene.image)[scene.masks[0]]
+        colours.add(tuple(np.median(pixels, 0)))
+    assert len(colours) == 6
+
+
+def test_an_emoji_is_drawn_by_its_own_font_half_of_the_time(folder):
+    (cat,) = icons.drawn_by_others([CAT], folder)
+    rng = random.Random(0)
+    drawn = [scenes._choose_drawing(rng, cat) for _ in range(400)]
+    assert 0.4 < sum(drawing == "\N{CAT}" for drawing in drawn) / 400 < 0.6
+
+
+def test_weights_say_how_often_a_thing_is_shown():
+    drawn = [
+        box.label
+        for index in range(60)
+        for box in scenes.draw_scene(
+            index, seed=1, size=128, things=[CAT, HAT], cum_weights=[0.9, 1.0], most=3
+        ).record.boxes
+    ]
+    assert 0.75 < drawn.count("cat") / len(drawn) < 1
+    with pytest.raises(ValueError, match="weights: expected 2, one a thing, got 1"):
+        scenes.SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])
