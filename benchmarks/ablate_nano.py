@@ -33,7 +33,7 @@ VARIANTS = {
     "emojis only, one hand": ({}, {}, {"things": "emojis"}),
     "no further names": ({}, {}, {"things": "hands"}),
     "names without other wordings": ({}, {}, {"wordings": False}),
-    "up to 40 absent names": ({}, {}, {"negatives": 40}),
+    "up to 8 absent names": ({}, {}, {"negatives": 8}),
     "no denoising": ({"denoising": 0}, {}, {}),
     "dropout 0.1": ({"dropout": 0.1}, {}, {}),
     "backbone frozen": ({"lr_scale": nano.SETTINGS.lr_scale | {"image_backbone.backbone": 0.0}}, {}, {}),
@@ -84,7 +84,7 @@ def train(name: str, icon_sets: Path, folder: Path, scenes: int) -> Path:
         batch_size=changed.batch_size,
         weights=shares,
         sizes=(SIDE,),
-        negatives=data.get("negatives", 16),
+        negatives=data.get("negatives", nano.MOST_NEGATIVES),
     )
     model = begin_nano(nano.CONFIG.replace(**config), changed.seed)
     return Trainer(model, dataset, changed, folder, resume=True, workers=1).fit().weights

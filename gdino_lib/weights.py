@@ -26,6 +26,7 @@ from gdino_lib.weight_names import COPIES, hub_name, our_name, port_name, their_
 
 FORMATS = ("gdino_lib", "official", "hugging-face")
 _METADATA = "gdino_lib"  # where our own files keep their configuration
+SCALE = ".scale"  # of a tensor in 8 bits, one a row: the embedded model's word embeddings
 _UNUSED_PREFIX = "unused."  # our own files keep such tensors, too, so that nothing is lost on the way back
 
 
@@ -420,7 +421,12 @@ def _unfilled(config: GroundingDINOConfig, source: str) -> GroundingDINO:
 
 def _write_ours(checkpoint: Checkpoint, path: Path, about: Mapping[str, str] | None = None) -> None:
     state = checkpoint.state | {_UNUSED_PREFIX + name: tensor for name, tensor in checkpoint.unused.items()}
-    write_safetensors(path, state, {**(about or {}), _METADATA: json.dumps(checkpoint.config.to_dict())})
+    write_safetensors(path, state, {**(about or {}), **our_metadata(checkpoint.config)})
+
+
+def our_metadata(config: GroundingDINOConfig) -> dict[str, str]:
+    """What makes a safetensors file one of ours."""
+    return {_METADATA: json.dumps(config.to_dict())}
 
 
 def _from_ours(state: State, config: str, source: str) -> Checkpoint:
@@ -434,6 +440,8 @@ def _from_ours(state: State, config: str, source: str) -> Checkpoint:
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{source}: its configuration is damaged, or of another version: {reason}") from None
+    for name in [name for name in state if name.endswith(SCALE) and name.removesuffix(SCALE) in state]:
+        state[name.removesuffix(SCALE)] = state[name.removesuffix(SCALE)].float() * state.pop(name).float()
     unused = {
         name.removeprefix(_UNUSED_PREFIX): state.pop(name) for name in list(state) if name.startswith(_UNUSED_PREFIX)
     }

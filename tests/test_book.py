@@ -158,7 +158,7 @@ WITHOUT_REFERENCE = {
     "data_prep": {"json_text"},
     "gdino_lib": {
         *("cli", "detect_files", "input_files", "pretrained", "weight_files", "weight_names"),
-        *("evaluation.report", "training.command", "training.nano", "training.pictures"),
+        *("evaluation.report", "training.command", "training.nano", "data.icons", "training.pictures"),
     },
 }
 LATER = {"apps"}  # rooms that are described when their chapters are written

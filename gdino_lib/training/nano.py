@@ -8,8 +8,12 @@ judge it now and then.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+import torch
+
+from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data import icons, pictograms
 from gdino_lib.data.datasets import read_records
@@ -18,15 +22,20 @@ from gdino_lib.data.scenes import SceneDataset, write_scenes
 from gdino_lib.training.first_weights import alike, begin_nano
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.weight_files import write_safetensors
+from gdino_lib.weights import SCALE, our_metadata, read
 
 CONFIG = GroundingDINOConfig.nano()
 EPOCH = 1600  # scenes
 JUDGED = 400  # fixed scenes, of 256 x 256 pixels
-NEGATIVES = 8  # absent names in a prompt, when judging
+NEGATIVES = 8  # absent names in a prompt, when judging ...
+MOST_NEGATIVES = 24  # ... and at most, when learning
 FURTHER = 0.4  # share of things that no emoji shows
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
+TEXT = "text_encoder.bert."
+WORDS = f"{TEXT}embeddings.word_embeddings.weight"
 SETTINGS = TrainingSettings(
-    epochs=30,
+    epochs=60,
     batch_size=16,
     lr=5e-4,
     lr_scale={
@@ -63,18 +72,45 @@ def things_to_learn(folder: Path | str) -> tuple[tuple[Pictogram, ...], list[flo
     return emojis + further, weights
 
 
+def export(weights: Path, folder: Path) -> None:
+    """Write trained weights as the package carries them: half precision, word embeddings in 8 bits.
+
+    BERT, which is not trained, has a file of its own: it stays the same from one training to the next.
+    """
+    checkpoint = read(weights)
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint.state.items()}
+    words = checkpoint.state[WORDS]  # (vocabulary, bert width)
+    scale = (words.abs().amax(1, keepdim=True) / 127).half().clamp(min=torch.finfo(torch.float16).tiny)
+    halves[WORDS] = (words / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    halves[WORDS + SCALE] = scale
+    parts = {"text.safetensors": {}, "detector.safetensors": {}}
+    for name, tensor in halves.items():
+        parts["text.safetensors" if name.startswith(TEXT) else "detector.safetensors"][name] = tensor
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, state in parts.items():
+        write_safetensors(
+            folder / file, state, our_metadata(checkpoint.config) if file.startswith("detector") else None
+        )
+    index = {"weight_map": {name: file for file, state in parts.items() for name in state}}
+    with atomic_file(folder / "model.safetensors.index.json") as file:
+        file.write(json.dumps(index, indent=0, sort_keys=True) + "\n")
+
+
 def main() -> None:
     """Train, or go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="at the end, write the weights as the package has them"
+    )
     options = parser.parse_args()
     scenes = options.out.with_name(f"{options.out.name}-scenes")
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
     things, weights = things_to_learn(options.icons)
-    dataset = SceneDataset(things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights)
+    dataset = SceneDataset(things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights, negatives=MOST_NEGATIVES)
     trainer = Trainer(
         begin_nano(CONFIG, SETTINGS.seed),
         dataset,
@@ -84,7 +120,10 @@ def main() -> None:
         resume=True,
         workers=options.workers,
     )
-    trainer.fit()
+    result = trainer.fit()
+    print(f"weights: {result.weights}")
+    if options.export:
+        export(result.weights, options.export)
 
 
 if __name__ == "__main__":
