@@ -1,0 +1,53 @@
+"""The recipe of the embedded model: what it learns from, and how its weights are kept."""
+
+import torch
+from small_runs import model
+
+from gdino_lib import weights
+from gdino_lib.data import pictograms
+from gdino_lib.data.pictograms import Pictogram
+from gdino_lib.training import nano
+
+
+def test_weights_are_exported_in_half_precision_and_come_back(tmp_path):
+    before = model().eval()
+    weights.save(before, tmp_path / "best.safetensors")
+    nano.export(tmp_path / "best.safetensors", tmp_path / "nano")
+    after = weights.load(tmp_path / "nano", "cpu")
+    assert after.config == before.config
+    kept = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        largest = tensor.float().abs().max()
+        bound = 0.005 if name == nano.WORDS else 0.0006  # half of 1/127; half of a half's last digit
+        assert (kept[name].float() - tensor.float()).abs().max() <= bound * largest, name
+    images, mask = torch.randn(1, 3, 96, 96), torch.ones(1, 96, 96, dtype=torch.bool)
+    with torch.inference_mode():
+        one, other = (m(images, [["cat", "dog"]], mask) for m in (before, after))
+    torch.testing.assert_close(other.boxes, one.boxes, atol=0.02, rtol=0)
+
+
+def test_the_text_file_stays_the_same_when_the_rest_is_trained_further(tmp_path):
+    trained = model()
+    for number in range(2):
+        weights.save(trained, tmp_path / "best.safetensors")
+        nano.export(tmp_path / "best.safetensors", tmp_path / str(number))
+        with torch.no_grad():
+            trained.decoder.norm.weight.add_(1)
+    files = [
+        [(tmp_path / n / file).read_bytes() for n in "01"] for file in ("text.safetensors", "detector.safetensors")
+    ]
+    assert [one == other for one, other in files] == [True, False]
+
+
+def test_what_is_learned_from(monkeypatch):
+    """No unseen name, nor one that MiniLM takes for nearly the same; emojis and further things in the shares wished for."""
+    further = [Pictogram(name, (name,), ("<svg ",)) for name in ("anvil", "kitten", "lathe")]
+    monkeypatch.setattr(nano.icons, "drawn_by_others", lambda things, _: tuple(things))
+    monkeypatch.setattr(nano.icons, "further_things", lambda *_, **__: tuple(further))
+    monkeypatch.setattr(nano, "alike", lambda names, others, _: torch.tensor([[0.1], [0.8], [0.3]]))
+    things, shares = nano.things_to_learn("folder")
+    names = [thing.name for thing in things]
+    assert names[-2:] == ["anvil", "lathe"]
+    assert not set(names).intersection(thing.name for thing in pictograms.unseen())
+    assert abs(sum(shares) - 1) < 1e-9
+    assert abs(sum(shares[-2:]) - nano.FURTHER) < 1e-9
