@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gdino_lib.training.settings import LossSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -54,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
     from gdino_lib.training.trainer import Trainer, Validation
 
     settings = settings_of(options)
+    if options.short_side is not None and options.short_side < 8:
+        raise ValueError(f"--short-side: expected at least 8 pixels, got {options.short_side}")
     records = read_records(options.train)
     validation = None
     if options.val:
@@ -63,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         model = GroundingDINO(PRESETS[options.from_scratch]())
     else:
         model = weights.load(options.init, "cpu")
-    if options.short_side:
+    if options.short_side is not None:
         ratio = options.short_side / model.config.short_side
         model.config = model.config.replace(
             short_side=options.short_side, long_side=round(model.config.long_side * ratio)
@@ -91,6 +96,14 @@ def run(options: argparse.Namespace) -> int:
         workers=options.workers,
         device=options.device,
     )
+    if trainer.accelerator.is_main_process:
+        done = f", {trainer.step} of them done" if trainer.step else ""
+        print(
+            f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {settings.precision}; "
+            f"{len(dataset)} images, short side {config.short_side} pixels at most; "
+            f"{trainer.steps} steps of {settings.batch_size} images{done}",
+            flush=True,
+        )
     result = trainer.fit()
     if trainer.accelerator.is_main_process:
         best = f", AP {result.best['ap']:.3f} after epoch {result.best['epoch']}" if result.best else ""
@@ -111,6 +124,18 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
         if name not in known:
             raise ValueError(f"--loss: expected one of {', '.join(sorted(known))}, got {name!r}")
     return TrainingSettings(**values, loss=LossSettings(**dict(options.loss)))
+
+
+def _place(device: torch.device, processes: int) -> str:
+    """What the run computes on, in words."""
+    import torch
+
+    threads = torch.get_num_threads()
+    names = {"cpu": f"CPU with {threads} thread{'s' * (threads != 1)}"}
+    if device.type == "cuda":
+        names["cuda"] = torch.cuda.get_device_name(device)
+    times = f"{processes} x " if processes > 1 else ""
+    return times + names.get(device.type, str(device))
 
 
 def _add_option(group: argparse._ArgumentGroup, flag: str, kind: Any, default: Any, text: str) -> None:

@@ -34,6 +34,7 @@ FURTHER = 0.4  # share of things that no emoji shows
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
+SIZES = (160, 160, 192, 192, 192, 224, 224, 256, 256, 320)  # of training scenes, in pixels: the small ones cost least
 SETTINGS = TrainingSettings(
     epochs=60,
     batch_size=16,
@@ -110,7 +111,9 @@ def main() -> None:
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
     things, weights = things_to_learn(options.icons)
-    dataset = SceneDataset(things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights, negatives=MOST_NEGATIVES)
+    dataset = SceneDataset(
+        things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights, sizes=SIZES, negatives=MOST_NEGATIVES
+    )
     trainer = Trainer(
         begin_nano(CONFIG, SETTINGS.seed),
         dataset,

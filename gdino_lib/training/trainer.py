@@ -329,7 +329,7 @@ class Trainer:
         return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype != torch.float32)
 
     def _validate(self, epoch: int, log: RunLog | None) -> str:
-        """Measure; keep the weights if they are the best so far. Returns words for the log."""
+        """Measure; keep the weights if none were better so far. Returns words for the log."""
         with self.average.applied() if self.average else nullcontext():
             precision, thresholds = self._measure()
             entry = {"step": self.step, "epoch": epoch, "ap": precision.ap, "ap50": precision.ap50}
@@ -337,13 +337,16 @@ class Trainer:
             self.waited += 1
             better = self.best is None or precision.ap > self.best["ap"]
             if better:
-                self.best, self.waited = entry, 0
+                self.waited = 0
+            if better or precision.ap == self.best["ap"]:  # of equals the one that has learned longer: all may be 0
+                self.best = entry
                 self._save_weights(BEST, averaged=True)
                 if self.accelerator.is_main_process:
                     thresholds.save(thresholds_path(self.out / BEST))
         if log:
             log.validation(entry | {"classes": {c.name: c.ap for c in precision.classes}})
-        return f"  AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{', the best so far' if better else ''}"
+        words = ", the best so far" if better and precision.ap > 0 else ""
+        return f"  AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{words}"
 
     def _measure(self) -> tuple[AveragePrecision, Thresholds]:
         """AP of the model as it is; each process detects in its share of the images."""
@@ -407,7 +410,8 @@ class Trainer:
         others = [name for name in held if not _is_ours(name)]
         if held and not (resume or overwrite):
             raise FileExistsError(
-                f"{out} is not empty; choose another folder, or pass --resume to go on or --overwrite"
+                f"{out} is not empty; choose another folder, or ask for resume, to go on with the run in it, or overwrite "
+                "(on the command line --resume, --overwrite)"
             )
         if others and (overwrite or len(others) == len(held)):
             raise FileExistsError(f"{out} holds {others[0]!r}, which no run wrote; choose another folder")
