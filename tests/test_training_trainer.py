@@ -302,6 +302,16 @@ def test_training_stops_when_nothing_gets_better(tmp_path, images):
     assert (result.step, result.best["ap"]) == (9, 0.3)
 
 
+def test_of_equals_the_last_is_kept_but_none_of_them_is_better(tmp_path, images, capsys):
+    training = judged(tmp_path, images, [0.0, 0.0, 0.0, 0.9], patience=2)
+    training._progress = True
+    result = training.fit()
+    assert (result.step, result.best["epoch"]) == (9, 3)
+    best = dict(gd.load(result.weights, "cpu").named_parameters())
+    assert all(torch.equal(best[name], value) for name, value in training.seen[2].items())
+    assert "the best so far" not in capsys.readouterr().out  # of nothing
+
+
 def test_the_average_is_judged_and_kept_and_training_goes_on_from_the_weights(tmp_path, images):
     training = judged(tmp_path, images, [0.1, 0.2], ema=0.5)
     result = training.fit()
@@ -316,7 +326,7 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.txt").write_text("ten years of work")
-    with pytest.raises(FileExistsError, match=r"not empty; choose another folder, or pass --resume"):
+    with pytest.raises(FileExistsError, match=r"not empty; choose another folder, or ask for resume, .* --resume"):
         run(tmp_path, data=images)
     with pytest.raises(FileExistsError, match=r"holds 'thesis\.txt', which no run wrote"):
         run(tmp_path, data=images, resume=True)
@@ -521,6 +531,7 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     arguments += ["--workers", "0", "--warmup-steps", "2", "--drops", "0.5", "0.9", "--device", "cpu"]
     assert main([*arguments, "--epochs", "1"]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("CPU with 1 thread, float32; 12 images, short side 64 pixels at most; 3 steps of 4 images\n")
     assert "epoch 1/1: loss" in said
     assert re.search(r"3 steps; the weights: .*best\.safetensors, AP 0\.\d{3} after epoch 1", said)
     settings = json.loads((checkpoints.steps(out)[-1] / "state.json").read_text())["settings"]
@@ -528,8 +539,9 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     assert settings["loss"]["layers"] == 0.5
     assert settings["drops"] == [0.5, 0.9]
     assert main([*arguments, "--epochs", "2"]) == 2
-    assert "pass --resume" in capsys.readouterr().err
+    assert "(on the command line --resume, --overwrite)" in capsys.readouterr().err
     assert main([*arguments, "--epochs", "2", "--resume"]) == 0
+    assert "; 6 steps of 4 images, 3 of them done\n" in capsys.readouterr().out
     assert len(losses(out)) == STEPS
     gd.load(out / "best.safetensors")
 
@@ -544,6 +556,8 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
         (["--schedule", "steep"], "invalid choice: 'steep'"),
         (["--batch-size", "4", "--passes", "3"], "batch_size 4 is not a multiple of passes 3"),
         (["--val", "nothing.csv"], "nothing.csv"),
+        (["--short-side", "0"], "--short-side: expected at least 8 pixels, got 0"),
+        (["--short-side", "-5", "--no-augmentation"], "--short-side: expected at least 8 pixels, got -5"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, small_scratch, capsys, arguments, message):

@@ -130,12 +130,11 @@ def _place(device: torch.device, processes: int) -> str:
     """What the run computes on, in words."""
     import torch
 
-    threads = torch.get_num_threads()
-    names = {"cpu": f"CPU with {threads} thread{'s' * (threads != 1)}"}
-    if device.type == "cuda":
-        names["cuda"] = torch.cuda.get_device_name(device)
-    times = f"{processes} x " if processes > 1 else ""
-    return times + names.get(device.type, str(device))
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"CPU with {threads} thread{'s' * (threads != 1)}"
+    return f"{processes} x {name}" if processes > 1 else name
 
 
 def _add_option(group: argparse._ArgumentGroup, flag: str, kind: Any, default: Any, text: str) -> None:
