@@ -162,7 +162,8 @@ def read(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: damaged, pickled code, another model's, or a tensor that is neither used nor known to be of no use.
+        ValueError: damaged, pickled code, another model's, a training checkpoint, or a tensor that is neither used nor
+            known to be of no use.
     """
     path = Path(path)
     state, metadata = read_tensors(path)
@@ -173,6 +174,11 @@ def read(path: str | Path) -> Checkpoint:
     if "model.text_projection.weight" in state:
         file = (path if path.is_dir() else path.parent) / "config.json"
         return from_layout(state, "hugging-face", read_json(file) if file.is_file() else None, str(path))
+    if any(name.startswith("feature_enhancer.") for name in state):
+        raise ValueError(
+            f"{path} has our tensors and no configuration, as a training checkpoint does: finish its run with --resume, "
+            "or use the run's best.safetensors or last.safetensors; gdino_lib.weights.save writes both"
+        )
     raise ValueError(f"{path} holds no Grounding DINO: none of its {len(state)} tensors is a text projection")
 
 

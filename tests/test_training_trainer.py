@@ -497,6 +497,17 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path, images):
     assert re.fullmatch(r"[0-9a-f]{40}\+?", state["versions"]["revision"] or "0" * 40)
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_checkpoint_is_no_weight_file_and_says_so(tmp_path, images, lora_rank):
+    run(tmp_path, settings=replace(SETTINGS, epochs=1, lora_rank=lora_rank), data=images).fit()
+    folder = checkpoints.steps(tmp_path / "run")[-1]
+    for path in (folder, folder / checkpoints.MODEL):
+        with pytest.raises(
+            ValueError, match=r"as a training checkpoint does: finish .* --resume, or use .* last\.safe"
+        ):
+            gd.load(path, "cpu")
+
+
 def test_adapters_are_saved_beside_the_merged_weights(tmp_path, images):
     from gdino_lib.training import lora
 
