@@ -74,12 +74,23 @@ def test_the_tables(data, capsys):
         assert cells(printed, name) == [name, "2", "1.000", "1.000", "0.900", "1.000"]
     assert cells(printed, "0.35") == ["0.35", "6", "6", "6", "1.000", "0"]
     assert "expected error 0.100" in printed
-    assert "Boxes for classes that 5 images do not show" in printed
+    assert "Boxes for classes that 5 images do not show, each of them wrong: no boxes\n" in printed
     assert "Referring" not in printed
     run(data, "hallucinating")
     printed = capsys.readouterr().out
     assert cells(printed, "0.35")[:4] == ["0.35", "15", "6", "0"]
     assert "most often for blue_square (3), green square (3), red square (3)" in printed
+
+
+def test_of_a_model_that_finds_nothing_one_line_each(data, capsys):
+    run(data, "blind")
+    printed = capsys.readouterr().out
+    assert cells(printed, "AP") == ["AP", "0.000"]
+    assert printed.splitlines()[-3:] == [
+        "Boxes against objects: no boxes",
+        "Calibration of scores from 0.05, expected error -: no boxes",
+        "Boxes for classes that 5 images do not show, each of them wrong: no boxes",
+    ]
 
 
 def test_captions(data, capsys):
@@ -121,7 +132,14 @@ def test_forgetting(data, tmp_path, capsys):
     capsys.readouterr()
     run(data, "blind", "--compare", earlier)
     printed = capsys.readouterr().out
-    assert "AP 1.000 -> 0.000: -1.000" in printed
+    assert "expected error 0.100 -> -\n" in printed
+    assert printed.splitlines()[-6:-1] == [
+        "Changes since the earlier run",
+        "AP 1.000 -> 0.000: -1.000",
+        "classes whose AP has changed: 3 of 3, most of all",
+        "  red square 1.000 -> 0.000: -1.000",
+        "  green square 1.000 -> 0.000: -1.000",
+    ]
     assert cells(printed, "AP75") == ["AP75", "1.000 -> 0.000"]
     assert cells(printed, "red square") == [
         "red square",
@@ -134,7 +152,7 @@ def test_forgetting(data, tmp_path, capsys):
     assert cells(printed, "0.35") == ["0.35", "6 -> 0", "6", "6 -> 0", "1.000 -> 0.000", "0"]
     run(data, "perfect", "--compare", earlier)
     printed = capsys.readouterr().out
-    assert "AP 1.000 -> 1.000: +0.000" in printed
+    assert printed.splitlines()[-2:] == ["AP 1.000 -> 1.000: +0.000", "no class has changed its AP"]
     assert cells(printed, "red square")[2] == "1.000"
     run(data, "perfect", "--json", tmp_path / "captions.json", file="captions.jsonl")
     capsys.readouterr()
@@ -142,7 +160,9 @@ def test_forgetting(data, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert cells(printed, "all") == ["all", "0.500", "1", "2"]
     run(data, "blind", "--compare", tmp_path / "captions.json", file="captions.jsonl")
-    assert cells(capsys.readouterr().out, "all") == ["all", "0.500 -> 0.000", "1 -> 0", "2"]
+    printed = capsys.readouterr().out
+    assert cells(printed, "all") == ["all", "0.500 -> 0.000", "1 -> 0", "2"]
+    assert printed.endswith("Changes since the earlier run\nreferring accuracy 0.500 -> 0.000: -0.500\n")
 
 
 def test_what_cannot_be_compared(data, tmp_path, capsys):
@@ -163,7 +183,8 @@ def test_thresholds(data, tmp_path, capsys, monkeypatch):
     assert Thresholds.load(tmp_path / "best.json").classes == pytest.approx(dict.fromkeys(COLOURS, 0.9))
     capsys.readouterr()
     assert "--overwrite" in refused(capsys, data, "perfect", "--thresholds-out", tmp_path / "best.json")
-    assert "'perfect' is no file that they could stand beside" in refused(capsys, data, "perfect", "--thresholds-out")
+    assert "'tiny' is no file that they could stand beside" in refused(capsys, data, "tiny", "--thresholds-out")
+    assert "no weight file at none.safetensors" in refused(capsys, data, "none.safetensors", "--thresholds-out")
     line = refused(capsys, data, "perfect", "--thresholds-out", tmp_path / "t.json", file="captions.jsonl")
     assert "thresholds need boxes of classes" in line
     model = tmp_path / "model.safetensors"

@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.atomic import atomic_file
+from gdino_lib import pretrained
 from gdino_lib.data.datasets import class_names, read_records
 from gdino_lib.detector import Detector
 from gdino_lib.evaluation.calibration import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate
 
-SHOWN = 5  # misses of referring expressions, phrases that name nothing
+SHOWN = 5  # misses of referring expressions, phrases that name nothing, classes that have changed
 
 
 def evaluate_files(
@@ -61,6 +62,7 @@ def evaluate_files(
     """
     if thresholds_file == "":
         if not Path(model).exists():
+            pretrained.check(model)
             raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
         thresholds_file = thresholds_path(model)
     for path in (json_file, thresholds_file):
@@ -103,7 +105,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
     if now["absent"]:
         columns = {"boxes": "boxes", "boxes_per_image": "boxes per image", "images_with_boxes": "images with boxes"}
         absent = _rows(now["absent"], "threshold")
-        title = f"Boxes for classes that {now['absent'][0]['images']} images do not show: each is wrong"
+        title = f"Boxes for classes that {now['absent'][0]['images']} images do not show, each of them wrong"
         _table(console, title, "threshold", columns, absent, _rows(earlier.get("absent"), "threshold"))
         worst = list(now["absent"][0]["by_phrase"].items())[:SHOWN]
         if worst:
@@ -118,6 +120,32 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         for miss in referring["misses"][:SHOWN]:
             text = f"missed: {miss['phrase']!r} in {miss['image']}, overlap {miss['iou']:.2f}"
             console.print(text, soft_wrap=True, markup=False, highlight=False)
+    if before:
+        _show_changes(now, before, console)
+
+
+def _show_changes(now: Mapping[str, Any], before: Mapping[str, Any], console: Console) -> None:
+    console.print("[bold]Changes since the earlier run[/bold]", highlight=False)
+    lines = []
+    if now["precision"] and before["precision"]:
+        lines.append(_change("AP", before["precision"]["ap"], now["precision"]["ap"]))
+        old, new = (
+            {row["name"]: row["ap"] for row in run["precision"]["classes"] if row["ap"] is not None}
+            for run in (before, now)
+        )
+        changed = [name for name in new if name in old and round(new[name] - old[name], 3)]
+        changed.sort(key=lambda name: -abs(new[name] - old[name]))
+        many = f"{len(changed)} of {len(new)}"
+        lines.append(f"classes whose AP has changed: {many}, most of all" if changed else "no class has changed its AP")
+        lines += ["  " + _change(name, old[name], new[name]) for name in changed[:SHOWN]]
+    if now["referring"] and before.get("referring"):
+        lines.append(_change("referring accuracy", before["referring"]["accuracy"], now["referring"]["accuracy"]))
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _change(name: str, before: float, now: float) -> str:
+    return f"{name} {before:.3f} -> {now:.3f}: {now - before:+.3f}"
 
 
 def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console: Console) -> None:
@@ -130,9 +158,6 @@ def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console:
         return {heading: {"value": values[name]} for name, heading in names.items()}
 
     _table(console, title, "", {"value": "all classes"}, measures(precision), measures(old) if old else {})
-    if old:
-        change = precision["ap"] - old["ap"]
-        console.print(f"AP {old['ap']:.3f} -> {precision['ap']:.3f}: {change:+.3f}", highlight=False)
 
     def classes(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if not evaluation.get("precision"):
@@ -148,14 +173,12 @@ def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console:
 
 
 def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None, console: Console) -> None:
-    error = "no boxes" if now["error"] is None else f"{now['error']:.3f}"
-    if earlier and earlier["error"] is not None:
-        error = f"{earlier['error']:.3f} -> {error}"
+    error = _cell(now["error"], earlier and earlier["error"], bool(earlier))
 
     def rows(bins: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         return {f"{entry['low']:.1f} to {entry['high']:.1f}": entry for entry in bins}
 
-    title = f"Calibration of scores from {now['min_confidence']}: expected error {error}"
+    title = f"Calibration of scores from {now['min_confidence']}, expected error {error}"
     columns = {"boxes": "boxes", "confidence": "mean score", "precision": "share right"}
     _table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
 
@@ -172,8 +195,12 @@ def _table(
     rows: Mapping[str, Mapping[str, Any]],
     earlier: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Print rows {name: {field: number}}; `columns` are {field: heading}."""
-    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True, highlight=False)  # a table would break its title
+    """Print rows {name: {field: number}}; `columns` are {field: heading}. Where no row has a box, one line says so."""
+    empty = "boxes" in columns and not any(row["boxes"] for row in (*rows.values(), *earlier.values()))
+    # a table would break its title
+    console.print(f"[bold]{escape(title)}[/bold]{': no boxes' * empty}", soft_wrap=True, highlight=False)
+    if empty:
+        return
     table = Table(key)
     for heading in columns.values():
         table.add_column(heading, justify="right")
