@@ -43,7 +43,7 @@ from gdino_lib.detector import Detector, Vocabulary, check_options
 from gdino_lib.evaluation.calibration import Thresholds, thresholds_path
 from gdino_lib.images import read_image
 from gdino_lib.input_files import InputFile, find, plain_text
-from gdino_lib.prompts import split_phrases
+from gdino_lib.prompts import split_phrases, word_pieces
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -162,6 +162,10 @@ def detect_files(
     with ExitStack() as stack:
         stack.enter_context(_one_line_warnings())
         Vocabulary.build(phrases, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
+        if thresholds is not None:
+            own, default = set(map(word_pieces, options["thresholds"].classes)), options["thresholds"].default
+            if own.isdisjoint(map(word_pieces, phrases)):
+                _say(f"note: no phrase has a threshold of its own; all take the default, {default:.3g}", sys.stderr)
         partial: Path | None = None
         try:
             for file in stack.enter_context(tqdm(files, unit="file", disable=not sys.stderr.isatty())):

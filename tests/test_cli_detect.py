@@ -326,7 +326,7 @@ def test_inputs_that_are_not_there_say_what_they_may_be(work, capsys):
     assert lines[3] == "error: 'gone.png': no such file; expected an image, a folder, a film or a pattern"
 
 
-def test_thresholds_that_validation_chose(work, model):
+def test_thresholds_that_validation_chose(work, capsys, model):
     picture("a.png")
     Thresholds(0.2, {"cat": 0.3}, {}).save("own.json")
     Thresholds(1.0, {}, {}).save("small.thresholds.json")
@@ -335,9 +335,11 @@ def test_thresholds_that_validation_chose(work, model):
     expected = gd.Detector(model)("a.png", ["cat", "dog"], thresholds=Thresholds.load("own.json"))
     assert len(expected) == len(document()["images"][0]["boxes"])
     assert document()["settings"]["thresholds"]["classes"] == {"cat": 0.3}
+    assert capsys.readouterr().err == ""
     saved = ["--model", "small.pth", "--thresholds", "saved", "--overwrite"]
     assert main(["detect", "a.png", "--phrases", "cat . dog", *saved]) == 0
     assert document()["images"][0]["boxes"] == []
+    assert capsys.readouterr().err == "note: no phrase has a threshold of its own; all take the default, 1\n"
 
 
 def found_at(xyxy, names, confidence=0.5):
