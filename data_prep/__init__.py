@@ -2,4 +2,5 @@
 
 from data_prep.records import Box, Dataset, ImageRecord
 
+__version__ = "0.1.0"
 __all__ = ["Box", "Dataset", "ImageRecord"]

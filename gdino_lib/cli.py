@@ -6,15 +6,14 @@ Heavy imports stand inside the functions: help and wrong arguments answer at onc
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
 
+from data_prep.arguments import Parser
 from gdino_lib import __version__, pretrained
 from gdino_lib.training import command as training_command
 
@@ -53,46 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, previous)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments, and what may be meant; options are spelled in full."""
+class _Parser(Parser):
+    aliases = ALIASES
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False} | options)
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        args = sys.argv[1:] if args is None else list(args)
-        self._check_options(args)
-        try:
-            options, others = super().parse_known_args(args, namespace)
-        except ValueError:
-            self.error("'--' is no value")
-        values = vars(options).values()  # older versions of argparse make [] of "--nms=--"
-        if any(value == [] or (isinstance(value, list) and [] in value) for value in values):
-            self.error("'--' is no value")
-        if others:
-            rest = " ".join(others)
-            phrases = getattr(options, "phrases", None)
-            words = phrases and not rest.startswith("-")
-            quotes = f'; phrases stand in quotes: --phrases "{phrases[-1]} {rest}"' if words else ""
-            self.error(f"unexpected: {rest}{quotes}")
-        return options, others
-
-    def _check_options(self, args: list[str]) -> None:
-        """Refuse unknown options before argparse asks for those that it misses."""
-        for text in args:
-            if text == "--" or (self._subparsers and not text.startswith("-")):
-                return  # what follows is no option, or the command's
-            name = text.partition("=")[0]
-            if not text.startswith("--") or " " in text or name in self._option_string_actions:
-                continue
-            near = difflib.get_close_matches(name, self._option_string_actions)
-            if ALIASES.get(name) in self._option_string_actions:
-                near = [ALIASES[name]]
-            hint = f"; did you mean {' or '.join(near)}" if near else ""
-            self.error(f"unknown option {name}{hint}")
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help says more\n")
+    def advice(self, options: argparse.Namespace, rest: str) -> str:
+        phrases = getattr(options, "phrases", None)
+        words = phrases and not rest.startswith("-")
+        return f'; phrases stand in quotes: --phrases "{phrases[-1]} {rest}"' if words else ""
 
 
 def _parser() -> argparse.ArgumentParser:

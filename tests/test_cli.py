@@ -65,6 +65,8 @@ def one_line(capsys):
         (["convert"], 2, "the following arguments are required: "),
         (["detect"], 2, "the following arguments are required: "),
         ([], 2, "the following arguments are required: "),
+        (["detct"], 2, "unknown command detct; did you mean detect; gdino --help says more\n"),
+        (["zzz"], 2, "unknown command zzz; expected one of detect, convert, "),
         (["detect", "a.png", "--phrases", "cat", "--nms", "two"], 2, "argument --nms: expected a number in 0..1"),
         (["detect", "a.png", "--prompt", "cat"], 2, "unknown option --prompt; did you mean --phrases; "),
         (["detect", "a.png", "--phrases", "cat", "--model", "none.pth"], 2, "no weight file at none.pth"),

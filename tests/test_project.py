@@ -54,10 +54,11 @@ def test_conda_and_pip_agree(project):
 
 
 def test_versions_agree(project):
+    import data_prep
     import gdino_lib
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert project["version"] == gdino_lib.__version__ == citation["version"]
+    assert project["version"] == gdino_lib.__version__ == data_prep.__version__ == citation["version"]
 
 
 def test_the_readme_names_the_make_targets_that_exist():
