@@ -27,7 +27,7 @@ KINDS = {
     "annotation unreadable": "the annotation file cannot be used",
     "image unreadable": "the pixels cannot be decoded",
     "file without image": "an annotation whose image is not there",
-    "image without file": "an image that no annotation describes",
+    "image without file": "an image that no readable annotation describes",
     "image annotated twice": "a second annotation for an image that has one",
     "file name differs": "the annotation names another image than the one it belongs to",
     "size mismatch": "the annotation's size is not that of the pixels",
@@ -36,6 +36,7 @@ KINDS = {
     "box duplicated": "the same rectangle again in the same image",
 }
 SKIPPED = "skipped"
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Finding:
         file: the annotation or image file at fault, relative to its folder.
         object: number of the object in its file, from 1; None when the fault is the file's.
         detail: what was given and what was expected, one line.
-        action: what was done: "skipped" (the file), "clipped" or "dropped" (the box), "kept".
+        action: what was done: "skipped" (a file that cannot be used), "left out" (an image without one), "clipped" or
+            "dropped" (the box), "kept".
     """
 
     kind: str
@@ -78,7 +80,7 @@ class Report:
 
     @property
     def has_skipped(self) -> bool:
-        """True when a file was left out of the result."""
+        """True when a file could not be used."""
         return any(finding.action == SKIPPED for finding in self.findings)
 
     def counts(self) -> dict[str, int]:
@@ -211,7 +213,9 @@ def audit(dataset: Dataset, images: Path | str | None = None) -> tuple[Dataset, 
         present = list_images(folder)
         described = {record.file_name for record in records}
         findings += [
-            Finding("image without file", name, None, "no record names it") for name in present if name not in described
+            Finding("image without file", name, None, "no record names it", LEFT_OUT)
+            for name in present
+            if name not in described
         ]
         missing = {record.file_name for record in records if not (folder / record.file_name).is_file()}
         findings += [Finding("file without image", name, None, "the image is not there", SKIPPED) for name in missing]

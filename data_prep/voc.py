@@ -15,7 +15,7 @@ from defusedxml.common import DefusedXmlException
 from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
-from data_prep.audit import SKIPPED, Finding, check_pixels, list_images
+from data_prep.audit import LEFT_OUT, SKIPPED, Finding, check_pixels, list_images
 from data_prep.records import Box, Dataset, ImageRecord, check_file_name, parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -97,8 +97,11 @@ def read_folder(
         findings.append(Finding(kind, file.name, None, detail, action))
 
     found = _pair(files, images, names, note)
+    broken = {Path(f.file).stem: f"its {f.file} cannot be used" for f in findings if f.kind == "annotation unreadable"}
     findings += [
-        Finding("image without file", name, None, "no .xml file describes it") for name in names if name not in found
+        Finding("image without file", name, None, broken.get(Path(name).stem, "no .xml file describes it"), LEFT_OUT)
+        for name in names
+        if name not in found
     ]
     sizes, more = check_pixels([(file.name, images / name, read.size) for name, (file, read) in found.items()])
     if strict and None in sizes:

@@ -60,6 +60,7 @@ def test_the_image_files_of_any_data_set_are_checked(tmp_path):
         ("image without file", "extra.png"),
         ("size mismatch", "sub/c.jpg"),
     ]
+    assert result.findings[2].action == "left out"
     assert result.has_skipped
 
 

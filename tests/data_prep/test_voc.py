@@ -158,7 +158,7 @@ def test_of_two_images_of_one_stem_the_named_one_is_taken(voc_folder):
     voc_folder.add("a", suffix=".png").add("a", suffix=".jpg", filename="a.png")
     sources, findings = findings_of(voc_folder)
     assert [source.image.name for source in sources] == ["a.png"]
-    assert findings == [("image without file", "a.jpg", "kept")]
+    assert findings == [("image without file", "a.jpg", "left out")]
 
 
 def test_no_image_gets_two_annotations(voc_folder):
@@ -195,9 +195,14 @@ def test_each_broken_file_is_named_and_the_rest_goes_on(voc_folder):
         ("annotation unreadable", "truncated.xml", "skipped"),
         ("file without image", "orphan.xml", "skipped"),
         ("image unreadable", "noise.xml", "skipped"),
-        ("image without file", "lonely.jpg", "kept"),
-        ("image without file", "truncated.jpg", "kept"),
+        ("image without file", "lonely.jpg", "left out"),
+        ("image without file", "truncated.jpg", "left out"),
     ]
+    _, findings = voc.read_folder(voc_folder.images, voc_folder.annotations)
+    assert {f.file: f.detail for f in findings if f.kind == "image without file"} == {
+        "lonely.jpg": "no .xml file describes it",
+        "truncated.jpg": "its truncated.xml cannot be used",
+    }
 
 
 @pytest.mark.parametrize("fault", ["xml", "pixels", "missing"])
