@@ -60,6 +60,8 @@ def read(path: Path | str) -> Dataset:
     path = Path(path)
     root = parse(read_text(path), path)
     with located(path):
+        if {"phrases", "films", "failed"} <= root.keys():
+            raise ValueError("this is gdino detect's own JSON; detections.coco.json beside it is the COCO file")
         images = take_objects(root, "images")
         annotations = take_objects(root, "annotations") if "annotations" in root else []
         categories = take_objects(root, "categories") if "categories" in root else []

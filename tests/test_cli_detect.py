@@ -132,6 +132,8 @@ def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, mode
     scores = [[box.extra["score"] for box in image.boxes] for image in dataset.images]
     assert scores == [[box["confidence"] for box in image["boxes"]] for image in data["images"]]
     assert dataset.categories == ("cat", "remote control")
+    with pytest.raises(ValueError, match=r"gdino detect's own JSON; detections\.coco\.json beside it is the COCO file"):
+        coco.read("detections/detections.json")
 
     captured = capsys.readouterr()
     assert unexpected(captured.err) == []
