@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep import coco, csv_table, odvg, voc
+from data_prep import __version__, coco, csv_table, odvg, voc
+from data_prep.arguments import Parser
 from data_prep.audit import audit, repair_all, report
 from data_prep.convert import voc_to_csv
 from data_prep.records import Dataset
@@ -17,6 +18,7 @@ from data_prep.records import Dataset
 READERS = {"voc": voc.read, "csv": csv_table.read, "coco": coco.read, "odvg": odvg.read}
 WRITERS = {"voc": voc.write, "csv": csv_table.write, "coco": coco.write, "odvg": odvg.write}
 FILES = {"voc": "a folder of .xml files", "csv": "a .csv file", "coco": "a .json file", "odvg": "a .jsonl file"}
+SUFFIXES = {".csv": "csv", ".json": "coco", ".jsonl": "odvg"}
 SHOWN = 30  # findings printed in full; the files have all
 
 
@@ -45,16 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep", description="Convert, split and audit detection data sets."
-    )
+    parser = Parser(prog="python -m data_prep", description="Convert, split and audit detection data sets.")
+    parser.add_argument("--version", action="version", version=f"data_prep {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("voc-to-csv", help="Pascal VOC folders to a split, audited CSV set")
     command.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
     command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help="folder of .xml files")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
-    command.add_argument("--train", type=int, required=True, metavar="N", help="how many images train; the rest test")
+    command.add_argument(
+        "--train", type=_count, required=True, metavar="N", help="how many images train; the rest test"
+    )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--copy", action="store_true", help="copy the images (the default)")
@@ -86,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number of images, as in --train 14, got {text[:40]!r}") from None
+
+
 def _voc_to_csv(options: argparse.Namespace) -> int:
     result = voc_to_csv(
         options.images,
@@ -103,15 +113,14 @@ def _voc_to_csv(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    formats = {".csv": csv_table, ".json": coco, ".jsonl": odvg}
     if options.data.is_dir():
         if options.images is None:
             raise ValueError(f"--data {options.data} is a folder of .xml files: --images DIR is needed, too")
         sources, findings = voc.read_folder(options.images, options.data)
         records, more = repair_all((source.annotation.name, source.record) for source in sources)
         result = report([source.record for source in sources], {"all": Dataset(records)}, findings + more)
-    elif options.data.suffix.lower() in formats:
-        _, result = audit(formats[options.data.suffix.lower()].read(options.data), options.images)
+    elif options.data.suffix.lower() in SUFFIXES:
+        _, result = audit(READERS[SUFFIXES[options.data.suffix.lower()]](options.data), options.images)
     else:
         raise ValueError(f"--data {options.data}: expected {', '.join(FILES.values())}")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +139,9 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
+    if SUFFIXES.get(options.output.suffix.lower(), options.target) != options.target:
+        command = f"{options.source}-to-{options.target}"
+        raise ValueError(f"cannot write {options.output}: {command} writes {FILES[options.target]}")
     if options.output.exists() and not options.overwrite:
         raise FileExistsError(f"{options.output} exists; choose another name, or pass --overwrite to replace it")
     dataset = READERS[options.source](options.input)
@@ -140,12 +152,16 @@ def _convert(options: argparse.Namespace) -> int:
         kept = {"label_map"} if options.target == "odvg" else set()
         _note(f"{options.target} has no place for", {name: 1 for name in dataset.extra if name not in kept})
         dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name in kept})
+    label_map = None
     if options.target == "voc":
         voc.write(dataset, options.output, options.overwrite)
+    elif options.target == "odvg":
+        label_map = odvg.write(dataset, options.output)
     else:
         WRITERS[options.target](dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
-    print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}")
+    names = f" and {label_map}" if label_map else ""
+    print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}{names}")
     return 0
 
 

@@ -86,7 +86,7 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
     return Dataset(tuple(records), categories, {} if labels == list(range(len(labels))) else gaps)
 
 
-def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = None) -> None:
+def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = None) -> Path | None:
     """Write an ODVG file, and its label map.
 
     Records with a caption become grounding lines, the others detection lines. Everything in the `extra` of records and
@@ -105,6 +105,9 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
             without categories, unless a file already stands there: that one would be read with the new lines, so it is
             replaced by an empty map.
 
+    Returns:
+        The label map's file; None where there is none.
+
     Raises:
         ValueError: a name in `extra` is one that ODVG itself writes, or one of the data set's that has no place.
         OSError: the folder of `path` does not exist, or the disk is full or not writable.
@@ -120,11 +123,13 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
             with located(f"image {record.file_name!r}"):
                 lines.append(encode(_write_line(record, label_of)))
         map_data = encode({str(label): name for name, label in sorted(label_of.items(), key=lambda item: item[1])})
-    if label_of or map_path.is_file():
+    has_map = bool(label_of) or map_path.is_file()
+    if has_map:
         with atomic_file(map_path, "wb") as file:
             file.write(map_data)
     with atomic_file(path, "wb") as file:
         file.writelines(lines)
+    return map_path if has_map else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 import pytest
 from voc_files import VocFolder, voc_xml
 
+from data_prep import __version__
 from data_prep.__main__ import main
 
 
@@ -251,6 +252,56 @@ def test_what_is_said_of_the_whole_set_is_dropped_aloud(tmp_path, capsys, target
     (tmp_path / "a.json").write_text(json.dumps(coco_file))
     assert main([f"coco-to-{target}", str(tmp_path / "a.json"), str(tmp_path / "out")]) == 0
     assert f"note: {target} has no place for info (1), licenses (1)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.CSV", "x.jsonl"])
+def test_a_file_name_of_another_format_is_refused(voc_folder, tmp_path, capsys, name):
+    voc_folder.add("a")
+    assert main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / name)]) == 2
+    assert capsys.readouterr().err == f"error: cannot write {tmp_path / name}: voc-to-coco writes a .json file\n"
+    assert not (tmp_path / name).exists()
+
+
+def test_each_file_that_is_written_is_named(voc_folder, tmp_path, capsys):
+    voc_folder.add("a")
+    assert main(["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.jsonl")]) == 0
+    names = f"{tmp_path / 'a.jsonl'} and {tmp_path / 'a_label_map.json'}"
+    assert capsys.readouterr().out == f"1 images, 1 boxes written to {names}\n"
+    assert main(["odvg-to-coco", str(tmp_path / "a.jsonl"), str(tmp_path / "a.json")]) == 0
+    assert capsys.readouterr().out == f"1 images, 1 boxes written to {tmp_path / 'a.json'}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["voc-to-cvs"], "unknown command voc-to-cvs; did you mean voc-to-csv"),
+        (["zzz"], "unknown command zzz; expected one of voc-to-csv, audit, sample, "),
+        ([], "the following arguments are required: COMMAND; "),
+        (["voc-to-csv", "--image", "a"], "unknown option --image; did you mean --images; "),
+        (
+            ["csv-to-coco", "a.csv"],
+            "the following arguments are required: OUTPUT; python -m data_prep csv-to-coco --help",
+        ),
+        (
+            ["voc-to-csv", "--images", "a", "--annotations", "b", "--out", "c", "--train", "0.7"],
+            "argument --train: expected a number of images, as in --train 14, got '0.7'; ",
+        ),
+    ],
+)
+def test_usage_errors_are_one_line(capsys, arguments, said):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert error.startswith(f"error: {said}")
+    assert error.endswith(" --help says more\n")
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"data_prep {__version__}\n")
 
 
 def test_an_output_file_is_kept_unless_asked(voc_folder, tmp_path, capsys):
