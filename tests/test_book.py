@@ -155,7 +155,7 @@ def test_no_large_file_in_the_book():
 
 # helpers of other modules, and the command line, which has its own help
 WITHOUT_REFERENCE = {
-    "data_prep": {"json_text"},
+    "data_prep": {"arguments", "json_text"},
     "gdino_lib": {
         *("cli", "detect_files", "input_files", "pretrained", "weight_files", "weight_names"),
         *("evaluation.report", "training.command", "training.nano", "data.icons", "training.pictures"),
