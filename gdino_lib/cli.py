@@ -261,7 +261,8 @@ def _detect(options: argparse.Namespace) -> int:
     if options.thresholds is not None and (options.box_threshold, options.text_threshold) != (0.35, 0.25):
         raise ValueError("--thresholds stands in place of --box-threshold and --text-threshold; give one or the other")
     if sys.stderr.isatty():  # PyTorch takes its time, too
-        print(f"loading {options.model} ...", file=sys.stderr, flush=True)
+        limits = " (drawn pictograms only; for photographs --model tiny)" if options.model == "nano" else ""
+        print(f"loading {options.model}{limits} ...", file=sys.stderr, flush=True)
 
     from gdino_lib.detect_files import detect_files, read_phrases
 

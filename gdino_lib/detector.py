@@ -132,7 +132,11 @@ class Detector:
     def from_pretrained(
         cls, path_or_name: str | os.PathLike[str], device: str = "auto", dtype: str = "float32"
     ) -> Detector:
-        """A detector with the weights that `gdino_lib.load` finds: "nano", "tiny", "base", a file or a folder."""
+        """A detector with the weights that `gdino_lib.load` finds: "nano", "tiny", "base", a file or a folder.
+
+        "nano", the embedded model, knows drawn pictograms and nothing of photographs, relations or counts: those are for
+        "tiny" and "base".
+        """
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         return cls(load(path_or_name, device), dtype)

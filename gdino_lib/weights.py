@@ -54,8 +54,8 @@ def load(
     """Build a model and fill it from a weight file.
 
     Args:
-        path_or_name: "nano", "tiny" or "base" (the latter two are fetched from the Hugging Face hub), or a `.pth` or
-            `.safetensors` file, or a Hugging Face folder. Never unpickles code.
+        path_or_name: "nano" (embedded; drawn pictograms only), "tiny" or "base" (fetched from the Hugging Face hub), or a
+            `.pth` or `.safetensors` file, or a Hugging Face folder. Never unpickles code.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU; see `choose_device`.
         config: in place of the file's own.
 

@@ -29,7 +29,8 @@ REPOSITORY = "{url}"  # filled in by `make repository`; empty while the project 
 if importlib.util.find_spec("data_prep") is None:
     if not REPOSITORY:
         raise SystemExit("data_prep is not installed: run `pip install -e .` in the project's folder first")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"git+{{REPOSITORY}}"], check=True)"""
+    package = f"gdino_lib[train,scenes] @ git+{{REPOSITORY}}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)"""
 HEADINGS = ["What you will learn", "Before you start", "Take-aways", "Exercises", "What comes next"]
 
 

@@ -493,7 +493,7 @@ def test_progress_is_for_terminals(work, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert detect("a.png") == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("loading nano ...\n")
+    assert captured.err.startswith("loading nano (drawn pictograms only; for photographs --model tiny) ...\n")
     assert "1/1" in captured.err
     assert captured.out.splitlines()[-1].endswith("written to detections")
 
