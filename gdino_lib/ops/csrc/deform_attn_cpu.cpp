@@ -38,7 +38,7 @@ struct Problem {
   int64_t batch, tokens, queries, heads, channels, levels, points;
 };
 
-// The level of each of a query's L * P points; A: float, or double for double.
+// The level of each of a query's L * P points, filled up to whole runs; A: float, or double for double.
 template <typename A>
 struct Levels {
   std::vector<A> width, height;
@@ -65,7 +65,8 @@ struct Backward {
   A* grad_weights;
 };
 
-constexpr int64_t kRun = 32;  // so many points are located at once
+constexpr int64_t kRun = 32;    // so many points are located at once ...
+constexpr int64_t kWhole = 16;  // ... or fewer, but a multiple of this
 
 struct Bits16 {  // bfloat16, by its bits
   uint16_t bits;
@@ -161,6 +162,10 @@ Levels<A> levels_of(const Problem& p, at::IntArrayRef shapes) {
     }
     start += height * width;
   }
+  const size_t whole = (levels.width.size() + kRun - 1) / kRun * kRun;  // points that fill up a run lie on a level of 0 x 0
+  levels.width.resize(whole);
+  levels.height.resize(whole);
+  levels.start.resize(whole);
   return levels;
 }
 
