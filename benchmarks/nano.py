@@ -29,7 +29,7 @@ from torchvision.ops import box_iou
 
 from data_prep import Dataset
 from data_prep.atomic import atomic_file
-from gdino_lib import pretrained, weights
+from gdino_lib import weights
 from gdino_lib.data import pictograms
 from gdino_lib.data.pictograms import SVG, Pictogram
 from gdino_lib.data.scenes import write_scenes
@@ -212,8 +212,6 @@ def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
 
 def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
     """One image of 256 x 256, ten phrases; the medians of some processes."""
-    if model == "nano":
-        pretrained.check(model)
     runs = []
     for _ in range(processes):
         command = [sys.executable, "-c", IN_A_PROCESS, model, str(image), json.dumps(PHRASES)]
