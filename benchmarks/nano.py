@@ -51,7 +51,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 import torch
-empty, began = resident(), time.perf_counter()
+empty, start = resident(), time.perf_counter()
 import supervision, timm, torchvision
 from transformers import BertModel
 libraries, imported = resident(), time.perf_counter()
@@ -67,7 +67,7 @@ for _ in range(40):
     detector(image, phrases)
     times.append(time.perf_counter() - began)
 print(json.dumps({
-    "libraries_s": imported - began, "load_s": loaded - imported, "times_s": times[10:],
+    "libraries_s": imported - start, "load_s": loaded - imported, "times_s": times[10:],
     "libraries_mb": libraries - empty, "model_mb": resident() - libraries,
 }))
 """

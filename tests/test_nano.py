@@ -1,0 +1,58 @@
+"""The embedded model: it is there, it is small, and it finds what it should."""
+
+import socket
+
+import pytest
+
+import gdino_lib as gd
+from gdino_lib import pretrained
+from gdino_lib.data import pictograms
+from gdino_lib.data.scenes import draw_scene, write_scenes
+from gdino_lib.evaluation.detection import average_precision, detect_all
+
+LARGEST = 60e6  # bytes in all
+SCENES = 40
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return gd.Detector.from_pretrained("nano", device="cpu")
+
+
+def test_it_is_small_and_has_a_card():
+    files = [path for path in pretrained.NANO.iterdir() if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= LARGEST
+    card = (pretrained.NANO / "README.md").read_text("utf-8")
+    for word in ("OpenMoji", "CC BY-SA 4.0", "photographs", "never saw"):
+        assert word in card
+
+
+def test_it_needs_no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a connection was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert len(gd.Detector.from_pretrained("nano", device="cpu")(draw(0).image, ["cat"])) >= 0
+
+
+def draw(index):
+    return draw_scene(index, seed="golden", size=256, things=pictograms.seen())
+
+
+@pytest.mark.parametrize(("kind", "least"), [("seen", 0.7), ("unseen", 0.25)])
+def test_it_finds_what_it_learned_and_part_of_what_it_never_saw(detector, tmp_path, kind, least):
+    things = getattr(pictograms, kind)()
+    records = write_scenes(tmp_path / kind, SCENES, things=things, seed="golden")
+    found = detect_all(detector, records, tmp_path / kind / "images", negatives=8)
+    assert average_precision(records, found).ap50 >= least
+
+
+@pytest.mark.parametrize("side", [224, 256, 320])
+def test_a_scene_that_it_knows(detector, side):
+    """The same answer as when the weights were committed, whatever the size of the picture."""
+    scene = draw(3)
+    found = detector(scene.image.resize((side, side)), sorted({box.label for box in scene.record.boxes}))
+    surest = found[[found.confidence.argmax()]]
+    assert surest.data["class_name"].tolist() == ["fox"]
+    assert surest.confidence[0] == pytest.approx(0.65, abs=0.05)
+    assert surest.xyxy[0] * 256 / side == pytest.approx([37, 180, 77, 228], abs=2)
