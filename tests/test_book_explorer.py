@@ -25,7 +25,7 @@ def chapter():
     pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
     names: dict = {"__name__": "chapter", "display": lambda *_: None}
     cells = ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
-    imports = [cell for cell in cells if cell.startswith("import json")]
+    imports = [cell for cell in cells if cell.startswith(("import json", "import gdino_lib"))]
     needed = [next(cell for cell in cells if name in cell) for name in NEEDED]
     here = os.getcwd()
     try:
