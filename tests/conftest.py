@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from chromium import launched
 from hypothesis import settings
 
 # derandomised: the same examples every run, so that a red run can be repeated; no deadline on a busy machine
@@ -17,6 +18,13 @@ def face_mask_dir():
     if not folder:
         pytest.skip("FACE_MASK_DIR is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -60,34 +59,25 @@ def test_the_live_explorer_follows_its_controls(chapter):
 
 
 @pytest.mark.browser
-def test_the_static_explorer_follows_its_controls(chapter):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    try:
-        import playwright.sync_api as playwright
-    except ModuleNotFoundError:
-        chromium = None
-    if chromium is None:
-        (pytest.fail if os.environ.get("GDINO_REQUIRE_BROWSER") else pytest.skip)("no playwright, or no Chromium")
+def test_the_static_explorer_follows_its_controls(chapter, browser):
     requests, errors = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page()
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.set_content(chapter["static_explorer"]())
-        words, dots = tab.locator("#reads-words"), tab.locator("#reads td.y")
-        assert words.inner_text() == "“circle” reads “red”, “circle”, “.”"
-        assert dots.count() == 20
-        tab.get_by_role("combobox", name="Read").select_option("whole-sentence")
-        assert dots.count() == 64
-        tab.get_by_label("Token").press("End")
-        assert words.inner_text().startswith("“[SEP]” reads “[CLS]”, “red”")
-        tab.get_by_label("Prompt").select_option("cat . remote control .")
-        tab.get_by_role("combobox", name="Read").select_option("word-by-word")
-        assert dots.count() == 7
-        assert words.inner_text() == "“[SEP]” reads “[SEP]”"
-        assert tab.locator("#reads tr.on").count() == 1
-        browser.close()
+    tab = browser.new_page()
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.set_content(chapter["static_explorer"]())
+    words, dots = tab.locator("#reads-words"), tab.locator("#reads td.y")
+    assert words.inner_text() == "“circle” reads “red”, “circle”, “.”"
+    assert dots.count() == 20
+    tab.get_by_role("combobox", name="Read").select_option("whole-sentence")
+    assert dots.count() == 64
+    tab.get_by_label("Token").press("End")
+    assert words.inner_text().startswith("“[SEP]” reads “[CLS]”, “red”")
+    tab.get_by_label("Prompt").select_option("cat . remote control .")
+    tab.get_by_role("combobox", name="Read").select_option("word-by-word")
+    assert dots.count() == 7
+    assert words.inner_text() == "“[SEP]” reads “[SEP]”"
+    assert tab.locator("#reads tr.on").count() == 1
+    tab.close()
     assert not requests
     assert not errors
 

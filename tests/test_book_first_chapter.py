@@ -4,8 +4,6 @@ What the model finds is not tested here: a stand-in finds every phrase at a plac
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,56 +114,47 @@ def test_each_set_of_ticked_phrases_was_a_question(chapter):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1000])
-def test_the_static_finder_follows_its_controls(chapter, width):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    try:
-        import playwright.sync_api as playwright
-    except ModuleNotFoundError:
-        chromium = None
-    if chromium is None:
-        (pytest.fail if os.environ.get("GDINO_REQUIRE_BROWSER") else pytest.skip)("no playwright, or no Chromium")
+def test_the_static_finder_follows_its_controls(chapter, browser, width):
     requests, errors = [], []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": width, "height": 900})
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.set_content(chapter["static_finder"](chapter["three_pictures"]()))
-        words, boxes = tab.locator("#finder-words"), tab.locator("#finder-boxes .found")
-        picture, level = tab.get_by_label("Picture"), tab.get_by_label("Box threshold")
-        ticks = tab.get_by_role("checkbox")  # those of hidden pictures have no role
-        assert words.inner_text() == "3 boxes: rocket 0.90, frog 0.70, tulip 0.50"
-        assert boxes.count() == 3
-        assert ticks.count() == 4
-        drawn = tab.get_by_role("img").bounding_box()
-        assert drawn["x"] + drawn["width"] <= width
-        assert tab.evaluate("() => document.scrollingElement.scrollWidth") <= width
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.set_content(chapter["static_finder"](chapter["three_pictures"]()))
+    words, boxes = tab.locator("#finder-words"), tab.locator("#finder-boxes .found")
+    picture, level = tab.get_by_label("Picture"), tab.get_by_label("Box threshold")
+    ticks = tab.get_by_role("checkbox")  # those of hidden pictures have no role
+    assert words.inner_text() == "3 boxes: rocket 0.90, frog 0.70, tulip 0.50"
+    assert boxes.count() == 3
+    assert ticks.count() == 4
+    drawn = tab.get_by_role("img").bounding_box()
+    assert drawn["x"] + drawn["width"] <= width
+    assert tab.evaluate("() => document.scrollingElement.scrollWidth") <= width
 
-        tab.get_by_label("frog").uncheck()
-        assert words.inner_text() == "2 boxes: rocket 0.90, tulip 0.70"
-        level.press("End")
-        assert words.inner_text() == "0 boxes"
-        assert tab.get_by_role("img").get_attribute("aria-label") == "names it was taught, 0 boxes"
-        level.press("Home")
-        tab.get_by_label("crown").check()
-        assert words.inner_text() == "3 boxes: rocket 0.90, tulip 0.70, crown 0.50"
-        for name in ("rocket", "tulip", "crown"):
-            tab.get_by_label(name).uncheck()
-        assert words.inner_text() == "No phrase is ticked."
-        assert boxes.count() == 0
+    tab.get_by_label("frog").uncheck()
+    assert words.inner_text() == "2 boxes: rocket 0.90, tulip 0.70"
+    level.press("End")
+    assert words.inner_text() == "0 boxes"
+    assert tab.get_by_role("img").get_attribute("aria-label") == "names it was taught, 0 boxes"
+    level.press("Home")
+    tab.get_by_label("crown").check()
+    assert words.inner_text() == "3 boxes: rocket 0.90, tulip 0.70, crown 0.50"
+    for name in ("rocket", "tulip", "crown"):
+        tab.get_by_label(name).uncheck()
+    assert words.inner_text() == "No phrase is ticked."
+    assert boxes.count() == 0
 
-        first = tab.locator("#finder-image").get_attribute("href")
-        picture.select_option("a photograph")
-        assert ticks.count() == 4
-        assert words.inner_text().startswith("3 boxes: spoon 0.90")
-        assert tab.locator("#finder-image").get_attribute("href") != first
-        outside = tab.evaluate(
-            "() => { const view = document.getElementById('finder-svg').viewBox.baseVal;"
-            " return [...document.querySelectorAll('#finder-boxes .paper')].filter(paper => { const b = paper.getBBox();"
-            " return b.x < 0 || b.y < 0 || b.x + b.width > view.width; }).length; }"
-        )
-        assert not outside, "labels inside of the picture"
-        browser.close()
+    first = tab.locator("#finder-image").get_attribute("href")
+    picture.select_option("a photograph")
+    assert ticks.count() == 4
+    assert words.inner_text().startswith("3 boxes: spoon 0.90")
+    assert tab.locator("#finder-image").get_attribute("href") != first
+    outside = tab.evaluate(
+        "() => { const view = document.getElementById('finder-svg').viewBox.baseVal;"
+        " return [...document.querySelectorAll('#finder-boxes .paper')].filter(paper => { const b = paper.getBBox();"
+        " return b.x < 0 || b.y < 0 || b.x + b.width > view.width; }).length; }"
+    )
+    assert not outside, "labels inside of the picture"
+    tab.close()
     assert not [url for url in requests if not url.startswith("data:")]
     assert not errors
 

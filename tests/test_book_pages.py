@@ -8,22 +8,14 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 
 import pytest
+from chromium import lacking
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = Path(os.environ.get("GDINO_BOOK_HTML") or ROOT / "_build" / "html").resolve()
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 # what the theme says on every page, whatever the book: nothing of ours may be added here
 THEME_NOISE = re.compile(r"THEBE_JS_URL.* has already been declared|Got invalid theme mode")
 
@@ -35,10 +27,6 @@ def built_pages() -> list[str]:
     made = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
     pages = (path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html")))
     return [page for page in pages if page not in made and not page.startswith(("_static/", "_modules/"))]
-
-
-def lacking(reason: str) -> None:
-    (pytest.fail if os.environ.get("GDINO_REQUIRE_BROWSER") else pytest.skip)(reason)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -55,21 +43,6 @@ def address():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        import playwright.sync_api as playwright
-    except ModuleNotFoundError:
-        lacking("playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        lacking("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        instance = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield instance
-        instance.close()
 
 
 class Visit:
