@@ -40,3 +40,20 @@ def test_bert_tells_a_cat_from_a_car():
 def test_another_backbone_is_refused():
     with pytest.raises(ValueError, match="expected the backbone tf_efficientnet_lite0"):
         first_weights.begin_nano(GroundingDINOConfig.tiny())
+
+
+def test_features_reach_the_heads_as_they_came():
+    """Until something is learned: proposals compare what the backbone's projections and BERT's say, but for the norms."""
+    model = first_weights.begin_nano(GroundingDINOConfig.nano()).eval()
+    prompt = tokenize([["cat", "black car"]])
+    with torch.inference_mode():
+        image = model.image_backbone(torch.randn(1, 3, 64, 64), torch.ones(1, 64, 64, dtype=torch.bool))
+        text = model.text_encoder(prompt)
+        enhanced, words = model.feature_enhancer(image, text)
+        proposed = model.query_selection.norm(model.query_selection.projection(enhanced.features))
+    for before, after in ((image.features, proposed), (text.features, words.features)):
+        expected = torch.nn.functional.layer_norm(before, before.shape[-1:])[
+            prompt.mask if before is text.features else ...
+        ]
+        found = after[prompt.mask if before is text.features else ...]
+        assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99

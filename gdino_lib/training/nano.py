@@ -1,8 +1,9 @@
 """Train the embedded model from scratch on pictogram scenes: `make nano`, or
 `python -m gdino_lib.training.nano --icons FOLDER --out runs/nano`.
 
-The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are learned
-judge it now and then.
+First the image backbone learns names from pictures of single things, then the whole model learns to find them. The same
+command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are learned judge it
+now and then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gdino_lib.data.datasets import read_records
 from gdino_lib.data.pictograms import Pictogram
 from gdino_lib.data.scenes import SceneDataset, write_scenes
 from gdino_lib.training.first_weights import alike, begin_nano
+from gdino_lib.training.naming import learn_names
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weight_files import write_safetensors
@@ -35,18 +37,27 @@ TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is 
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
 SIZES = (160, 160, 192, 192, 192, 224, 224, 256, 256, 320)  # of training scenes, in pixels: the small ones cost least
+FROZEN = {  # of the image backbone: what every picture is made of
+    f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
+}
+NAMING = TrainingSettings(  # the first stage: pictures of one thing
+    epochs=1,
+    batch_size=96,
+    lr=1e-3,
+    lr_scale={"image_backbone.backbone": 0.5, **FROZEN},
+    schedule="cosine",
+    warmup_steps=30,
+    clip=0,
+    precision="bfloat16",
+    denoising=0,
+    save_every=100,
+)
+NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(
     epochs=60,
     batch_size=16,
     lr=5e-4,
-    lr_scale={
-        "text_encoder.bert": 0.0,
-        "image_backbone.backbone": 0.2,
-        "image_backbone.backbone.features.conv_stem": 0.0,
-        "image_backbone.backbone.features.bn1": 0.0,
-        "image_backbone.backbone.features.blocks.0": 0.0,
-        "image_backbone.backbone.features.blocks.1": 0.0,
-    },
+    lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
     schedule="cosine",
     warmup_steps=200,
     clip=1.0,
@@ -114,8 +125,13 @@ def main() -> None:
     dataset = SceneDataset(
         things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights, sizes=SIZES, negatives=MOST_NEGATIVES
     )
+    model = begin_nano(CONFIG, SETTINGS.seed)
+    single = SceneDataset(
+        things, NAMED, batch_size=NAMING.batch_size, weights=weights, sizes=(96,), negatives=0, most=1
+    )
+    learn_names(model, single, NAMING, options.out.with_name(f"{options.out.name}-names"), options.workers)
     trainer = Trainer(
-        begin_nano(CONFIG, SETTINGS.seed),
+        model,
         dataset,
         SETTINGS,
         options.out,
