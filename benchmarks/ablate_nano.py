@@ -1,8 +1,8 @@
-"""Compare choices of nano's recipe: `python benchmarks/ablate_nano.py --icons FOLDER --out FOLDER`.
+"""Compare choices of nano's recipe: `python benchmarks/ablate_nano.py --icons FOLDER --names runs/nano-names --out FOLDER`.
 
-Each variant is trained from scratch on the same number of scenes of 192 x 192, and judged on 400 scenes of names that it
-learned and 400 of names that it never saw, 8 absent names a prompt. Runs go on where they were interrupted; `figures.json` in
-the output folder keeps what is measured. The model card has the table.
+From what the first stage leaves, each variant is trained on the same number of scenes of 192 x 192, and judged on 400 scenes
+of names that it learned and 400 of names that it never saw, 8 absent names a prompt. Runs go on where they were interrupted;
+`figures.json` in a variant's folder keeps what is measured. The model card has the table.
 """
 
 import argparse
@@ -10,8 +10,9 @@ import json
 import os
 import platform
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,19 +28,35 @@ from gdino_lib.training.first_weights import begin_nano
 from gdino_lib.training.trainer import Trainer
 
 SIDE = 192
-# name: changes of the settings, of the model, of the data
+SCALE = nano.SETTINGS.lr_scale
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is not as in the recipe: settings, parts of the model, data; `names`: with the first stage."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    names: bool = True
+
+
 VARIANTS = {
-    "recipe": ({}, {}, {}),
-    "emojis only, one hand": ({}, {}, {"things": "emojis"}),
-    "no further names": ({}, {}, {"things": "hands"}),
-    "names without other wordings": ({}, {}, {"wordings": False}),
-    "up to 8 absent names": ({}, {}, {"negatives": 8}),
-    "no denoising": ({"denoising": 0}, {}, {}),
-    "dropout 0.1": ({"dropout": 0.1}, {}, {}),
-    "backbone frozen": ({"lr_scale": nano.SETTINGS.lr_scale | {"image_backbone.backbone": 0.0}}, {}, {}),
-    "backbone at the full rate": ({"lr_scale": nano.SETTINGS.lr_scale | {"image_backbone.backbone": 1.0}}, {}, {}),
-    "text trained, too": ({"lr_scale": nano.SETTINGS.lr_scale | {"text_encoder.bert": 0.1}}, {}, {}),
-    "256 wide": ({}, {"width": 256, "heads": 8, "ffn_width": 1024, "fusion_width": 512}, {}),
+    "recipe": Variant(),
+    "no first stage": Variant(names=False),
+    "no first stage, 256 wide": Variant(
+        config={"width": 256, "heads": 8, "ffn_width": 1024, "fusion_width": 512}, names=False
+    ),
+    "scenes of emojis only, one hand": Variant(data={"things": "emojis"}),
+    "scenes of emojis only, several hands": Variant(data={"things": "hands"}),
+    "scenes with 40 % further things": Variant(data={"share": 0.4}),
+    "names without other wordings": Variant(data={"wordings": False}),
+    "up to 8 absent names": Variant(data={"negatives": 8}),
+    "no denoising": Variant({"denoising": 0}),
+    "dropout 0.1": Variant({"dropout": 0.1}),
+    "backbone frozen": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 0.0}}),
+    "backbone at the full rate": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 1.0}}),
+    "text trained, too": Variant({"lr_scale": SCALE | {"text_encoder.bert": 0.1}}),
 }
 
 
@@ -48,7 +65,8 @@ def main() -> None:
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--scenes", type=int, default=12_800, help="to train on (default: 12,800)")
+    parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run, made if missing")
+    parser.add_argument("--scenes", type=int, default=6_400, help="to train on (default: 6,400)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -59,7 +77,7 @@ def main() -> None:
         folder = options.out / f"{name} {options.scenes}"
         if not (folder / "figures.json").is_file():
             began = time.perf_counter()
-            result = train(name, options.icons, folder, options.scenes)
+            result = train(VARIANTS[name], options.icons, options.names, folder, options.scenes)
             figures = {"variant": name, "scenes": options.scenes, "minutes": (time.perf_counter() - began) / 60}
             figures |= {kind: judge(result, options.out / kind) for kind in ("seen", "unseen")}
             figures["on"] = f"{platform.machine()} CPU, torch {torch.__version__}, {options.threads} threads"
@@ -68,16 +86,21 @@ def main() -> None:
         print((folder / "figures.json").read_text(encoding="utf-8"), flush=True)
 
 
-def train(name: str, icon_sets: Path, folder: Path, scenes: int) -> Path:
+def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int) -> Path:
     """The weights of a variant's run."""
-    settings, config, data = VARIANTS[name]
-    kinds = data.get("things", "all")
-    things, shares = nano.things_to_learn(icon_sets) if kinds == "all" else (pictograms.seen(), None)
+    model = begin_nano(nano.CONFIG.replace(**variant.config), nano.SETTINGS.seed)
+    if variant.names:
+        nano.learn_first_names(model, icon_sets, names)
+    data, kinds = variant.data, variant.data.get("things", "all")
+    if kinds == "all":
+        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FURTHER_IN_SCENES))
+    else:
+        things, shares = pictograms.seen(), None
     if kinds == "hands":
         things = icons.drawn_by_others(things, icon_sets)
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
-    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **settings)
+    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **variant.settings)
     dataset = SceneDataset(
         things,
         nano.EPOCH,
@@ -86,7 +109,6 @@ def train(name: str, icon_sets: Path, folder: Path, scenes: int) -> Path:
         sizes=(SIDE,),
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
     )
-    model = begin_nano(nano.CONFIG.replace(**config), changed.seed)
     return Trainer(model, dataset, changed, folder, resume=True, workers=1).fit().weights
 
 

@@ -45,9 +45,9 @@ def test_what_is_learned_from(monkeypatch):
     monkeypatch.setattr(nano.icons, "drawn_by_others", lambda things, _: tuple(things))
     monkeypatch.setattr(nano.icons, "further_things", lambda *_, **__: tuple(further))
     monkeypatch.setattr(nano, "alike", lambda names, others, _: torch.tensor([[0.1], [0.8], [0.3]]))
-    things, shares = nano.things_to_learn("folder")
+    things, shares = nano.things_to_learn("folder", 0.3)
     names = [thing.name for thing in things]
     assert names[-2:] == ["anvil", "lathe"]
     assert not set(names).intersection(thing.name for thing in pictograms.unseen())
     assert abs(sum(shares) - 1) < 1e-9
-    assert abs(sum(shares[-2:]) - nano.FURTHER) < 1e-9
+    assert abs(sum(shares[-2:]) - 0.3) < 1e-9

@@ -20,6 +20,7 @@ from gdino_lib.data import icons, pictograms
 from gdino_lib.data.datasets import read_records
 from gdino_lib.data.pictograms import Pictogram
 from gdino_lib.data.scenes import SceneDataset, write_scenes
+from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training.first_weights import alike, begin_nano
 from gdino_lib.training.naming import learn_names
 from gdino_lib.training.settings import TrainingSettings
@@ -32,7 +33,8 @@ EPOCH = 1600  # scenes
 JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
-FURTHER = 0.4  # share of things that no emoji shows
+FURTHER = 0.4  # share of things that no emoji shows, where names are learned ...
+FURTHER_IN_SCENES = 0.2  # ... and in scenes
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
@@ -54,7 +56,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
 )
 NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(
-    epochs=60,
+    epochs=38,
     batch_size=16,
     lr=5e-4,
     lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
@@ -68,11 +70,12 @@ SETTINGS = TrainingSettings(
 )
 
 
-def things_to_learn(folder: Path | str) -> tuple[tuple[Pictogram, ...], list[float]]:
+def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
     """The emojis that are not held out, in the drawings of several hands, further things, and how often each is drawn.
 
     Args:
         folder: of the icon sets, see `gdino_lib.data.icons`.
+        share: of further things, 0 to 1.
     """
     unseen = pictograms.unseen()
     emojis = icons.drawn_by_others(pictograms.seen(), folder)
@@ -80,8 +83,24 @@ def things_to_learn(folder: Path | str) -> tuple[tuple[Pictogram, ...], list[flo
     wordings = [wording for thing in unseen for wording in thing.wordings]
     close = alike([thing.name for thing in further], wordings, CONFIG).amax(1)
     further = tuple(thing for thing, most in zip(further, close.tolist(), strict=True) if most < TOO_CLOSE)
-    weights = [(1 - FURTHER) / len(emojis)] * len(emojis) + [FURTHER / len(further)] * len(further)
+    weights = [(1 - share) / len(emojis)] * len(emojis) + [share / len(further)] * len(further)
     return emojis + further, weights
+
+
+def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, workers: int = 1) -> None:
+    """The first stage, or what is left of it.
+
+    Args:
+        model: as `begin_nano` makes it; it is changed.
+        folder: of the icon sets, see `gdino_lib.data.icons`.
+        out: folder of the run.
+        workers: processes that draw.
+    """
+    things, shares = things_to_learn(folder, FURTHER)
+    dataset = SceneDataset(
+        things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
+    )
+    learn_names(model, dataset, NAMING, out, workers)
 
 
 def export(weights: Path, folder: Path) -> None:
@@ -121,15 +140,12 @@ def main() -> None:
     scenes = options.out.with_name(f"{options.out.name}-scenes")
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
-    things, weights = things_to_learn(options.icons)
-    dataset = SceneDataset(
-        things, EPOCH, batch_size=SETTINGS.batch_size, weights=weights, sizes=SIZES, negatives=MOST_NEGATIVES
-    )
     model = begin_nano(CONFIG, SETTINGS.seed)
-    single = SceneDataset(
-        things, NAMED, batch_size=NAMING.batch_size, weights=weights, sizes=(96,), negatives=0, most=1
+    learn_first_names(model, options.icons, options.out.with_name(f"{options.out.name}-names"), options.workers)
+    things, shares = things_to_learn(options.icons, FURTHER_IN_SCENES)
+    dataset = SceneDataset(
+        things, EPOCH, batch_size=SETTINGS.batch_size, weights=shares, sizes=SIZES, negatives=MOST_NEGATIVES
     )
-    learn_names(model, single, NAMING, options.out.with_name(f"{options.out.name}-names"), options.workers)
     trainer = Trainer(
         model,
         dataset,
