@@ -3,7 +3,8 @@
 Fixed pictogram scenes of 256 x 256, with names that it learned and names that it never saw; prompts hold the names of what a
 scene shows and 8 names that it does not. What language does: the same with other names, with random text features, without
 fusion. Drawings by another hand: Noto's, from Debian's fonts-noto-color-emoji (`--noto NotoColorEmoji.ttf`). Then, in
-processes of their own, the time of a detection, of importing the libraries beyond torch, of loading, and the memory of both.
+processes of their own, the time of a detection, of importing the libraries beyond torch and its compiler, of loading, and
+the memory of each.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 import torch
+plain = resident()
+import torch._dynamo  # torch's own compiler; torchvision imports it
 empty, start = resident(), time.perf_counter()
 import supervision, timm, torchvision
 from transformers import BertModel
@@ -68,7 +71,7 @@ for _ in range(40):
     times.append(time.perf_counter() - began)
 print(json.dumps({
     "libraries_s": imported - start, "load_s": loaded - imported, "times_s": times[10:],
-    "libraries_mb": libraries - empty, "model_mb": resident() - libraries,
+    "compiler_mb": empty - plain, "libraries_mb": libraries - empty, "model_mb": resident() - libraries,
 }))
 """
 
@@ -235,7 +238,7 @@ def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
         ended = subprocess.run(command, check=True, capture_output=True, text=True)
         runs.append(json.loads(ended.stdout.splitlines()[-1]))
         time.sleep(0.5)
-    names = "libraries_s", "load_s", "libraries_mb", "model_mb"
+    names = "libraries_s", "load_s", "compiler_mb", "libraries_mb", "model_mb"
     figures = {name: round(statistics.median(run[name] for run in runs), 2) for name in names}
     return {"detection_ms": round(1000 * statistics.median(t for run in runs for t in run["times_s"]), 1)} | figures
 
