@@ -1,31 +1,45 @@
-"""Draw the README's picture: `python book/figures/draw_readme.py`, from the project's root."""
+"""Draw the README's picture: `python book/figures/draw_readme.py`, from the project's root.
 
-import tempfile
+Two scenes as in the first chapter, and what nano finds in them: of names that it learned, and of names that it never saw.
+"""
+
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from PIL import Image
 
-from data_prep import cartoon_faces, voc
-from data_prep.audit import repair
+import gdino_lib as gd
+from gdino_lib.data import pictograms
+from gdino_lib.data.scenes import draw_scene
 
-COLOURS = {"with_mask": "#0072B2", "without_mask": "#D55E00", "mask_weared_incorrect": "#E69F00"}
+COLOURS = ["#0072B2", "#B36B00", "#00805C", "#D55E00", "#A8528A"]
+SCENES = {
+    "names that it learned": (["hot pepper", "guitar", "snail", "umbrella"], 6),
+    "names that it never saw": (["bicycle", "pineapple", "owl"], 0),
+}
+CREDIT = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0"
+
+
+def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
+    """The first scene of a seed that shows all of these things, and what the detector finds in it."""
+    things = [thing for thing in pictograms.pictograms() if thing.name in names]
+    scenes = (draw_scene(number, seed=seed, size=256, things=things) for number in range(10_000))
+    scene = next(scene for scene in scenes if {box.label for box in scene.record.boxes} == set(names))
+    found = detector(scene.image, names)
+    axis.imshow(scene.image, extent=(0, 256, 256, 0))
+    for (x1, y1, x2, y2), sure, number in zip(found.xyxy, found.confidence, found.class_id, strict=True):
+        colour = COLOURS[number]
+        axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, lw=2.5))
+        x, side = (x2, "right") if x1 > 128 else (x1, "left")  # keep the text inside the picture
+        label = f"{names[number]} {sure:.2f}"
+        axis.text(x, max(y1, 14) - 2, label, color="white", fontsize=8, backgroundcolor=colour, va="bottom", ha=side)
+
 
 plt.style.use(Path(__file__).parent.parent / "gdino.mplstyle")
-with tempfile.TemporaryDirectory() as folder:
-    cartoon_faces.write(Path(folder) / "faces")
-    sources, _ = voc.read_folder(Path(folder) / "faces/images", Path(folder) / "faces/annotations")
-    source = max(sources, key=lambda source: len({box.label for box in source.record.boxes}))
-    figure, axis = plt.subplots(figsize=(7, 7 * source.record.height / source.record.width), layout="constrained")
-    axis.imshow(Image.open(source.image))
+detector = gd.Detector.from_pretrained("nano", device="cpu")
+figure, axes = plt.subplots(1, 2, figsize=(8, 4.8))
+for axis, (title, (names, seed)) in zip(axes, SCENES.items(), strict=True):
+    draw_found(axis, names, seed)
+    axis.set_title(title, fontsize=10)
     axis.axis("off")
-    for box in repair(source.record)[0].boxes:
-        colour = COLOURS[box.label]
-        axis.add_patch(
-            plt.Rectangle((box.x1, box.y1), box.x2 - box.x1, box.y2 - box.y1, fill=False, edgecolor=colour, lw=2.5)
-        )
-        label = box.label.replace("_", " ")
-        right = box.x1 > 0.8 * source.record.width  # keep the text inside the picture
-        x, side = (box.x2, "right") if right else (box.x1, "left")
-        axis.text(x, box.y1 - 4, label, color="white", fontsize=7, backgroundcolor=colour, va="bottom", ha=side)
-    figure.savefig(Path(__file__).parent / "readme.png", dpi=110)
+figure.supxlabel(CREDIT, fontsize=7, color="#555555")
+figure.savefig(Path(__file__).parent / "readme.png", dpi=110)

@@ -56,7 +56,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
 )
 NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(
-    epochs=38,
+    epochs=36,
     batch_size=16,
     lr=5e-4,
     lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
