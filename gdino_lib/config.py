@@ -104,8 +104,8 @@ class GroundingDINOConfig:
         BERT.
         """
         sizes = {
-            "short_side": 256,
-            "long_side": 448,
+            "short_side": 288,  # it was trained at 160 to 320
+            "long_side": 504,
             "backbone": "tf_efficientnet_lite0",
             "levels": 3,
             "bert_width": 384,

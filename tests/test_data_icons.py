@@ -78,11 +78,12 @@ def test_what_has_no_colour_gets_one(folder):
     assert len(colours) == 6
 
 
-def test_an_emoji_is_drawn_by_its_own_font_half_of_the_time(folder):
+@pytest.mark.parametrize("own", [0.0, 0.5, 0.75, 1.0])
+def test_an_emoji_is_drawn_by_its_own_font_as_often_as_wished(folder, own):
     (cat,) = icons.drawn_by_others([CAT], folder)
     rng = random.Random(0)
-    drawn = [scenes._choose_drawing(rng, cat) for _ in range(400)]
-    assert 0.4 < sum(drawing == "\N{CAT}" for drawing in drawn) / 400 < 0.6
+    drawn = [scenes._choose_drawing(rng, cat, own) for _ in range(400)]
+    assert abs(sum(drawing == "\N{CAT}" for drawing in drawn) / 400 - own) < 0.1
 
 
 def test_weights_say_how_often_a_thing_is_shown():

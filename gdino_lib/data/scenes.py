@@ -81,6 +81,7 @@ def draw_scene(
     things: Sequence[Pictogram],
     cum_weights: Sequence[float] | None = None,
     most: int = 8,
+    own: float = 0.5,
 ) -> Scene:
     """Draw one scene of one to `most` things.
 
@@ -94,6 +95,7 @@ def draw_scene(
         size: side, or (width, height), in pixels, at least 64.
         things: to choose from.
         cum_weights: how often each is chosen, relative to the others and summed up, as in `random.choices`; None: all alike.
+        own: how often an emoji that others have drawn, too, is drawn by its own font, 0..1.
 
     Raises:
         ValueError: numbers out of range, nothing to choose from, a package of the extra `scenes` is missing.
@@ -116,7 +118,7 @@ def draw_scene(
         )
         largest = max(0.75 * min(width, height) / math.sqrt(count), SMALLEST)
         side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # few are tiny
-        sprite = _sprite(rng, thing, side)
+        sprite = _sprite(rng, thing, side, own)
         solid = np.asarray(sprite.getchannel("A")) >= SOLID
         for _ in range(TRIES):
             left, top = _place(rng, sprite.size, (width, height))
@@ -149,6 +151,7 @@ class SceneDataset(SeededDataset):
         sizes: sides, or (width, height), in pixels, to draw a batch's from.
         negatives: at most so many absent things in a prompt; the number is drawn from 0 to that.
         most: things in a scene.
+        own: see `draw_scene`.
         seed: of everything random.
         max_tokens: of a prompt; absent things that do not fit are left out.
 
@@ -166,6 +169,7 @@ class SceneDataset(SeededDataset):
         sizes: Sequence[int | tuple[int, int]] = tuple(range(160, 321, 32)),
         negatives: int = 16,
         most: int = 8,
+        own: float = 0.5,
         seed: int = 0,
         max_tokens: int = 256,
     ) -> None:
@@ -176,7 +180,7 @@ class SceneDataset(SeededDataset):
             )
         self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
         super().__init__(seed)
-        self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
+        self.negatives, self.most, self.own, self.max_tokens = negatives, most, own, max_tokens
         self.cum_weights = None if weights is None else tuple(accumulate(weights))
         if weights is not None and len(weights) != len(things):
             raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
@@ -187,7 +191,7 @@ class SceneDataset(SeededDataset):
     @property
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
-        drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes)
+        drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own)
         return hashlib.sha256(repr((drawn, self.negatives, self.most, self.seed, self.max_tokens)).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -209,7 +213,13 @@ class SceneDataset(SeededDataset):
             raise IndexError(f"expected an index below {self.count}, got {index}")
         seed = f"{self.seed}/{self.epoch}"
         scene = draw_scene(
-            index, seed=seed, size=self._size(index), things=self.things, cum_weights=self.cum_weights, most=self.most
+            index,
+            seed=seed,
+            size=self._size(index),
+            things=self.things,
+            cum_weights=self.cum_weights,
+            most=self.most,
+            own=self.own,
         )
         rng = random.Random(f"{seed}/{index}/prompt")
         names = list(dict.fromkeys(box.label for box in scene.record.boxes))
@@ -290,9 +300,9 @@ def write_scenes(
     return dataset
 
 
-def _sprite(rng: random.Random, thing: Pictogram, side: int) -> Image.Image:
+def _sprite(rng: random.Random, thing: Pictogram, side: int, own: float) -> Image.Image:
     """A drawing of a thing, its longer side about `side` pixels before it is turned; RGBA."""
-    drawing = _choose_drawing(rng, thing)
+    drawing = _choose_drawing(rng, thing, own)
     sprite = draw(drawing, side)
     if rng.random() < 0.4:  # narrower or lower
         stretch = rng.uniform(0.75, 1)
@@ -308,11 +318,11 @@ def _sprite(rng: random.Random, thing: Pictogram, side: int) -> Image.Image:
     return sprite.rotate(rng.uniform(-limit, limit), Image.Resampling.BICUBIC, expand=True)
 
 
-def _choose_drawing(rng: random.Random, thing: Pictogram) -> str:
-    """Half of the time an emoji's, where others have drawn the thing, too; what has no colour gets one, some an outline."""
-    own = [drawing for drawing in thing.drawings if not drawing.startswith(SVG)]
-    others = thing.drawings[len(own) :]
-    drawing = rng.choice(own if own and (not others or rng.random() < 0.5) else others)
+def _choose_drawing(rng: random.Random, thing: Pictogram, own: float) -> str:
+    """An emoji's with probability `own`, where others have drawn the thing, too; what has no colour gets one, some an outline."""
+    emojis = [drawing for drawing in thing.drawings if not drawing.startswith(SVG)]
+    others = thing.drawings[len(emojis) :]
+    drawing = rng.choice(emojis if emojis and (not others or rng.random() < own) else others)
     if "currentColor" in drawing:
         red, green, blue = (rng.randint(0, 255) for _ in range(3))
         drawing = drawing.replace("currentColor", f"#{red:02x}{green:02x}{blue:02x}")

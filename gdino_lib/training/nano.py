@@ -1,18 +1,22 @@
 """Train the embedded model from scratch on pictogram scenes: `make nano`, or
 `python -m gdino_lib.training.nano --icons FOLDER --out runs/nano`.
 
-First the image backbone learns names from pictures of single things, then the whole model learns to find them. The same
-command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are learned judge it
-now and then.
+First the image backbone learns names from pictures of single things, then the whole model learns to find them, in two
+rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
+learned judge it now and then.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
@@ -26,7 +30,7 @@ from gdino_lib.training.naming import learn_names
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weight_files import write_safetensors
-from gdino_lib.weights import SCALE, our_metadata, read
+from gdino_lib.weights import SCALE, load, our_metadata, read
 
 CONFIG = GroundingDINOConfig.nano()
 EPOCH = 1600  # scenes
@@ -34,11 +38,15 @@ JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned ...
-FURTHER_IN_SCENES = 0.2  # ... and in scenes
+FURTHER_IN_SCENES = 0.2, 0.1  # ... and in scenes, of the first round and of the second
+OWN = 0.5, 0.75  # how often an emoji is drawn by OpenMoji where others have drawn it, too
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
-SIZES = (160, 160, 192, 192, 192, 224, 224, 256, 256, 320)  # of training scenes, in pixels: the small ones cost least
+SIZES = (  # of training scenes, in pixels: the small ones cost least
+    (160, 160, 192, 192, 192, 224, 224, 256, 256, 320),
+    (160, 160, 160, 192, 192, 192, 192, 224, 256, 288),
+)
 FROZEN = {  # of the image backbone: what every picture is made of
     f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
 }
@@ -55,7 +63,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
     save_every=100,
 )
 NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
-SETTINGS = TrainingSettings(
+SETTINGS = TrainingSettings(  # the first round of scenes
     epochs=36,
     batch_size=16,
     lr=5e-4,
@@ -68,6 +76,7 @@ SETTINGS = TrainingSettings(
     denoising=50,
     validate_every=5,
 )
+ROUNDS = SETTINGS, replace(SETTINGS, epochs=30, lr=3e-4)
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
@@ -101,6 +110,63 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
         things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
     )
     learn_names(model, dataset, NAMING, out, workers)
+
+
+def find(
+    model: GroundingDINO, number: int, folder: Path | str, out: Path, validation: Validation, workers: int = 1
+) -> Path:
+    """One of the two rounds of scenes, or what is left of it.
+
+    The second begins with the moving average of the first, at a rate that falls to 0 once more; its scenes show more of OpenMoji's
+    drawings and fewer further things.
+
+    Args:
+        model: what the stage before has learned; it is changed.
+        number: 0 or 1.
+        folder: of the icon sets, see `gdino_lib.data.icons`.
+        out: folder of the run.
+        validation: to judge by.
+        workers: processes that draw.
+
+    Returns:
+        The weights.
+    """
+    settings = ROUNDS[number]
+    things, shares = things_to_learn(folder, FURTHER_IN_SCENES[number])
+    dataset = SceneDataset(
+        things,
+        EPOCH,
+        batch_size=settings.batch_size,
+        weights=shares,
+        sizes=SIZES[number],
+        negatives=MOST_NEGATIVES,
+        own=OWN[number],
+    )
+    read_once(model.text_encoder.bert)
+    return Trainer(model, dataset, settings, out, validation=validation, resume=True, workers=workers).fit().weights
+
+
+def read_once(bert: nn.Module) -> None:
+    """Let a BERT that stays as it is read each phrase only once in training; it takes a sixth of a step otherwise.
+
+    Each is read by itself, so that what it becomes does not depend on the batch that it is first met in.
+    """
+    read, known = bert.forward, {}
+
+    def look_up(input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        if not torch.is_grad_enabled():
+            return read(input_ids=input_ids, attention_mask=attention_mask)
+        found = []
+        for ids, length in zip(input_ids.tolist(), attention_mask.sum(1).tolist(), strict=True):
+            phrase = tuple(ids[:length])
+            if phrase not in known:
+                alone = torch.tensor([phrase], device=input_ids.device)
+                with torch.no_grad():
+                    known[phrase] = read(input_ids=alone, attention_mask=torch.ones_like(alone)).last_hidden_state[0]
+            found.append(known[phrase])
+        return SimpleNamespace(last_hidden_state=pad_sequence(found, batch_first=True))
+
+    bert.forward = look_up
 
 
 def export(weights: Path, folder: Path) -> None:
@@ -137,28 +203,19 @@ def main() -> None:
         "--export", type=Path, metavar="FOLDER", help="at the end, write the weights as the package has them"
     )
     options = parser.parse_args()
-    scenes = options.out.with_name(f"{options.out.name}-scenes")
+    scenes, names, first = (
+        options.out.with_name(f"{options.out.name}-{part}") for part in ("scenes", "names", "first")
+    )
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
+    validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
-    learn_first_names(model, options.icons, options.out.with_name(f"{options.out.name}-names"), options.workers)
-    things, shares = things_to_learn(options.icons, FURTHER_IN_SCENES)
-    dataset = SceneDataset(
-        things, EPOCH, batch_size=SETTINGS.batch_size, weights=shares, sizes=SIZES, negatives=MOST_NEGATIVES
-    )
-    trainer = Trainer(
-        model,
-        dataset,
-        SETTINGS,
-        options.out,
-        validation=Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES),
-        resume=True,
-        workers=options.workers,
-    )
-    result = trainer.fit()
-    print(f"weights: {result.weights}")
+    learn_first_names(model, options.icons, names, options.workers)
+    model = load(find(model, 0, options.icons, first, validation, options.workers))
+    found = find(model, 1, options.icons, options.out, validation, options.workers)
+    print(f"weights: {found}")
     if options.export:
-        export(result.weights, options.export)
+        export(found, options.export)
 
 
 if __name__ == "__main__":
