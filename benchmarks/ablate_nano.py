@@ -93,7 +93,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         nano.learn_first_names(model, icon_sets, names)
     data, kinds = variant.data, variant.data.get("things", "all")
     if kinds == "all":
-        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FURTHER_IN_SCENES))
+        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FURTHER_IN_SCENES[0]))
     else:
         things, shares = pictograms.seen(), None
     if kinds == "hands":

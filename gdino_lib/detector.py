@@ -19,7 +19,7 @@ from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.model.text_encoder import TextTokens
-from gdino_lib.postprocess import Score, label_boxes, phrase_wise_nms, to_pixels
+from gdino_lib.postprocess import Score, label_boxes, label_every, phrase_wise_nms, to_pixels
 from gdino_lib.prompts import Prompt, chunk, split_phrases, tokenize, tokenizer, word_pieces
 from gdino_lib.weights import load
 
@@ -163,6 +163,7 @@ class Detector:
         top_k: int | None = None,
         score: Score = "mean",
         thresholds: Thresholds | None = None,
+        every_phrase: bool = False,
     ) -> sv.Detections | list[sv.Detections]:
         """Detect.
 
@@ -177,6 +178,8 @@ class Detector:
             score: of a phrase: "mean" of its tokens' sigmoids, or "max", the best token's.
             thresholds: chosen on validation data (`gdino_lib.evaluation.calibration`), in place of both thresholds: the
                 score of a box's phrase must reach the threshold of the class that is called so, or the default one.
+            every_phrase: report a box once for every phrase that it may carry, not for its best alone: what COCO's precision
+                is measured on. `data["best"]` tells which is its best.
 
         Returns:
             supervision.Detections, or a list of them for a list of images, by falling confidence. `xyxy`: float32
@@ -196,7 +199,7 @@ class Detector:
         vocabularies = self._vocabularies(phrases, len(images), many)
         found: list[Any] = [None] * len(images)
         for members, tokens, sizes in self._batches(images):
-            options = (box_threshold, text_threshold, nms_iou, top_k, score, thresholds)
+            options = (box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
             results = self._detect(tokens, sizes, [vocabularies[number] for number in members], options)
             for number, result in zip(members, results, strict=True):
                 found[number] = result
@@ -275,8 +278,9 @@ class Detector:
     def _detect(
         self, tokens: ImageTokens, sizes: list[tuple[int, int]], vocabularies: list[Vocabulary], options: tuple
     ) -> list[sv.Detections]:
-        box_threshold, text_threshold, nms_iou, top_k, score, thresholds = options
-        parts: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in sizes]
+        box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase = options
+        label = label_every if every_phrase else label_boxes
+        parts: list[list[tuple[Tensor, ...]]] = [[] for _ in sizes]
         for step in range(max(len(vocabulary.chunks) for vocabulary in vocabularies)):
             rows = [row for row, vocabulary in enumerate(vocabularies) if step < len(vocabulary.chunks)]
             with self._autocast():
@@ -286,7 +290,7 @@ class Detector:
                 indices = vocabularies[row].indices[step]
                 if thresholds is not None:  # in place of both
                     text_threshold = _of_phrases(thresholds, vocabularies[row].chunks[step]).to(out.logits.device)
-                boxes, phrase, scores = label_boxes(
+                boxes, phrase, scores, *best = label(
                     out.logits[place],
                     out.boxes[place],
                     out.tokens[place],
@@ -296,7 +300,7 @@ class Detector:
                     score,
                 )
                 class_ids = torch.tensor(indices, device=phrase.device)[phrase]
-                parts[row].append((to_pixels(boxes, *sizes[row]), class_ids, scores))
+                parts[row].append((to_pixels(boxes, *sizes[row]), class_ids, scores, *best))
         return [
             _detections(part, vocabulary.phrases, nms_iou, top_k)
             for part, vocabulary in zip(parts, vocabularies, strict=True)
@@ -354,23 +358,36 @@ def _of_phrases(thresholds: Thresholds, phrases: Sequence[str]) -> Tensor:
 
 
 def _detections(
-    parts: list[tuple[Tensor, Tensor, Tensor]], phrases: tuple[str, ...], nms_iou: float | None, top_k: int | None
+    parts: list[tuple[Tensor, ...]], phrases: tuple[str, ...], nms_iou: float | None, top_k: int | None
 ) -> sv.Detections:
+    """Join the chunks' (boxes, class ids, scores), with `every_phrase` also which are a box's best."""
     import supervision as sv
 
     parts = parts or [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))]
-    boxes, class_ids, scores = (torch.cat(column) for column in zip(*parts, strict=True))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     if len(parts) > 1:
-        keep = nms(boxes, scores, CHUNK_IOU)
-        boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
+        columns = _across_chunks(*columns)
     if nms_iou is not None:
+        boxes, class_ids, scores = columns[:3]
         keep = phrase_wise_nms(boxes, scores, class_ids, nms_iou)
-        boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
-    boxes, class_ids, scores = boxes[:top_k], class_ids[:top_k], scores[:top_k]
+        columns = [column[keep] for column in columns]
+    boxes, class_ids, scores, *best = (column[:top_k].cpu().numpy() for column in columns)
     names = np.array([phrases[index] for index in class_ids.tolist()], dtype=str)
     return sv.Detections(
-        xyxy=boxes.cpu().numpy().reshape(-1, 4),
-        confidence=scores.cpu().numpy(),
-        class_id=class_ids.cpu().numpy(),
-        data={"class_name": names},
+        xyxy=boxes.reshape(-1, 4),
+        confidence=scores,
+        class_id=class_ids,
+        data={"class_name": names} | ({"best": best[0]} if best else {}),
     )
+
+
+def _across_chunks(boxes: Tensor, class_ids: Tensor, scores: Tensor, *best: Tensor) -> list[Tensor]:
+    """Of boxes of several chunks that overlap the surest stays; where each comes with every phrase, it stays the best one."""
+    if not best:
+        keep = nms(boxes, scores, CHUNK_IOU)
+        return [boxes[keep], class_ids[keep], scores[keep]]
+    candidates = best[0].nonzero().squeeze(1)
+    chosen = torch.zeros_like(best[0])
+    chosen[candidates[nms(boxes[candidates], scores[candidates], CHUNK_IOU)]] = True
+    order = scores.argsort(descending=True, stable=True)
+    return [boxes[order], class_ids[order], scores[order], chosen[order]]

@@ -60,6 +60,30 @@ def label_boxes(
     return boxes.float()[keep][order], phrase[keep][order], scores[keep][order]
 
 
+def label_every(
+    logits: Tensor,
+    boxes: Tensor,
+    tokens: Tensor,
+    count: int,
+    box_threshold: float,
+    text_threshold: float | Tensor,
+    score: Score = "mean",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `label_boxes`, but give each query every phrase that is sure enough: what COCO's precision is measured on.
+
+    Returns:
+        (boxes float32 [n, 4], cxcywh; phrase int64 [n]; score float32 [n]; bool [n], whether it is its query's best
+        phrase), by falling score.
+    """
+    best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
+    scores = phrase_scores(logits, tokens, count, score)  # (Q, P)
+    keep = (best_token >= box_threshold)[:, None] & (scores >= text_threshold)
+    query, phrase = keep.nonzero(as_tuple=True)
+    order = scores[keep].argsort(descending=True, stable=True)
+    query, phrase = query[order], phrase[order]
+    return boxes.float()[query], phrase, scores[query, phrase], scores.argmax(1)[query] == phrase
+
+
 def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:
     """cxcywh in 0..1 -> xyxy in pixels, inside the image; float32 [n, 4]."""
     scale = boxes.new_tensor([width, height, width, height])

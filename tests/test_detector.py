@@ -206,6 +206,18 @@ def test_chunked_equals_unchunked_where_phrases_cannot_meet():
     assert_same(chunked(picture(), LONG, **ALL), found[nms(*keep, 0.7).numpy()])
 
 
+@pytest.mark.parametrize("max_tokens", [256, 32])
+def test_every_phrase_of_a_box_holds_what_its_best_one_says(max_tokens):
+    """In one chunk and in several: the pairs marked as best are what is found without the others."""
+    detector, words = build(max_tokens=max_tokens), LONG
+    plain, every = detector(picture(), words, **ALL), detector(picture(), words, **ALL, every_phrase=True)
+    assert rows(every[every.data["best"]]) == rows(plain)
+    assert len(every) > len(plain)
+    assert (np.diff(every.confidence) <= 0).all()
+    kept = detector(picture(), words, **ALL, every_phrase=True, top_k=7)
+    assert kept.confidence.tolist() == every.confidence[:7].tolist()
+
+
 def test_per_image_chunks_of_different_number():
     detector = build(max_tokens=32)
     both = detector([picture(0), picture(1)], [LONG, ["cat"]], **ALL)

@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdino_lib.postprocess import label_boxes, phrase_scores, phrase_wise_nms, suppress_by_phrase, to_pixels
+from gdino_lib.postprocess import (
+    label_boxes,
+    label_every,
+    phrase_scores,
+    phrase_wise_nms,
+    suppress_by_phrase,
+    to_pixels,
+)
 
 TOKENS = torch.tensor([-1, 0, -1, 1, 1, -1, -1])  # [CLS] cat . remote control . [SEP]
 
@@ -58,6 +65,14 @@ def test_labels_equal_plain_loops(seed):
     expected.sort(key=lambda row: -row[0])
     assert phrases.tolist() == [row[1] for row in expected]
     assert scores.tolist() == pytest.approx([row[0] for row in expected], abs=1e-6)
+
+    every, names, sure, best = label_every(logits, boxes, TOKENS, 2, 0.6, 0.5)
+    pairs = phrase_scores(logits, TOKENS, 2)
+    pairs = pairs[(logits[:, TOKENS >= 0].sigmoid().amax(1) >= 0.6)]
+    assert sure.tolist() == sorted(pairs[pairs >= 0.5].tolist(), reverse=True)
+    assert torch.equal(every[best], kept)  # the best ones are what `label_boxes` gives
+    assert torch.equal(names[best], phrases)
+    assert torch.equal(sure[best], scores)
     assert kept.tolist() == [row[2] for row in expected]
 
 

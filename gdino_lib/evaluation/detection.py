@@ -158,20 +158,23 @@ def detect_all(
     *,
     phrases: Sequence[str] | None = None,
     negatives: int | None = None,
+    nms_iou: float | None = None,
+    every_phrase: bool = False,
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict[str, sv.Detections]:
     """Ask every detection record for all classes, and keep the 300 surest boxes however unsure.
 
-    Each box has one class, its best. (COCO's usual evaluation counts a box once for each class that it might be, which
-    gives slightly more.)
-
     Args:
         images: folder that the file names are relative to.
         phrases: the classes; None: those of `dataset`. For a part of a data set: those of the whole.
         negatives: ask an image for its own classes and so many others, drawn by `seed` and file name; None: for all. With
             hundreds of classes that is faster, and easier: there is less to mistake a thing for.
+        nms_iou: phrase-wise non-maximum suppression above this overlap; None: none.
+        every_phrase: count a box once for each class that it may be, as the official evaluation does and COCO's precision is
+            usually measured: then the 300 surest pairs of a box and a class are kept. Else each box has one class, its
+            best, as a user sees it.
         batch_size: images read ahead and given to the detector at once.
 
     Returns:
@@ -188,7 +191,8 @@ def detect_all(
     with progress_bar(len(records), "detecting", progress) as bar:
         for part, pictures in read_ahead(records, images, batch_size):
             prompts = names if negatives is None else [_prompt(record, names, negatives, seed) for record in part]
-            results = detector(pictures, prompts, box_threshold=0.0, text_threshold=0.0, top_k=KEPT)
+            options = {"nms_iou": nms_iou, "top_k": KEPT, "every_phrase": every_phrase}
+            results = detector(pictures, prompts, box_threshold=0.0, text_threshold=0.0, **options)
             for record, result in zip(part, results, strict=True):
                 if negatives is not None and len(result):
                     result.class_id = np.array([names.index(name) for name in result.data["class_name"]])

@@ -40,7 +40,7 @@ class Matches:
 
 def match_all(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections], iou: float = 0.5) -> Matches:
     """Compare as COCO does at one overlap: by falling score, each box takes the free object of its class that it
-    overlaps most, if by `iou` at least.
+    overlaps most, if by `iou` at least. A box counts once, as its best class.
 
     Args:
         dataset, found: as `average_precision` takes them, with its errors.
@@ -58,6 +58,8 @@ def match_all(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections], io
         for box in record.boxes:
             objects[number, classes.index(box.label)] += not is_crowd(box)
         result = found[record.file_name]
+        if "best" in result.data:
+            result = result[result.data["best"]]
         if len(result):
             correct, ignored = _match(record, result, classes, iou)
             rest = ~ignored

@@ -38,8 +38,8 @@ JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned ...
-FURTHER_IN_SCENES = 0.2, 0.1  # ... and in scenes, of the first round and of the second
-OWN = 0.5, 0.75  # how often an emoji is drawn by OpenMoji where others have drawn it, too
+FURTHER_IN_SCENES = 0.2, 0.05  # ... and in scenes, of the first round and of the second
+OWN = 0.5, 0.9  # how often an emoji is drawn by OpenMoji where others have drawn it, too
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
@@ -76,7 +76,7 @@ SETTINGS = TrainingSettings(  # the first round of scenes
     denoising=50,
     validate_every=5,
 )
-ROUNDS = SETTINGS, replace(SETTINGS, epochs=30, lr=3e-4)
+ROUNDS = SETTINGS, replace(SETTINGS, epochs=27, lr=4e-4, validate_every=9)
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
