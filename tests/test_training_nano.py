@@ -91,3 +91,19 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, number):
     written = path.stat().st_mtime_ns
     assert nano.find(model(), number, "icons", tmp_path / "run", validation, workers=0) == path
     assert path.stat().st_mtime_ns == written
+
+
+def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
+    m = model().eval()
+    bert = m.text_encoder.bert
+    nano.read_once(bert, noise=0.5)
+    ids = torch.tensor([[101, 4937, 3899, 102], [101, 4937, 102, 0]])
+    mask = (ids > 0).long()
+    with torch.no_grad():
+        plain = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.manual_seed(0)
+    one, other = (bert.forward(input_ids=ids, attention_mask=mask).last_hidden_state - plain for _ in range(2))
+    torch.testing.assert_close(one[0], one[0, :1].expand(4, -1), atol=1e-4, rtol=1e-4)  # one vector a phrase
+    assert (one[0, 0] - one[1, 0]).abs().max() > 0.1
+    assert (one - other).abs().max() > 0.1  # another in each step
+    assert 0.3 < (one[0, 0].std() / plain[mask.bool()].std()).item() < 0.7

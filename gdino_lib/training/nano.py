@@ -39,6 +39,7 @@ NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned ...
 FURTHER_IN_SCENES = 0.2, 0.05  # ... and in scenes, of the first round and of the second
+NOISE = 0.0, 0.5  # added to the text's features, see `read_once`
 OWN = 0.5, 0.9  # how often an emoji is drawn by OpenMoji where others have drawn it, too
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 TEXT = "text_encoder.bert."
@@ -76,7 +77,7 @@ SETTINGS = TrainingSettings(  # the first round of scenes
     denoising=50,
     validate_every=5,
 )
-ROUNDS = SETTINGS, replace(SETTINGS, epochs=27, lr=4e-4, validate_every=9)
+ROUNDS = SETTINGS, replace(SETTINGS, epochs=25, lr=4e-4, validate_every=8)
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
@@ -117,8 +118,8 @@ def find(
 ) -> Path:
     """One of the two rounds of scenes, or what is left of it.
 
-    The second begins with the moving average of the first, at a rate that falls to 0 once more; its scenes show more of OpenMoji's
-    drawings and fewer further things.
+    The second begins with the moving average of the first, at a rate that falls to 0 once more; its scenes show more of
+    OpenMoji's drawings and fewer further things, and the text is noisy.
 
     Args:
         model: what the stage before has learned; it is changed.
@@ -142,14 +143,18 @@ def find(
         negatives=MOST_NEGATIVES,
         own=OWN[number],
     )
-    read_once(model.text_encoder.bert)
+    read_once(model.text_encoder.bert, NOISE[number])
     return Trainer(model, dataset, settings, out, validation=validation, resume=True, workers=workers).fit().weights
 
 
-def read_once(bert: nn.Module) -> None:
+def read_once(bert: nn.Module, noise: float = 0.0) -> None:
     """Let a BERT that stays as it is read each phrase only once in training; it takes a sixth of a step otherwise.
 
     Each is read by itself, so that what it becomes does not depend on the batch that it is first met in.
+
+    Args:
+        noise: added to what each phrase becomes, another vector in each step, the same for all its tokens; as a share of the
+            features' deviation. Names become regions instead of points, and unseen ones lie in more of them.
     """
     read, known = bert.forward, {}
 
@@ -164,7 +169,9 @@ def read_once(bert: nn.Module) -> None:
                 with torch.no_grad():
                     known[phrase] = read(input_ids=alone, attention_mask=torch.ones_like(alone)).last_hidden_state[0]
             found.append(known[phrase])
-        return SimpleNamespace(last_hidden_state=pad_sequence(found, batch_first=True))
+        hidden = pad_sequence(found, batch_first=True)  # (S, longest, W)
+        aside = torch.randn(len(found), 1, hidden.shape[-1], device=hidden.device) * noise * torch.cat(found).std()
+        return SimpleNamespace(last_hidden_state=hidden + aside)
 
     bert.forward = look_up
 
