@@ -101,6 +101,12 @@ def bert_weights() -> dict[str, Tensor]:
 
 def alike(names: Sequence[str], others: Sequence[str], config: GroundingDINOConfig) -> Tensor:
     """How alike MiniLM finds two names: the cosine of their mean features, float [names, others], -1..1."""
+    one, other = (nn.functional.normalize(name_features(texts, config), dim=-1) for texts in (names, others))
+    return one @ other.T
+
+
+def name_features(names: Sequence[str], config: GroundingDINOConfig) -> Tensor:
+    """What MiniLM makes of each name: the mean of its tokens' features, float [names, bert width]."""
     bert = build_bert(
         config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
     )
@@ -112,12 +118,9 @@ def alike(names: Sequence[str], others: Sequence[str], config: GroundingDINOConf
         with torch.inference_mode():
             hidden = bert(input_ids=read.input_ids, attention_mask=read.attention_mask).last_hidden_state
         real = read.attention_mask[..., None]
-        return nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+        return (hidden * real).sum(1) / real.sum(1)
 
-    def in_pieces(texts: Sequence[str]) -> Tensor:
-        return torch.cat([features(texts[start : start + 256]) for start in range(0, len(texts), 256)])
-
-    return in_pieces(names) @ in_pieces(others).T
+    return torch.cat([features(names[start : start + 256]) for start in range(0, len(names), 256)]).clone()
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:

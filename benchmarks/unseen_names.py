@@ -1,0 +1,168 @@
+"""Why names that were never seen are hard: `python benchmarks/unseen_names.py --icons FOLDER --json FILE` (ten minutes).
+
+Pictures of single things, the thing cut out and enlarged; features of nano's first image backbone, which only ImageNet has
+taught; MiniLM's features of the names. Between them two linear layers learn, as at the end of a detector, and choose among
+twelve names for each picture. So nothing limits them but what the two know, what they learn from, and how.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data_prep.atomic import atomic_file
+from gdino_lib.data import icons, pictograms
+from gdino_lib.data.pictograms import Pictogram
+from gdino_lib.data.scenes import draw_scene
+from gdino_lib.images import prepare
+from gdino_lib.training import nano
+from gdino_lib.training.first_weights import backbone_weights, name_features
+
+SIDE, ENLARGED = 128, 160  # pixels of a picture, and of the square that the thing is enlarged to
+MARGIN = 4  # pixels around the thing
+COUNTS = {"all": 8000, "twins": 2000, "seen": 1000, "unseen": 2000}  # pictures
+CHOICES = 12  # names
+WIDTH, STEPS, BATCH, LR, WEIGHT_DECAY, SEEDS = 128, 600, 256, 1e-3, 0.05, (0, 1, 2)
+
+
+class Pictures(NamedTuple):
+    """Features, float [n, channels], and what each shows."""
+
+    features: Tensor
+    names: list[str]
+
+    def of(self, names: set[str]) -> "Pictures":
+        """Those that show one of these."""
+        kept = [number for number, name in enumerate(self.names) if name in names]
+        return Pictures(self.features[kept], [self.names[number] for number in kept])
+
+    def and_(self, other: "Pictures") -> "Pictures":
+        """Both."""
+        return Pictures(torch.cat([self.features, other.features]), self.names + other.names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
+    parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
+    options = parser.parse_args()
+    seen, unseen = pictograms.seen(), pictograms.unseen()
+    known = {thing.name for thing in (*seen, *unseen)}
+    twins = [thing for thing in pictograms.pictograms() if thing.name not in known]
+    everything, shares = nano.things_to_learn(options.icons, nano.FURTHER)
+    pictures = {
+        "all": draw("all", everything, shares),
+        "twins": draw("twins", icons.drawn_by_others(twins, options.icons)),
+        "seen": draw("seen", seen),
+        "unseen": draw("unseen", unseen),
+    }
+    names = sorted({name for part in pictures.values() for name in part.names})
+    read = dict(zip(names, name_features(names, nano.CONFIG), strict=True))
+
+    emojis = pictures["all"].of({thing.name for thing in seen})
+    figures = {}
+    for title, data, changes in (
+        ("as it is", pictures["all"], {}),
+        ("noise on the text", pictures["all"], {"noise": 0.5}),
+        ("more noise", pictures["all"], {"noise": 1.0}),
+        ("half of the image features dropped", pictures["all"], {"dropout": 0.5}),
+        ("both", pictures["all"], {"noise": 0.5, "dropout": 0.5}),
+        ("both, emojis only", emojis, {"noise": 0.5, "dropout": 0.5}),
+        ("both, near-twins too", pictures["all"].and_(pictures["twins"]), {"noise": 0.5, "dropout": 0.5}),
+    ):
+        right = dict.fromkeys(("seen", "unseen"), 0.0)
+        for seed in SEEDS:
+            heads = Heads.trained(data, read, seed, **changes)
+            for kind in right:
+                right[kind] += heads.right(pictures[kind], read) / len(SEEDS)
+        figures[title] = right
+        print(f"{title:36} seen {right['seen']:.3f}  unseen {right['unseen']:.3f}", flush=True)
+    with atomic_file(options.json) as file:
+        file.write(json.dumps(figures, indent=1) + "\n")
+
+
+def draw(kind: str, things: Sequence[Pictogram], shares: Sequence[float] | None = None) -> Pictures:
+    """Pictures of single things as the backbone sees them."""
+    backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    backbone.load_state_dict({name: t for name, t in backbone_weights().items() if not name.startswith("classifier.")})
+    backbone.eval()
+    weights = None if shares is None else list(accumulate(shares))
+    cut, names, features = [], [], []
+    for index in tqdm(range(COUNTS[kind]), desc=kind, disable=None):
+        scene = draw_scene(index, seed=f"single {kind}", size=SIDE, things=things, cum_weights=weights, most=1)
+        for box in scene.record.boxes:
+            image = prepare(scene.image, SIDE, SIDE)
+            x1, y1, x2, y2 = map(round, box.xyxy)
+            part = image[:, max(y1 - MARGIN, 0) : y2 + MARGIN, max(x1 - MARGIN, 0) : x2 + MARGIN]
+            cut.append(F.interpolate(part[None], size=(ENLARGED, ENLARGED), mode="bilinear"))
+            names.append(box.label)
+        if len(cut) >= 50 or index + 1 == COUNTS[kind]:
+            with torch.inference_mode():
+                features.append(backbone(torch.cat(cut)))  # (B, 1280), the mean over the picture
+            cut = []
+    return Pictures(torch.cat(features).clone(), names)
+
+
+class Heads(nn.Module):
+    """Two linear layers into one space, where pictures and names are compared."""
+
+    def __init__(self, data: Pictures, read: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.mean, self.deviation = data.features.mean(0), data.features.std(0) + 1e-3
+        self.centre = torch.stack(list(read.values())).mean(0)
+        self.image, self.text = nn.Linear(data.features.shape[1], WIDTH), nn.Linear(len(self.centre), WIDTH)
+        self.scale = nn.Parameter(torch.tensor(2.3))
+
+    @classmethod
+    def trained(
+        cls, data: Pictures, read: dict[str, Tensor], seed: int, noise: float = 0.0, dropout: float = 0.0
+    ) -> "Heads":
+        """Contrastively, each picture against the names of its batch."""
+        torch.manual_seed(seed)
+        heads = cls(data, read)
+        known = sorted(set(data.names))
+        words = torch.stack([read[name] for name in known])
+        numbers = torch.tensor([known.index(name) for name in data.names])
+        optimizer = torch.optim.AdamW(heads.parameters(), LR, weight_decay=WEIGHT_DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=STEPS)
+        for _ in range(STEPS):
+            batch = torch.randint(len(numbers), (BATCH,))
+            present, wanted = numbers[batch].unique(return_inverse=True)
+            logits = heads(data.features[batch], words[present], noise, dropout)
+            optimizer.zero_grad()
+            F.cross_entropy(logits * heads.scale.exp(), wanted).backward()
+            optimizer.step()
+            schedule.step()
+        return heads.eval()
+
+    def forward(self, features: Tensor, words: Tensor, noise: float = 0.0, dropout: float = 0.0) -> Tensor:
+        """float [n, channels], [names, bert width] -> cosines [n, names]."""
+        x = F.dropout((features - self.mean) / self.deviation, dropout)
+        words = F.normalize(words - self.centre, dim=-1) * words.shape[-1] ** 0.5  # deviation 1
+        words = words + noise * torch.randn_like(words)
+        return F.normalize(self.image(x), dim=-1) @ F.normalize(self.text(words), dim=-1).T
+
+    @torch.no_grad()
+    def right(self, pictures: Pictures, read: dict[str, Tensor]) -> float:
+        """The share of pictures for which its own name wins against eleven others of the same kind."""
+        known = sorted(set(pictures.names))
+        cosines = self(pictures.features, torch.stack([read[name] for name in known]))
+        rng, hits = random.Random(0), 0
+        for row, name in zip(cosines, pictures.names, strict=True):
+            own = known.index(name)
+            others = rng.sample([number for number in range(len(known)) if number != own], CHOICES - 1)
+            hits += bool(row[own] >= row[others].max())
+        return hits / len(cosines)
+
+
+if __name__ == "__main__":
+    main()
