@@ -77,7 +77,7 @@ SETTINGS = TrainingSettings(  # the first round of scenes
     denoising=50,
     validate_every=5,
 )
-ROUNDS = SETTINGS, replace(SETTINGS, epochs=25, lr=4e-4, validate_every=8)
+ROUNDS = SETTINGS, replace(SETTINGS, epochs=20, lr=4e-4, validate_every=10)
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
