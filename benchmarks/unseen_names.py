@@ -105,7 +105,7 @@ def draw(kind: str, things: Sequence[Pictogram], shares: Sequence[float] | None 
             part = image[:, max(y1 - MARGIN, 0) : y2 + MARGIN, max(x1 - MARGIN, 0) : x2 + MARGIN]
             cut.append(F.interpolate(part[None], size=(ENLARGED, ENLARGED), mode="bilinear"))
             names.append(box.label)
-        if len(cut) >= 50 or index + 1 == COUNTS[kind]:
+        if cut and (len(cut) >= 50 or index + 1 == COUNTS[kind]):
             with torch.inference_mode():
                 features.append(backbone(torch.cat(cut)))  # (B, 1280), the mean over the picture
             cut = []

@@ -158,7 +158,6 @@ def detect_all(
     *,
     phrases: Sequence[str] | None = None,
     negatives: int | None = None,
-    nms_iou: float | None = None,
     every_phrase: bool = False,
     seed: int = 0,
     batch_size: int = 16,
@@ -171,7 +170,6 @@ def detect_all(
         phrases: the classes; None: those of `dataset`. For a part of a data set: those of the whole.
         negatives: ask an image for its own classes and so many others, drawn by `seed` and file name; None: for all. With
             hundreds of classes that is faster, and easier: there is less to mistake a thing for.
-        nms_iou: phrase-wise non-maximum suppression above this overlap; None: none.
         every_phrase: count a box once for each class that it may be, as the official evaluation does and COCO's precision is
             usually measured: then the 300 surest pairs of a box and a class are kept. Else each box has one class, its
             best, as a user sees it.
@@ -191,7 +189,7 @@ def detect_all(
     with progress_bar(len(records), "detecting", progress) as bar:
         for part, pictures in read_ahead(records, images, batch_size):
             prompts = names if negatives is None else [_prompt(record, names, negatives, seed) for record in part]
-            options = {"nms_iou": nms_iou, "top_k": KEPT, "every_phrase": every_phrase}
+            options = {"top_k": KEPT, "every_phrase": every_phrase}
             results = detector(pictures, prompts, box_threshold=0.0, text_threshold=0.0, **options)
             for record, result in zip(part, results, strict=True):
                 if negatives is not None and len(result):
