@@ -93,7 +93,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         nano.learn_first_names(model, icon_sets, names)
     data, kinds = variant.data, variant.data.get("things", "all")
     if kinds == "all":
-        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FURTHER_IN_SCENES[0]))
+        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FIRST.further))
     else:
         things, shares = pictograms.seen(), None
     if kinds == "hands":
@@ -115,7 +115,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
 def judge(path: Path, folder: Path) -> dict[str, float]:
     """AP, AP50 and mean greatest recall in the scenes of a folder."""
     records = read_records(folder / "annotations.json")
-    detector = Detector(weights.load(path), "bfloat16")
+    detector = Detector(weights.load(path, "cpu"), "bfloat16")
     measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=nano.NEGATIVES))
     return {"ap": measured.ap, "ap50": measured.ap50, "recall": measured.recall}
 

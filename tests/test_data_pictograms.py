@@ -205,6 +205,23 @@ def test_scenes_vary():
     assert 0.02 < np.mean(edges) < 0.5
 
 
+def test_noise_covers_large_scenes():
+    grain = np.asarray(scenes._noise(random.Random(0), 1500, 700, 0.5), dtype=float)
+    quarters = [grain[y : y + 60, x : x + 60].mean() for y in (0, 640) for x in (0, 640, 1280)]
+    assert np.ptp(quarters) < 3
+    assert 120 < np.mean(quarters) < 136
+
+
+def test_some_scenes_are_crowds_where_asked_for():
+    def repeats(crowds):
+        data = SceneDataset(SEEN, 60, batch_size=4, sizes=(64,), crowds=crowds)
+        labels = [[box.label for box in data.scene(number)[0].record.boxes] for number in range(60)]
+        return np.mean([len(set(names)) < len(names) / 2 for names in labels if len(names) > 3])
+
+    assert repeats(0.0) < 0.1
+    assert repeats(1.0) > 0.5
+
+
 @pytest.mark.parametrize("changes", [{"size": 63}, {"most": 0}, {"things": ()}])
 def test_impossible_scenes_are_refused(changes):
     with pytest.raises(ValueError, match="expected sides of at least 64"):

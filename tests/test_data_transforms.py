@@ -95,8 +95,8 @@ def test_scales_are_the_papers_in_proportion():
     image, boxes = drawn((80, 80), (10, 20, 30, 50))
     sides = {min(TrainingTransform(crop=0)(image, boxes, ["a"], random.Random(n))[0].shape[1:]) for n in range(40)}
     assert sides == set(SCALES)
-    nano = TrainingTransform(256, 448, crop=0)
-    sides = {min(nano(image, boxes, ["a"], random.Random(n))[0].shape[1:]) for n in range(60)}
+    small = TrainingTransform(256, 448, crop=0)
+    sides = {min(small(image, boxes, ["a"], random.Random(n))[0].shape[1:]) for n in range(60)}
     assert sides == {round(side * 0.32) for side in SCALES}
     long = TrainingTransform(256, 448)(*drawn((400, 50), (0, 0, 20, 20)), ["a"], random.Random(0))[0]
     assert max(long.shape[1:]) <= 448

@@ -1,5 +1,7 @@
 """The recipe of the embedded model: what it learns from, and how its weights are kept."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_runs import model, shapes
@@ -56,13 +58,14 @@ def test_what_is_learned_from(monkeypatch):
     assert abs(sum(shares[-2:]) - 0.3) < 1e-9
 
 
-def test_each_phrase_is_read_once_and_means_the_same():
+def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
     m = model().eval()
     prompts = [["cat", "red hat", "sunflower seed oil"], ["red hat"]]
     with torch.no_grad():
         before = m.text_encoder(tokenize(prompts)).features
-    calls, read = [], m.text_encoder.bert.forward
-    m.text_encoder.bert.forward = lambda **inputs: calls.append(1) or read(**inputs)
+    calls, kind = [], type(m.text_encoder.bert)
+    read = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda bert, **inputs: calls.append(1) or read(bert, **inputs))
     nano.read_once(m.text_encoder.bert)
     with torch.no_grad():  # judging: as ever
         torch.testing.assert_close(m.text_encoder(tokenize(prompts)).features, before)
@@ -73,23 +76,24 @@ def test_each_phrase_is_read_once_and_means_the_same():
     assert len(calls) == 5  # [CLS], [SEP] and three phrases
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", range(len(nano.ROUNDS)))
 def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, number):
-    """Both rounds at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
-    short = nano.replace(nano.ROUNDS[number], epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
-    monkeypatch.setattr(nano, "ROUNDS", (short, short))
+    """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
+    plan = nano.ROUNDS[number]
+    settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
+    plan = replace(plan, settings=settings)
     monkeypatch.setattr(nano, "EPOCH", 4)
-    monkeypatch.setattr(nano, "SIZES", ((64,), (96,)))
+    monkeypatch.setattr(nano, "SIZES", (64,))
     monkeypatch.setattr(nano, "things_to_learn", lambda *_: (pictograms.seen()[:5], [0.2] * 5))
     validation = Validation(shapes(tmp_path / "judged", 2), tmp_path / "judged")
     before, trained = model().state_dict(), model()
-    path = nano.find(trained, number, "icons", tmp_path / "run", validation, workers=0)
+    path = nano.find(trained, plan, "icons", tmp_path / "run", validation, workers=0)
     after = weights.load(path, "cpu").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith(nano.TEXT) for name in changed)
     assert any(name.startswith("decoder") for name in changed)
     written = path.stat().st_mtime_ns
-    assert nano.find(model(), number, "icons", tmp_path / "run", validation, workers=0) == path
+    assert nano.find(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
     assert path.stat().st_mtime_ns == written
 
 

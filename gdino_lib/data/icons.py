@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gdino_lib.data.pictograms import PRESENTATION, SVG, Pictogram, naming_words, say_the_same, subjects
+from gdino_lib.data.pictograms import PRESENTATION, SVG, Pictogram, naming_words, read_list, say_the_same, subjects
 
 
 class IconSet(NamedTuple):
@@ -86,7 +86,8 @@ def further_things(
 ) -> tuple[Pictogram, ...]:
     """What the other sets show that `known` has no name for, sorted by name; nothing that an unseen thing might be.
 
-    Left out is a name with a word for what an unseen thing is ("top hat": no hat of any kind), and one that `say_the_same`.
+    Left out is a name with a word for what an unseen thing is ("top hat": no hat of any kind), one that `say_the_same`, and
+    what `icons_left_out.txt` lists: other words for the same ("spanner" for "wrench"), and drawings that show it, too.
 
     Args:
         folder: has the packages, `<set>/icons.json` each.
@@ -105,11 +106,13 @@ def further_things(
                     found[_plain(icon.removesuffix(style))].append(svg)
     taken = {wording.lower() for thing in known for wording in thing.wordings}
     forbidden = {subject for thing in unseen for subject in subjects(thing)}
+    listed = read_list("icons_left_out.txt")
+    left_out = {name for thing in unseen for name in listed.get(thing.name, ())}
     result = []
     for name, drawings in sorted(found.items()):
         thing = Pictogram(name, (name,), tuple(drawings))
         if (
-            name not in taken
+            name not in taken | left_out
             and re.fullmatch(r"[a-z ]{3,}", name)
             and len(name.split()) <= LONGEST
             and not NO_THINGS.intersection(name.split())

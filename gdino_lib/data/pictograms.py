@@ -372,7 +372,12 @@ def _letters(wording: str) -> str:
 @lru_cache(1)
 def _listed() -> dict[str, tuple[str, ...]]:
     """{unseen name: near-twins} of the committed list."""
-    text = files("gdino_lib.data").joinpath("pictograms_unseen.txt").read_text("utf-8")
+    return read_list("pictograms_unseen.txt")
+
+
+def read_list(file: str) -> dict[str, tuple[str, ...]]:
+    """{name: others} of a file of this folder, lines "name: other, other"."""
+    text = files("gdino_lib.data").joinpath(file).read_text("utf-8")
     entries = [line.partition(":") for line in text.splitlines() if not line.startswith("#")]
     return {name: tuple(filter(None, twins.strip().split(", "))) for name, _, twins in entries}
 

@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from gdino_lib.training.targets import Target
 SOLID = 64  # alpha of 255 from which on a pixel belongs to a thing
 SMALLEST = 24  # pixels of a thing's longer side
 VISIBLE = 0.6  # share of a thing that neither the border nor other things hide
+REPEATED, CROWDED = 0.15, 0.7  # how often a thing is one that the scene shows already
 TRIES = 8  # places to try before a thing is left out
 # in the wheel of scikit-image, without its downloads, and free of rights; crops of them show parts, seldom things
 PHOTOGRAPHS = (
@@ -82,6 +83,7 @@ def draw_scene(
     cum_weights: Sequence[float] | None = None,
     most: int = 8,
     own: float = 0.5,
+    repeated: float = REPEATED,
 ) -> Scene:
     """Draw one scene of one to `most` things.
 
@@ -96,6 +98,7 @@ def draw_scene(
         things: to choose from.
         cum_weights: how often each is chosen, relative to the others and summed up, as in `random.choices`; None: all alike.
         own: how often an emoji that others have drawn, too, is drawn by its own font, 0..1.
+        repeated: how often a thing is one that the scene shows already, 0..1.
 
     Raises:
         ValueError: numbers out of range, nothing to choose from, a package of the extra `scenes` is missing.
@@ -114,7 +117,9 @@ def draw_scene(
     count = rng.randint(1, most)
     for _ in range(count):
         thing = (
-            rng.choice(placed) if placed and rng.random() < 0.15 else rng.choices(things, cum_weights=cum_weights)[0]
+            rng.choice(placed)
+            if placed and rng.random() < repeated
+            else rng.choices(things, cum_weights=cum_weights)[0]
         )
         largest = max(0.75 * min(width, height) / math.sqrt(count), SMALLEST)
         side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # few are tiny
@@ -152,6 +157,7 @@ class SceneDataset(SeededDataset):
         negatives: at most so many absent things in a prompt; the number is drawn from 0 to that.
         most: things in a scene.
         own: see `draw_scene`.
+        crowds: share of scenes in which most things are alike: `CROWDED` of them are repeated.
         seed: of everything random.
         max_tokens: of a prompt; absent things that do not fit are left out.
 
@@ -170,6 +176,7 @@ class SceneDataset(SeededDataset):
         negatives: int = 16,
         most: int = 8,
         own: float = 0.5,
+        crowds: float = 0.0,
         seed: int = 0,
         max_tokens: int = 256,
     ) -> None:
@@ -180,7 +187,8 @@ class SceneDataset(SeededDataset):
             )
         self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
         super().__init__(seed)
-        self.negatives, self.most, self.own, self.max_tokens = negatives, most, own, max_tokens
+        self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
+        self.own, self.crowds = own, crowds
         self.cum_weights = None if weights is None else tuple(accumulate(weights))
         if weights is not None and len(weights) != len(things):
             raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
@@ -191,7 +199,7 @@ class SceneDataset(SeededDataset):
     @property
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
-        drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own)
+        drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own, self.crowds)
         return hashlib.sha256(repr((drawn, self.negatives, self.most, self.seed, self.max_tokens)).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -220,6 +228,7 @@ class SceneDataset(SeededDataset):
             cum_weights=self.cum_weights,
             most=self.most,
             own=self.own,
+            repeated=CROWDED if random.Random(f"{seed}/{index}/crowd").random() < self.crowds else REPEATED,
         )
         rng = random.Random(f"{seed}/{index}/prompt")
         names = list(dict.fromkeys(box.label for box in scene.record.boxes))
@@ -410,7 +419,9 @@ def _noise(rng: random.Random, width: int, height: int, strength: float) -> Imag
     """Grain around 128: a piece of one large tile, so that a scene need not draw 200,000 numbers."""
     tile = _noise_tile(640)
     x, y = rng.randint(0, max(640 - width, 0)), rng.randint(0, max(640 - height, 0))
-    grain = tile.crop((x, y, x + width, y + height)).convert("RGB")
+    grain = Image.new("RGB", (width, height))
+    for left, top in product(range(0, width, 640), range(0, height, 640)):  # large scenes repeat it
+        grain.paste(tile.crop((x, y, min(x + width, 640), min(y + height, 640))), (left, top))
     return grain.point([round(128 + (value - 128) * strength) for value in range(256)] * 3)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gdino_lib.detector import Detector
 
 MAX_DETECTIONS = (1, 10, 100)  # per image and class: COCO's
-KEPT = 300  # boxes per image that are evaluated, as in the official evaluation
+KEPT = 300  # pairs of a box and a class that are evaluated per image, as in the official evaluation
 MARGIN = 1.0  # pixels by which a box may leave its image, before it is taken for one of another image
 
 
@@ -158,21 +158,20 @@ def detect_all(
     *,
     phrases: Sequence[str] | None = None,
     negatives: int | None = None,
-    every_phrase: bool = False,
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict[str, sv.Detections]:
-    """Ask every detection record for all classes, and keep the 300 surest boxes however unsure.
+    """Ask every detection record for all classes, and keep the 300 surest pairs of a box and a class, however unsure.
+
+    So a box counts once for each class that it may be, as in the official evaluation. A user sees its best class alone,
+    which `data["best"]` tells: `match_all` and all that builds upon it go by that.
 
     Args:
         images: folder that the file names are relative to.
         phrases: the classes; None: those of `dataset`. For a part of a data set: those of the whole.
         negatives: ask an image for its own classes and so many others, drawn by `seed` and file name; None: for all. With
             hundreds of classes that is faster, and easier: there is less to mistake a thing for.
-        every_phrase: count a box once for each class that it may be, as the official evaluation does and COCO's precision is
-            usually measured: then the 300 surest pairs of a box and a class are kept. Else each box has one class, its
-            best, as a user sees it.
         batch_size: images read ahead and given to the detector at once.
 
     Returns:
@@ -189,8 +188,8 @@ def detect_all(
     with progress_bar(len(records), "detecting", progress) as bar:
         for part, pictures in read_ahead(records, images, batch_size):
             prompts = names if negatives is None else [_prompt(record, names, negatives, seed) for record in part]
-            options = {"top_k": KEPT, "every_phrase": every_phrase}
-            results = detector(pictures, prompts, box_threshold=0.0, text_threshold=0.0, **options)
+            options = {"box_threshold": 0.0, "text_threshold": 0.0, "top_k": KEPT, "every_phrase": True}
+            results = detector(pictures, prompts, **options)
             for record, result in zip(part, results, strict=True):
                 if negatives is not None and len(result):
                     result.class_id = np.array([names.index(name) for name in result.data["class_name"]])

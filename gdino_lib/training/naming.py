@@ -68,6 +68,7 @@ def learn_names(
         step = was["step"]
 
     model.eval()
+    model.text_encoder.bert.requires_grad_(False)
     loader = build_loader(dataset, s.batch_size, shuffle=True, workers=workers, drop_last=True)
     shares = []
     with tqdm(total=steps, initial=step, desc="names", unit="step", disable=None) as bar:
@@ -109,9 +110,7 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
     prompt = tokenize(batch.prompts).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         image = model.image_backbone(batch.pixel_values, batch.pixel_mask)
-        with torch.no_grad():
-            words = model.text_encoder.encode(prompt)
-        words = model.text_encoder.projection(words)  # (B, T, D)
+        words = model.text_encoder.projection(model.text_encoder.encode(prompt))  # (B, T, D)
     things = F.dropout(object_features(image, [target.boxes for target in batch.targets]), dropout)  # (n, D)
     known: dict[str, int] = {}
     phrases, wanted = [], []

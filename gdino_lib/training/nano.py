@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,17 +38,12 @@ EPOCH = 1600  # scenes
 JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
-FURTHER = 0.4  # share of things that no emoji shows, where names are learned ...
-FURTHER_IN_SCENES = 0.2, 0.05  # ... and in scenes, of the first round and of the second
-NOISE = 0.0, 0.5  # added to the text's features, see `read_once`
-OWN = 0.5, 0.9  # how often an emoji is drawn by OpenMoji where others have drawn it, too
+FURTHER = 0.4  # share of things that no emoji shows, where names are learned
+NOISE = 0.8  # added to the text's features, see `read_once`
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
+SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
 TEXT = "text_encoder.bert."
 WORDS = f"{TEXT}embeddings.word_embeddings.weight"
-SIZES = (  # of training scenes, in pixels: the small ones cost least
-    (160, 160, 192, 192, 192, 224, 224, 256, 256, 320),
-    (160, 160, 160, 192, 192, 192, 192, 224, 256, 288),
-)
 FROZEN = {  # of the image backbone: what every picture is made of
     f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
 }
@@ -59,13 +55,14 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
     schedule="cosine",
     warmup_steps=30,
     clip=0,
+    dropout=0.3,
     precision="bfloat16",
     denoising=0,
     save_every=100,
 )
 NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(  # the first round of scenes
-    epochs=36,
+    epochs=34,
     batch_size=16,
     lr=5e-4,
     lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
@@ -75,9 +72,30 @@ SETTINGS = TrainingSettings(  # the first round of scenes
     ema=0.999,
     precision="bfloat16",
     denoising=50,
-    validate_every=5,
+    validate_every=10,
 )
-ROUNDS = SETTINGS, replace(SETTINGS, epochs=20, lr=4e-4, validate_every=10)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training on scenes.
+
+    Attributes:
+        settings: of the trainer.
+        further: share of things that no emoji shows.
+        own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
+        crowds: share of scenes in which most things are alike.
+    """
+
+    settings: TrainingSettings
+    further: float
+    own: float
+    crowds: float
+
+
+FIRST = Round(SETTINGS, further=0.2, own=0.7, crowds=0.15)
+SECOND = Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9, crowds=0.15)
+ROUNDS = FIRST, SECOND
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
@@ -110,20 +128,20 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
     dataset = SceneDataset(
         things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
     )
+    read_once(model.text_encoder.bert, NOISE)
     learn_names(model, dataset, NAMING, out, workers)
 
 
 def find(
-    model: GroundingDINO, number: int, folder: Path | str, out: Path, validation: Validation, workers: int = 1
+    model: GroundingDINO, plan: Round, folder: Path | str, out: Path, validation: Validation, workers: int = 1
 ) -> Path:
-    """One of the two rounds of scenes, or what is left of it.
+    """One round of scenes, or what is left of it.
 
-    The second begins with the moving average of the first, at a rate that falls to 0 once more; its scenes show more of
-    OpenMoji's drawings and fewer further things, and the text is noisy.
+    Each but the first begins with the moving average of the one before, at a rate that falls to 0 once more.
 
     Args:
         model: what the stage before has learned; it is changed.
-        number: 0 or 1.
+        plan: one of `ROUNDS`.
         folder: of the icon sets, see `gdino_lib.data.icons`.
         out: folder of the run.
         validation: to judge by.
@@ -132,19 +150,21 @@ def find(
     Returns:
         The weights.
     """
-    settings = ROUNDS[number]
-    things, shares = things_to_learn(folder, FURTHER_IN_SCENES[number])
+    things, shares = things_to_learn(folder, plan.further)
     dataset = SceneDataset(
         things,
         EPOCH,
-        batch_size=settings.batch_size,
+        batch_size=plan.settings.batch_size,
         weights=shares,
-        sizes=SIZES[number],
+        sizes=SIZES,
         negatives=MOST_NEGATIVES,
-        own=OWN[number],
+        own=plan.own,
+        crowds=plan.crowds,
     )
-    read_once(model.text_encoder.bert, NOISE[number])
-    return Trainer(model, dataset, settings, out, validation=validation, resume=True, workers=workers).fit().weights
+    read_once(model.text_encoder.bert, NOISE)
+    return (
+        Trainer(model, dataset, plan.settings, out, validation=validation, resume=True, workers=workers).fit().weights
+    )
 
 
 def read_once(bert: nn.Module, noise: float = 0.0) -> None:
@@ -156,7 +176,7 @@ def read_once(bert: nn.Module, noise: float = 0.0) -> None:
         noise: added to what each phrase becomes, another vector in each step, the same for all its tokens; as a share of the
             features' deviation. Names become regions instead of points, and unseen ones lie in more of them.
     """
-    read, known = bert.forward, {}
+    read, known = partial(type(bert).forward, bert), {}
 
     def look_up(input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         if not torch.is_grad_enabled():
@@ -218,8 +238,9 @@ def main() -> None:
     validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
-    model = load(find(model, 0, options.icons, first, validation, options.workers))
-    found = find(model, 1, options.icons, options.out, validation, options.workers)
+    for plan, out in zip(ROUNDS, (first, options.out), strict=True):
+        found = find(model, plan, options.icons, out, validation, options.workers)
+        model = load(found)
     print(f"weights: {found}")
     if options.export:
         export(found, options.export)
