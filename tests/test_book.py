@@ -28,7 +28,7 @@ import sys
 REPOSITORY = "{url}"  # filled in by `make repository`; empty while the project has no public address
 if importlib.util.find_spec("data_prep") is None:
     if not REPOSITORY:
-        raise SystemExit("data_prep is not installed: run `pip install -e '.[book,train,scenes]'` in the project's folder first")
+        raise SystemExit("not installed: run `pip install -e '.[book,train,scenes]'` in the project's folder")
     package = f"gdino_lib[train,scenes] @ git+{{REPOSITORY}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)"""
 HEADINGS = ["What you will learn", "Before you start", "Take-aways", "Exercises", "What comes next"]
