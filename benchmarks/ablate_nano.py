@@ -33,11 +33,12 @@ SCALE = nano.SETTINGS.lr_scale
 
 @dataclass(frozen=True)
 class Variant:
-    """What is not as in the recipe: settings, parts of the model, data; `names`: with the first stage."""
+    """What is not as in the recipe: settings, parts of the model, data; noise on the text; `names`: with the first stage."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    noise: float = nano.NOISE
     names: bool = True
 
 
@@ -50,8 +51,10 @@ VARIANTS = {
     "scenes of emojis only, one hand": Variant(data={"things": "emojis"}),
     "scenes of emojis only, several hands": Variant(data={"things": "hands"}),
     "scenes with 40 % further things": Variant(data={"share": 0.4}),
+    "no noise on the text": Variant(noise=0.0),
     "names without other wordings": Variant(data={"wordings": False}),
     "up to 8 absent names": Variant(data={"negatives": 8}),
+    "no crowds": Variant(data={"crowds": 0.0}),
     "no denoising": Variant({"denoising": 0}),
     "dropout 0.1": Variant({"dropout": 0.1}),
     "backbone frozen": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 0.0}}),
@@ -101,6 +104,11 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
     changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **variant.settings)
+    bert = model.text_encoder.bert
+    if changed.lr_scale["text_encoder.bert"]:
+        vars(bert).pop("forward", None)  # it changes: each phrase is read in each step
+    else:
+        nano.read_once(bert, variant.noise)
     dataset = SceneDataset(
         things,
         nano.EPOCH,
@@ -108,6 +116,8 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         weights=shares,
         sizes=(SIDE,),
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
+        own=nano.FIRST.own,
+        crowds=data.get("crowds", nano.FIRST.crowds),
     )
     return Trainer(model, dataset, changed, folder, resume=True, workers=1).fit().weights
 

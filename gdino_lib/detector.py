@@ -134,7 +134,7 @@ class Detector:
     ) -> Detector:
         """A detector with the weights that `gdino_lib.load` finds: "nano", "tiny", "base", a file or a folder.
 
-        "nano", the embedded model, knows drawn pictograms and nothing of photographs, relations or counts: those are for
+        "nano", the embedded model, has learnt drawn pictograms, and neither photographs nor relations or counts: those are for
         "tiny" and "base".
         """
         if dtype not in DTYPES:

@@ -1,6 +1,6 @@
 """Draw the README's picture: `python book/figures/draw_readme.py`, from the project's root.
 
-Two scenes as in the first chapter, and what nano finds in them: of names that it learned, and of names that it never saw.
+Two scenes of the first chapter, and what nano finds in them: of names that it learned, and of names that it never saw.
 """
 
 from pathlib import Path
@@ -14,17 +14,18 @@ from gdino_lib.data.scenes import draw_scene
 COLOURS = ["#0072B2", "#B36B00", "#00805C", "#D55E00", "#A8528A"]
 SCENES = {
     "names that it learned": (["hot pepper", "guitar", "snail", "umbrella"], 6),
-    "names that it never saw": (["bicycle", "pineapple", "owl"], 0),
+    "names that it never saw": (["owl", "scissors", "pineapple"], 1),
 }
 CREDIT = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0"
 
 
 def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
     """The first scene of a seed that shows all of these things, and what the detector finds in it."""
-    things = [thing for thing in pictograms.pictograms() if thing.name in names]
+    by_name = {thing.name: thing for thing in pictograms.pictograms()}
+    things = [by_name[name] for name in names]
     scenes = (draw_scene(number, seed=seed, size=256, things=things) for number in range(10_000))
     scene = next(scene for scene in scenes if {box.label for box in scene.record.boxes} == set(names))
-    found = detector(scene.image, names)
+    found = detector(scene.image, names)[::-1]  # the surest on top
     axis.imshow(scene.image, extent=(0, 256, 256, 0))
     for (x1, y1, x2, y2), sure, number in zip(found.xyxy, found.confidence, found.class_id, strict=True):
         colour = COLOURS[number]
