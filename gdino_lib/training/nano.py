@@ -39,7 +39,7 @@ JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned
-NOISE = 0.8  # added to the text's features, see `read_once`
+NOISE_IN_NAMES, NOISE = 0.8, 0.5  # added to the text's features, see `read_once`, where names are learned and in scenes
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
 TEXT = "text_encoder.bert."
@@ -62,7 +62,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
 )
 NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(  # the first round of scenes
-    epochs=34,
+    epochs=32,
     batch_size=16,
     lr=5e-4,
     lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
@@ -72,7 +72,7 @@ SETTINGS = TrainingSettings(  # the first round of scenes
     ema=0.999,
     precision="bfloat16",
     denoising=50,
-    validate_every=10,
+    validate_every=8,
 )
 
 
@@ -128,7 +128,7 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
     dataset = SceneDataset(
         things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
     )
-    read_once(model.text_encoder.bert, NOISE)
+    read_once(model.text_encoder.bert, NOISE_IN_NAMES)
     learn_names(model, dataset, NAMING, out, workers)
 
 
