@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_further_things_have_names_of_their_own_and_no_unseen_thing_is_among_the
     assert [SQUARE in drawing for drawing in anvil.drawings] == [False, True], "of both sets, in the styles asked for"
     names = {thing.name for thing in icons.further_things(folder, known=[], unseen=[])}
     assert names == {"anvil", "cat", "fur hat"}
+
+
+def test_other_words_for_an_unseen_thing_are_left_out(folder):
+    path = folder / "game-icons" / "icons.json"
+    found = json.loads(path.read_text())
+    found["icons"]["spanner"] = found["icons"]["anvil"]
+    path.write_text(json.dumps(found))
+    wrench = next(thing for thing in pictograms.unseen() if thing.name == "wrench")
+    for unseen, names in ((HAT, {"anvil", "cat", "spanner"}), (wrench, {"anvil", "cat", "fur hat"})):
+        assert {thing.name for thing in icons.further_things(folder, known=[], unseen=[unseen])} == names
+
+
+def test_what_is_left_out_is_listed_for_unseen_things():
+    listed = pictograms.read_list("icons_left_out.txt")
+    assert set(listed) <= {thing.name for thing in pictograms.unseen()}
+    assert all(names and all(re.fullmatch(r"[a-z ]{2,}", name) for name in names) for names in listed.values())
 
 
 def test_a_missing_set_is_named(folder):
