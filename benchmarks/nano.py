@@ -50,7 +50,7 @@ ABSENT = 8  # names in each prompt
 OVERLAP = 0.7  # of boxes of one name, from which on only the surest stays, where boxes are suppressed
 FEWER = 500  # scenes, at most, for what language does and for another hand
 NOTO_SIZE = 109  # pixels, the only one of that font's bitmaps
-PHRASES = 10
+PHRASES = 10  # in the prompts that are timed
 IN_A_PROCESS = """
 import json, os, sys, time
 def resident():

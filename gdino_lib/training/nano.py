@@ -238,9 +238,8 @@ def main() -> None:
     validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
-    for plan, out in zip(ROUNDS, (first, options.out), strict=True):
-        found = find(model, plan, options.icons, out, validation, options.workers)
-        model = load(found)
+    model = load(find(model, FIRST, options.icons, first, validation, options.workers))
+    found = find(model, SECOND, options.icons, options.out, validation, options.workers)
     print(f"weights: {found}")
     if options.export:
         export(found, options.export)
