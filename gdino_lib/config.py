@@ -104,7 +104,7 @@ class GroundingDINOConfig:
         BERT.
         """
         sizes = {
-            "short_side": 288,  # it was trained at 160 to 320
+            "short_side": 288,  # it was trained at 160 to 288
             "long_side": 504,
             "backbone": "tf_efficientnet_lite0",
             "levels": 3,
