@@ -209,7 +209,7 @@ def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how)
         assert not out.exists() or files(out) == whole
         if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
             assert "Traceback" not in error
-            assert list(tmp_path.iterdir()) == []
+            assert set(tmp_path.iterdir()) <= {out}  # whole, where the signal came after the last rename
         shutil.rmtree(out, ignore_errors=True)
     subprocess.run(command, check=True, capture_output=True)
     assert files(out) == whole
