@@ -22,7 +22,9 @@ Problem problem_of(const at::Tensor& value, const at::Tensor& weights) {
 }
 
 Levels levels_of(at::IntArrayRef shapes) {
-  TORCH_CHECK(shapes.size() <= 2 * kMaxLevels, "ms_deform_attn: more than ", kMaxLevels, " levels");
+  // The text is put together here: a library that a toolchain linked with its own libstdc++ crashes when it formats a number.
+  static_assert(kMaxLevels == 32, "as the message says");
+  TORCH_CHECK(shapes.size() <= 2 * kMaxLevels, "ms_deform_attn: more than 32 levels");
   Levels levels = {};
   int64_t start = 0;
   for (size_t level = 0; level < shapes.size() / 2; ++level) {
