@@ -6,6 +6,9 @@ name that it may bear. What language does: the same with other names, with rando
 fusion. Drawings by another hand: Noto's, from Debian's fonts-noto-color-emoji (`--noto NotoColorEmoji.ttf`). Then, in
 processes of their own, the time of a detection, of importing the libraries beyond torch and its compiler, of loading, and
 the memory of each.
+
+What was chosen was not chosen by these scenes: `--choosing` draws others, of the names that it learned and of the near-twins,
+which it never saw either.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from gdino_lib.evaluation.false_positives import absent_names
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.postprocess import phrase_wise_nms
 
-SEED = "test"
+SEED, CHOOSING = "test", "choose"
 ABSENT = 8  # names in each prompt
 OVERLAP = 0.7  # of boxes of one name, from which on only the surest stays, where boxes are suppressed
 FEWER = 500  # scenes, at most, for what language does and for another hand
@@ -88,16 +91,23 @@ def main() -> None:
     parser.add_argument("--model", default="nano", help="a name, a weight file or a folder (default: nano)")
     parser.add_argument("--noto", type=Path, metavar="FILE", help="NotoColorEmoji.ttf")
     parser.add_argument("--scenes", type=int, default=2000, help="of each kind (default: 2000)")
+    parser.add_argument("--choosing", action="store_true", help="scenes to choose by, not to judge by")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="that the detector resizes images to")
     parser.add_argument("--only", choices=["precision", "language", "noto", "speed"], nargs="+", metavar="PART")
     options = parser.parse_args()
     parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
     model = weights.load(options.model, "cpu")
+    if options.short_side:
+        model.config = model.config.replace(short_side=options.short_side, long_side=2 * options.short_side)
     detector = Detector(model)
     threads = torch.get_num_threads()
     figures: dict[str, Any] = {"on": f"{platform.machine()} CPU, {threads} threads, torch {torch.__version__}"}
     with tempfile.TemporaryDirectory() as folder:
         kinds = {"seen": pictograms.seen(), "unseen": pictograms.unseen()}
-        sets = {kind: Scenes.drawn(Path(folder) / kind, options.scenes, things) for kind, things in kinds.items()}
+        if options.choosing:
+            kinds = {"seen": kinds["seen"], "near-twins": pictograms.near_twins()}
+        seed = CHOOSING if options.choosing else SEED
+        sets = {kind: Scenes.drawn(Path(folder) / kind, options.scenes, things, seed) for kind, things in kinds.items()}
         if "speed" in parts:
             seen = sets["seen"]
             figures["speed"] = speed(options.model, seen.images / seen.records.images[0].file_name)
@@ -110,7 +120,7 @@ def main() -> None:
             for kind, things in kinds.items():
                 hands = dict(zip(("noto", "openmoji"), in_two_hands(things, options.noto), strict=True))
                 figures.setdefault("another_hand", {})[kind] = {
-                    hand: Scenes.drawn(Path(folder) / f"{kind}-{hand}", fewer, drawn).measure(detector)
+                    hand: Scenes.drawn(Path(folder) / f"{kind}-{hand}", fewer, drawn, seed).measure(detector)
                     for hand, drawn in hands.items()
                 }
     text = json.dumps(figures, indent=1)
@@ -126,9 +136,9 @@ class Scenes(NamedTuple):
     images: Path
 
     @classmethod
-    def drawn(cls, folder: Path, count: int, things: Sequence[Pictogram]) -> Scenes:
+    def drawn(cls, folder: Path, count: int, things: Sequence[Pictogram], seed: str) -> Scenes:
         """New ones."""
-        return cls(write_scenes(folder, count, things=things, seed=SEED), folder / "images")
+        return cls(write_scenes(folder, count, things=things, seed=seed), folder / "images")
 
     def first(self, count: int) -> Scenes:
         """Some of them."""

@@ -56,12 +56,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
     options = parser.parse_args()
     seen, unseen = pictograms.seen(), pictograms.unseen()
-    known = {thing.name for thing in (*seen, *unseen)}
-    twins = [thing for thing in pictograms.pictograms() if thing.name not in known]
     everything, shares = nano.things_to_learn(options.icons, nano.FURTHER)
     pictures = {
         "all": draw("all", everything, shares),
-        "twins": draw("twins", icons.drawn_by_others(twins, options.icons)),
+        "twins": draw("twins", icons.drawn_by_others(pictograms.near_twins(), options.icons)),
         "seen": draw("seen", seen),
         "unseen": draw("unseen", unseen),
     }

@@ -104,8 +104,8 @@ class GroundingDINOConfig:
         BERT.
         """
         sizes = {
-            "short_side": 288,  # it was trained at 160 to 288
-            "long_side": 504,
+            "short_side": 256,  # trained at 160 to 288, it finds as much at 256 and takes a fifth less time
+            "long_side": 448,
             "backbone": "tf_efficientnet_lite0",
             "levels": 3,
             "bert_width": 384,

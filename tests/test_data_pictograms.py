@@ -115,7 +115,10 @@ def test_unseen_names_and_their_twins_are_not_learnt():
     assert len(UNSEEN) == 200
     assert len(SEEN) > 800
     seen, unseen = ({thing.name for thing in things} for things in (SEEN, UNSEEN))
+    twins = {thing.name for thing in pictograms.near_twins()}
     assert not seen & unseen
+    assert not twins & (seen | unseen)
+    assert len(seen) + len(twins) + len(unseen) == len(THINGS)
     assert {"crying cat", "elephant", "scissors", "zombie", "gear", "train"} <= unseen
     assert not [name for name in seen if re.search(r"\b(cat|broom|train|elephant|lobster)\b", name)]
     shown = {character for thing in SEEN for character in thing.drawings}

@@ -146,8 +146,15 @@ def unseen() -> tuple[Pictogram, ...]:
 @lru_cache(1)
 def seen() -> tuple[Pictogram, ...]:
     """Those to learn from: all but the unseen ones and their near-twins."""
-    out = {name for unseen_name, twins in _listed().items() for name in (unseen_name, *twins)}
+    out = {pictogram.name for pictogram in (*unseen(), *near_twins())}
     return tuple(pictogram for pictogram in pictograms() if pictogram.name not in out)
+
+
+@lru_cache(1)
+def near_twins() -> tuple[Pictogram, ...]:
+    """Those that no training shows or names either, for they are like unseen ones: choices are made by them."""
+    wanted = {name for twins in _listed().values() for name in twins}
+    return tuple(pictogram for pictogram in pictograms() if pictogram.name in wanted - _listed().keys())
 
 
 def choose_unseen(count: int = UNSEEN_COUNT, seed: int = 0, alike: float = ALIKE) -> dict[str, tuple[str, ...]]:

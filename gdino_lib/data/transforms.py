@@ -72,7 +72,7 @@ class TrainingTransform:
     """DETR's augmentation, which the paper takes over: flip; one of several scales; half of the time a crop before.
 
     The scales (short side 480 to 800) and crops (sides 384 to 600, cut from the image at short side 400 to 600) are
-    those of a model with `short_side` 800, and are taken in proportion for others: nano, of 288, trains at 173 to 288.
+    those of a model with `short_side` 800, and are taken in proportion for others: nano, of 256, trains at 154 to 256.
     A crop is cut from the original pixels, at the place and of the extent that it would have in the resized image, so
     that the image is resampled once.
 

@@ -95,7 +95,6 @@ class Round:
 
 FIRST = Round(SETTINGS, further=0.2, own=0.7, crowds=0.15)
 SECOND = Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9, crowds=0.15)
-ROUNDS = FIRST, SECOND
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
@@ -141,7 +140,7 @@ def find(
 
     Args:
         model: what the stage before has learned; it is changed.
-        plan: one of `ROUNDS`.
+        plan: `FIRST` or `SECOND`.
         folder: of the icon sets, see `gdino_lib.data.icons`.
         out: folder of the run.
         validation: to judge by.
