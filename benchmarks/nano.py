@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["precision", "language", "noto", "speed"], nargs="+", metavar="PART")
     options = parser.parse_args()
     parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
+    if options.short_side and "speed" in parts:
+        parser.error("--short-side: the speed is that of the model as it is; name other parts with --only")
     model = weights.load(options.model, "cpu")
     if options.short_side:
         model.config = model.config.replace(short_side=options.short_side, long_side=2 * options.short_side)
