@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from peers import SMALL, randomise
 
 import gdino_lib as gd
 from gdino_lib.model.grounding_dino import Predictions
-from gdino_lib.model.image_backbone import ImageBackbone
+from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
 from gdino_lib.model.swin import Swin
 
 CONFIG = SMALL.replace(logit_epsilon=1e-3)
@@ -236,6 +237,28 @@ def test_built_modules_are_taken():
     model = gd.GroundingDINO(CONFIG, image_backbone=backbone).eval()
     assert model.image_backbone is backbone
     assert torch.isfinite(run(model, images(), PROMPTS).boxes).all()
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
+def test_a_timm_backbone_gives_timms_maps_and_gradients(name):
+    ours = TimmBackbone(name).train()
+    theirs = timm.create_model(name, features_only=True, out_indices=(2, 3, 4)).eval()  # batch norms are frozen
+    for norm in (m for m in ours.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.normal_(norm.bias, std=0.1)
+    theirs.load_state_dict(ours.features.state_dict())
+    pixels = torch.randn(2, 3, 72, 101)
+    for one, other in zip(ours(pixels), theirs(pixels), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        weights = torch.randn_like(other)
+        (one * weights).sum().backward(retain_graph=True)
+        (other * weights).sum().backward(retain_graph=True)
+    assert ours.channels == theirs.feature_info.channels()
+    for (parameter, one), other in zip(ours.features.named_parameters(), theirs.parameters(), strict=True):
+        largest = other.grad.abs().max()
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4 * largest.item(), rtol=1e-3, msg=parameter)
 
 
 def test_nano_is_small():

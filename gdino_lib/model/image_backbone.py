@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -97,6 +100,10 @@ class ImageBackbone(nn.Module):
 class TimmBackbone(nn.Module):
     """Maps at strides 8, 16 and 32 of a model of the timm library, batch norms frozen.
 
+    A frozen batch norm only scales and shifts. On a CPU it is folded into the convolution before it, at each call anew, so that
+    both remain what they are in files and in training ("tune mode", arXiv 2305.11624); nano's backbone takes an eighth less
+    time so, a sixth in training.
+
     Args:
         name: a model's name in timm, for example "tf_efficientnet_lite0". Weights are random; loading is
             `gdino_lib.weights`' task.
@@ -110,9 +117,12 @@ class TimmBackbone(nn.Module):
         self.features = features.to(
             memory_format=torch.channels_last
         )  # convolutions on a CPU take two thirds of the time
-        for module in self.features.modules():
-            if isinstance(module, nn.Conv2d) and module.groups > 1:
-                module.forward = partial(_in_its_precision, module)
+        for convolution, norm in _normed_convolutions(self.features):
+            c = convolution
+            same = isinstance(c, timm.layers.Conv2dSame)  # pads as TensorFlow does, depending on the image's size
+            pad = partial(timm.layers.pad_same, kernel_size=c.kernel_size, stride=c.stride) if same else nn.Identity()
+            c.forward = partial(_convolve, c, norm, pad)
+            norm.forward = partial(_normalise, norm)
         self.channels = self.features.feature_info.channels()
         strides = self.features.feature_info.reduction()
         if strides != [8, 16, 32]:
@@ -131,11 +141,49 @@ class TimmBackbone(nn.Module):
         return self.features(images.contiguous(memory_format=torch.channels_last))
 
 
-def _in_its_precision(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """A depthwise convolution; on a CPU in the weights' precision whatever autocast wants: the gradients of bfloat16 ones take
-    three to ten times as long there (PyTorch 2.14).
+class _Layers(torch.fx.Tracer):
+    """Follows a model's calls down to its convolutions and batch norms."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return not list(module.children()) or isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _normed_convolutions(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Each convolution that goes nowhere but into a batch norm, and that batch norm; none where the way depends on the image."""
+    try:
+        nodes = _Layers().trace(model).nodes
+    except torch.fx.proxy.TraceError:
+        return []
+    modules, pairs = dict(model.named_modules()), []
+    for node in nodes:
+        before = node.args[0] if node.op == "call_module" else None
+        if before is None or before.op != "call_module" or len(before.users) > 1:
+            continue
+        first, second = modules[before.target], modules[node.target]
+        if isinstance(first, nn.Conv2d) and first.bias is None and isinstance(second, nn.modules.batchnorm._BatchNorm):
+            pairs.append((first, second))
+    return pairs
+
+
+def _convolve(convolution: nn.Conv2d, norm: nn.Module, pad: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A convolution, on a CPU with the frozen batch norm after it.
+
+    A depthwise one is computed there in the weights' precision whatever autocast wants: the gradients of bfloat16 ones take
+    three to ten times as long (PyTorch 2.14).
     """
+    c = convolution
     if x.device.type != "cpu":
-        return type(convolution).forward(convolution, x)
-    with torch.autocast("cpu", enabled=False):
-        return type(convolution).forward(convolution, x.to(convolution.weight.dtype))
+        return type(c).forward(c, x)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = c.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    exact = c.groups > 1
+    with torch.autocast("cpu", enabled=False) if exact else nullcontext():
+        x = pad(x.to(weight.dtype) if exact else x)
+        return F.conv2d(x, weight, bias, c.stride, c.padding, c.dilation, c.groups)
+
+
+def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
+    """What is left of the batch norm: timm's have their activation inside."""
+    if x.device.type != "cpu":
+        return type(norm).forward(norm, x)
+    return norm.act(x) if hasattr(norm, "act") else x

@@ -131,19 +131,25 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, queries, _ = query.shape
         value = self.value_projection(memory).masked_fill(~mask[..., None], 0)
         value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
-        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, self.levels, self.points, 2)
+        # (x, y) of all levels' points in one row, which the CPU adds up several times as fast as pairs
+        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
         offsets = offsets.to(reference.dtype)  # float32 at least: half precision is coarser than a token
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
         weights = weights.softmax(-1).view(batch, queries, self.heads, self.levels, self.points)
-        reference = reference[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+        centres = self._for_each_point(reference[..., :2])  # (B, Q, 1, L * P * 2)
         if reference.shape[-1] == 2:
             # offsets count tokens of their level
             sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            locations = reference + offsets / sizes[None, None, None, :, None]
+            locations = centres + offsets / self._for_each_point(sizes)
         else:
             # offsets count shares of half the box
-            locations = reference[..., :2] + offsets / self.points * reference[..., 2:] * 0.5
+            locations = centres + offsets / self.points * self._for_each_point(reference[..., 2:]) * 0.5
+        locations = locations.view(*weights.shape, 2)
         return self.output_projection(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+    def _for_each_point(self, pairs: Tensor) -> Tensor:
+        """[..., L, 2] -> [..., 1, L * P * 2]."""
+        return pairs[..., None, :, None, :].expand(*pairs.shape[:-2], 1, -1, self.points, -1).flatten(-3)
 
 
 def _check_shapes(
