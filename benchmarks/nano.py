@@ -7,8 +7,8 @@ fusion. Drawings by another hand: Noto's, from Debian's fonts-noto-color-emoji (
 processes of their own, the time of a detection, of importing the libraries beyond torch and its compiler, of loading, and
 the memory of each.
 
-What was chosen was not chosen by these scenes: `--choosing` draws others, of the names that it learned and of the near-twins,
-which it never saw either.
+`--choosing` draws other scenes, to choose by: of the names that it learned and of the near-twins, whose emojis it never saw
+either.
 """
 
 from __future__ import annotations
@@ -98,6 +98,8 @@ def main() -> None:
     parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
     if options.short_side and "speed" in parts:
         parser.error("--short-side: the speed is that of the model as it is; name other parts with --only")
+    if "noto" in parts and not (options.noto and options.noto.is_file()):
+        parser.error(f"--only noto: --noto must be the file NotoColorEmoji.ttf, is {options.noto}")
     model = weights.load(options.model, "cpu")
     if options.short_side:
         model.config = model.config.replace(short_side=options.short_side, long_side=2 * options.short_side)
@@ -109,13 +111,14 @@ def main() -> None:
         if options.choosing:
             kinds = {"seen": kinds["seen"], "near-twins": pictograms.near_twins()}
         seed = CHOOSING if options.choosing else SEED
-        sets = {kind: Scenes.drawn(Path(folder) / kind, options.scenes, things, seed) for kind, things in kinds.items()}
         if "speed" in parts:
-            seen = sets["seen"]
-            figures["speed"] = speed(options.model, seen.images / seen.records.images[0].file_name)
+            picture = Scenes.drawn(Path(folder) / "picture", 1, kinds["seen"], seed)
+            figures["speed"] = speed(options.model, picture.images / picture.records.images[0].file_name)
+        fewer = min(FEWER, options.scenes)
+        count = options.scenes if "precision" in parts else fewer if "language" in parts else 0
+        sets = {kind: Scenes.drawn(Path(folder) / kind, count, things, seed) for kind, things in kinds.items() if count}
         if "precision" in parts:
             figures |= {kind: scenes.measure(detector, absent=True) for kind, scenes in sets.items()}
-        fewer = min(FEWER, options.scenes)
         if "language" in parts:
             figures["language"] = {kind: language(model, scenes.first(fewer)) for kind, scenes in sets.items()}
         if "noto" in parts:

@@ -45,15 +45,25 @@ def test_the_text_file_stays_the_same_when_the_rest_is_trained_further(tmp_path)
 
 
 def test_what_is_learned_from(monkeypatch):
-    """No unseen name, nor one that MiniLM takes for nearly the same; emojis and further things in the shares wished for."""
+    """No unseen name, near-twin or what MiniLM takes for nearly the same; emojis and further things in the shares wished for."""
     further = [Pictogram(name, (name,), ("<svg ",)) for name in ("anvil", "kitten", "lathe")]
+
+    def further_things(folder, known, unseen):
+        assert (folder, known, unseen) == ("folder", pictograms.pictograms(), pictograms.unseen())
+        return tuple(further)
+
+    def alike(names, others, _):
+        assert names == ["anvil", "kitten", "lathe"]
+        assert set(others) == {wording for thing in pictograms.unseen() for wording in thing.wordings}
+        return torch.tensor([[0.1, 0.2], [0.1, 0.8], [0.3, 0.1]])
+
     monkeypatch.setattr(nano.icons, "drawn_by_others", lambda things, _: tuple(things))
-    monkeypatch.setattr(nano.icons, "further_things", lambda *_, **__: tuple(further))
-    monkeypatch.setattr(nano, "alike", lambda names, others, _: torch.tensor([[0.1], [0.8], [0.3]]))
+    monkeypatch.setattr(nano.icons, "further_things", further_things)
+    monkeypatch.setattr(nano, "alike", alike)
     things, shares = nano.things_to_learn("folder", 0.3)
     names = [thing.name for thing in things]
     assert names[-2:] == ["anvil", "lathe"]
-    assert not set(names).intersection(thing.name for thing in pictograms.unseen())
+    assert not set(names).intersection(thing.name for thing in (*pictograms.unseen(), *pictograms.near_twins()))
     assert abs(sum(shares) - 1) < 1e-9
     assert abs(sum(shares[-2:]) - 0.3) < 1e-9
 

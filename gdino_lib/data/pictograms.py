@@ -152,7 +152,10 @@ def seen() -> tuple[Pictogram, ...]:
 
 @lru_cache(1)
 def near_twins() -> tuple[Pictogram, ...]:
-    """Those that no training shows or names either, for they are like unseen ones: choices are made by them."""
+    """Emojis that no training shows either, for they are like unseen ones; what is to generalise can be chosen by them.
+
+    Other hands' icons may show the same, as a dog's head: only what is like an unseen thing itself is kept out of those.
+    """
     wanted = {name for twins in _listed().values() for name in twins}
     return tuple(pictogram for pictogram in pictograms() if pictogram.name in wanted - _listed().keys())
 

@@ -35,7 +35,7 @@ SMALLEST = 24  # pixels of a thing's longer side
 VISIBLE = 0.6  # share of a thing that neither the border nor other things hide
 REPEATED, CROWDED = 0.15, 0.7  # how often a thing is one that the scene shows already
 TRIES = 8  # places to try before a thing is left out
-# in the wheel of scikit-image, without its downloads, and free of rights; crops of them show parts, seldom things
+# in the wheel of scikit-image, without its downloads, with no known restrictions; crops of them show parts, seldom things
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
