@@ -1,9 +1,11 @@
 """The recipe of the embedded model: what it learns from, and how its weights are kept."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from small_runs import model, shapes
 
 from gdino_lib import weights
@@ -11,6 +13,8 @@ from gdino_lib.data import pictograms
 from gdino_lib.data.pictograms import Pictogram
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import nano
+from gdino_lib.training.log import LOG
+from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.trainer import Validation
 
 
@@ -86,7 +90,7 @@ def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
     assert len(calls) == 5  # [CLS], [SEP] and three phrases
 
 
-@pytest.mark.parametrize("plan", [nano.FIRST, nano.SECOND], ids=["first", "second"])
+@pytest.mark.parametrize("plan", [nano.FIRST, nano.SECOND, nano.THIRD], ids=["first", "second", "third"])
 def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
     settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
@@ -104,6 +108,20 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     written = path.stat().st_mtime_ns
     assert nano.find(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
     assert path.stat().st_mtime_ns == written
+
+
+def test_the_curves_of_several_rounds_become_one_picture(tmp_path):
+    for number, run in enumerate(("first", "second")):
+        entries = [{"step": step, "loss": 100 / (step + 120 * number)} for step in range(1, 121)]
+        entries.append({"step": 120, "ap": 0.3 + 0.2 * number, "ap50": 0.5 + 0.2 * number})
+        (tmp_path / run).mkdir()
+        (tmp_path / run / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "second"])
+    with Image.open(tmp_path / "training.png") as picture:
+        assert picture.size == (880, 330)
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100  # curves, not blank axes
+    with pytest.raises(FileNotFoundError, match=r"third.*expected the log of a training run"):
+        draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "third"])
 
 
 def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():

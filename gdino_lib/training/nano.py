@@ -1,7 +1,7 @@
 """Train the embedded model from scratch on pictogram scenes: `make nano`, or
 `python -m gdino_lib.training.nano --icons FOLDER --out runs/nano`.
 
-First the image backbone learns names from pictures of single things, then the whole model learns to find them, in two
+First the image backbone learns names from pictures of single things, then the whole model learns to find them, in three
 rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
 learned judge it now and then.
 """
@@ -28,6 +28,7 @@ from gdino_lib.data.scenes import SceneDataset, write_scenes
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training.first_weights import alike, begin_nano
 from gdino_lib.training.naming import learn_names
+from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weight_files import write_safetensors
@@ -95,6 +96,7 @@ class Round:
 
 FIRST = Round(SETTINGS, further=0.2, own=0.7, crowds=0.15)
 SECOND = Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9, crowds=0.15)
+THIRD = replace(SECOND, settings=replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9))  # other scenes
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
@@ -140,7 +142,7 @@ def find(
 
     Args:
         model: what the stage before has learned; it is changed.
-        plan: `FIRST` or `SECOND`.
+        plan: `FIRST`, `SECOND` or `THIRD`.
         folder: of the icon sets, see `gdino_lib.data.icons`.
         out: folder of the run.
         validation: to judge by.
@@ -159,6 +161,7 @@ def find(
         negatives=MOST_NEGATIVES,
         own=plan.own,
         crowds=plan.crowds,
+        seed=plan.settings.seed,
     )
     read_once(model.text_encoder.bert, NOISE)
     return (
@@ -226,11 +229,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     parser.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="at the end, write the weights as the package has them"
+        "--export",
+        type=Path,
+        metavar="FOLDER",
+        help="at the end, write the weights and the curves as the package has them",
     )
     options = parser.parse_args()
-    scenes, names, first = (
-        options.out.with_name(f"{options.out.name}-{part}") for part in ("scenes", "names", "first")
+    scenes, names, first, second = (
+        options.out.with_name(f"{options.out.name}-{part}") for part in ("scenes", "names", "first", "second")
     )
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
@@ -238,10 +244,12 @@ def main() -> None:
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
     model = load(find(model, FIRST, options.icons, first, validation, options.workers))
-    found = find(model, SECOND, options.icons, options.out, validation, options.workers)
+    model = load(find(model, SECOND, options.icons, second, validation, options.workers))
+    found = find(model, THIRD, options.icons, options.out, validation, options.workers)
     print(f"weights: {found}")
     if options.export:
         export(found, options.export)
+        draw_rounds(options.export / "training.png", [first, second, options.out])
 
 
 if __name__ == "__main__":

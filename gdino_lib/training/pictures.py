@@ -1,4 +1,4 @@
-"""What the doctor draws: an image of a batch with its token map, and the curves of a short training."""
+"""What trainings are judged by: an image of a batch with its token map, the curves of a short training and of several rounds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -15,9 +16,11 @@ from torchvision.ops import box_convert
 
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.prompts import Prompt, tokenizer
+from gdino_lib.training.log import read_log
 from gdino_lib.training.targets import Target, positive_map
 
 LETTER = 0.13  # inches that a row or column of the token map takes
+SMOOTH = 50  # steps of which a curve shows the mean
 
 
 def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target: Target, prompt: Prompt) -> None:
@@ -82,6 +85,45 @@ def draw_curves(path: Path, losses: Sequence[float], recalls: Sequence[float], g
     below.set_ylim(-0.05, 1.05)
     below.set_ylabel("recall")
     below.set_xlabel("step")
+    _save(figure, path)
+
+
+def draw_rounds(path: Path, runs: Sequence[Path | str]) -> None:
+    """Draw the loss and the precisions of runs that were made one after the other, in one row.
+
+    Args:
+        path: a PNG file to write.
+        runs: their folders.
+
+    Raises:
+        FileNotFoundError: a run without a log.
+    """
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    begin = 0
+    for run in runs:
+        steps, judged = read_log(run)
+        losses = np.array([entry["loss"] for entry in steps])
+        smooth = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, "valid")
+        left.semilogy(begin + SMOOTH + np.arange(len(smooth)), smooth, color="C0")
+        at = [begin + entry["step"] for entry in judged]
+        for colour, marker, name in (("C0", "o", "ap50"), ("C1", "s", "ap")):
+            label = name.upper() if run == runs[0] else None
+            right.plot(at, [entry[name] for entry in judged], color=colour, marker=marker, markersize=4, label=label)
+        begin += len(steps)
+        if run != runs[-1]:
+            for axes in (left, right):
+                axes.axvline(begin, color="0.6", linestyle="--", linewidth=0.8)
+    for ticks in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+        ticks("{x:g}")
+    left.tick_params(axis="y", which="minor", labelsize=8)
+    left.set_title(f"total loss, mean of {SMOOTH} steps", fontsize=10)
+    right.set_title("precision on fixed scenes", fontsize=10)
+    right.set_ylim(0, 1)
+    right.legend(fontsize=8)
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.grid(which="both", color="0.9", linewidth=0.5)
     _save(figure, path)
 
 
