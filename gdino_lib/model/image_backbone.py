@@ -156,8 +156,8 @@ def _normed_convolutions(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
         return []
     modules, pairs = dict(model.named_modules()), []
     for node in nodes:
-        before = node.args[0] if node.op == "call_module" else None
-        if before is None or before.op != "call_module" or len(before.users) > 1:
+        before = node.args[0] if node.op == "call_module" and node.args else None
+        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         first, second = modules[before.target], modules[node.target]
         if isinstance(first, nn.Conv2d) and first.bias is None and isinstance(second, nn.modules.batchnorm._BatchNorm):

@@ -131,7 +131,7 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, queries, _ = query.shape
         value = self.value_projection(memory).masked_fill(~mask[..., None], 0)
         value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
-        # (x, y) of all levels' points in one row, which the CPU adds up several times as fast as pairs
+        # (x, y) of all levels' points in one row, which a CPU adds up faster than pairs
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
         offsets = offsets.to(reference.dtype)  # float32 at least: half precision is coarser than a token
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
