@@ -1,8 +1,8 @@
 """Compare choices of nano's recipe: `python benchmarks/ablate_nano.py --icons FOLDER --names runs/nano-names --out FOLDER`.
 
 From what the first stage leaves, each variant is trained on the same number of scenes of 192 x 192, and judged on 400 scenes
-of names that it learned and 400 of near-twins of the unseen names, whose emojis it never saw, 8 absent names a prompt. Runs go
-on where they were interrupted; `figures.json` in a variant's folder keeps what is measured.
+of names that it learned and 400 of near-twins of the unseen names, whose emojis it never saw, 8 absent names a prompt, on a
+GPU where there is one. Runs go on where they were interrupted; `figures.json` in a variant's folder keeps what is measured.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from gdino_lib.detector import Detector
 from gdino_lib.evaluation.detection import average_precision, detect_all
 from gdino_lib.training import nano
 from gdino_lib.training.first_weights import begin_nano
+from gdino_lib.training.settings import LossSettings
 from gdino_lib.training.trainer import Trainer
 
 SIDE = 192
@@ -44,11 +45,14 @@ class Variant:
 
 VARIANTS = {
     "recipe": Variant(),
+    "recipe, another seed": Variant({"seed": 1}),
     "no first stage": Variant(names=False),
     "no first stage, 256 wide": Variant(
         config={"width": 256, "heads": 8, "ffn_width": 1024, "fusion_width": 512}, names=False
     ),
     "no first stage, 4 levels": Variant(config={"levels": 4}, names=False),
+    "2 + 2 layers": Variant(config={"encoder_layers": 2, "decoder_layers": 2}),
+    "60 queries": Variant(config={"queries": 60}),
     "scenes of emojis only, one hand": Variant(data={"things": "emojis"}),
     "scenes of emojis only, several hands": Variant(data={"things": "hands"}),
     "scenes with 40 % further things": Variant(data={"share": 0.4}),
@@ -57,7 +61,11 @@ VARIANTS = {
     "up to 8 absent names": Variant(data={"negatives": 8}),
     "no crowds": Variant(data={"crowds": 0.0}),
     "no denoising": Variant({"denoising": 0}),
+    "weights of section 4.1": Variant({"loss": LossSettings.section_4_1()}),
+    "no losses before the last layer": Variant({"loss": LossSettings(layers=0)}),
     "rate falls to a tenth after three quarters": Variant({"schedule": "step"}),
+    "rate of the first round halved": Variant({"lr": nano.SETTINGS.lr / 2}),
+    "no moving average": Variant({"ema": 0.0}),
     "dropout 0.1": Variant({"dropout": 0.1}),
     "backbone frozen": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 0.0}}),
     "backbone at the full rate": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 1.0}}),
@@ -73,6 +81,7 @@ def main() -> None:
     parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run, made if missing")
     parser.add_argument("--scenes", type=int, default=6_400, help="to train on (default: 6,400)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     options = parser.parse_args()
     if options.scenes % nano.EPOCH or options.scenes < nano.EPOCH:
         parser.error(f"--scenes: expected a multiple of {nano.EPOCH}, got {options.scenes}")
@@ -84,16 +93,19 @@ def main() -> None:
         folder = options.out / f"{name} {options.scenes}"
         if not (folder / "figures.json").is_file():
             began = time.perf_counter()
-            result = train(VARIANTS[name], options.icons, options.names, folder, options.scenes)
+            result = train(VARIANTS[name], options.icons, options.names, folder, options.scenes, options.workers)
             figures = {"variant": name, "scenes": options.scenes, "minutes": (time.perf_counter() - began) / 60}
             figures |= {kind: judge(result, options.out / kind) for kind in ("seen", "near-twins")}
-            figures["on"] = f"{platform.machine()} CPU, torch {torch.__version__}, {options.threads} threads"
+            gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
+            figures["on"] = (
+                f"{gpu or platform.machine() + ' CPU'}, torch {torch.__version__}, {options.threads} threads"
+            )
             with atomic_file(folder / "figures.json") as file:
                 file.write(json.dumps(figures, indent=1) + "\n")
         print((folder / "figures.json").read_text(encoding="utf-8"), flush=True)
 
 
-def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int) -> Path:
+def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
     """The weights of a variant's run."""
     model = begin_nano(nano.CONFIG.replace(**variant.config), nano.SETTINGS.seed)
     if variant.names:
@@ -123,13 +135,13 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         own=nano.FIRST.own,
         crowds=data.get("crowds", nano.FIRST.crowds),
     )
-    return Trainer(model, dataset, changed, folder, resume=True, workers=1).fit().weights
+    return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights
 
 
 def judge(path: Path, folder: Path) -> dict[str, float]:
     """AP, AP50 and mean greatest recall in the scenes of a folder."""
     records = read_records(folder / "annotations.json")
-    detector = Detector(weights.load(path, "cpu"), "bfloat16")
+    detector = Detector(weights.load(path), "bfloat16")
     measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=nano.NEGATIVES))
     return {"ap": measured.ap, "ap50": measured.ap50, "recall": measured.recall}
 

@@ -87,7 +87,7 @@ class FusionLayer(nn.Module):
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
         image, text = self.image_norm(image), self.text_norm(text)
         query, key = self._split(self.image_query(image)), self._split(self.text_key(text))
-        query = query * query.shape[-1] ** -0.5  # before the product: half precision must not overflow
+        key = key * key.shape[-1] ** -0.5  # before the product: half precision must not overflow; keys are fewer
         image_value, text_value = self._split(self.image_value(image)), self._split(self.text_value(text))
 
         scores = query @ key.transpose(-1, -2)  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
@@ -145,7 +145,7 @@ class ImageLayer(nn.Module):
         x = image.features
         update = self.attention(x + image.positions, reference, x, image.shapes, image.mask)
         x = self.norm1(x + self.dropout(update))
-        update = self.linear2(self.dropout(self.linear1(x).relu()))
+        update = self.linear2(self.dropout(self.linear1(x).relu_()))
         return self.norm2(x + self.dropout(update))
 
 

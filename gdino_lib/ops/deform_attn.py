@@ -135,7 +135,7 @@ class MultiScaleDeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
         offsets = offsets.to(reference.dtype)  # float32 at least: half precision is coarser than a token
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
-        weights = weights.softmax(-1).view(batch, queries, self.heads, self.levels, self.points)
+        weights = _softmax(weights).view(batch, queries, self.heads, self.levels, self.points)
         centres = self._for_each_point(reference[..., :2])  # (B, Q, 1, L * P * 2)
         if reference.shape[-1] == 2:
             # offsets count tokens of their level
@@ -150,6 +150,14 @@ class MultiScaleDeformableAttention(nn.Module):
     def _for_each_point(self, pairs: Tensor) -> Tensor:
         """[..., L, 2] -> [..., 1, L * P * 2]."""
         return pairs[..., None, :, None, :].expand(*pairs.shape[:-2], 1, -1, self.points, -1).flatten(-3)
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Softmax over the last dimension; a CPU has vector instructions for rows of 16, so shorter ones are filled up."""
+    count = x.shape[-1]
+    if x.device.type != "cpu" or count >= 16:
+        return x.softmax(-1)
+    return F.pad(x, (0, 16 - count), value=-torch.inf).softmax(-1)[..., :count]
 
 
 def _check_shapes(
