@@ -1,7 +1,10 @@
 """The recipe of the embedded model: what it learns from, and how its weights are kept."""
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +141,17 @@ def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
     assert (one[0, 0] - one[1, 0]).abs().max() > 0.1
     assert (one - other).abs().max() > 0.1  # another in each step
     assert 0.3 < (one[0, 0].std() / plain[mask.bool()].std()).item() < 0.7
+
+
+def test_all_variants_that_are_compared_exist_and_differ():
+    path = Path(__file__).parent.parent / "benchmarks" / "ablate_nano.py"
+    spec = importlib.util.spec_from_file_location("ablate_nano", path)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    made = {}
+    for name, variant in script.VARIANTS.items():
+        settings, config = replace(nano.SETTINGS, **variant.settings), nano.CONFIG.replace(**variant.config)
+        assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds"}, name
+        made[name] = repr((settings, config, sorted(variant.data.items()), variant.noise, variant.names))
+    assert len(set(made.values())) == len(made)
