@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gdino_lib.evaluation.calibration import Thresholds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KEPT_PHRASES = 4096  # that BERT need not read again; of one word each they take 40 MB with BERT-base
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
 
@@ -126,7 +127,7 @@ class Detector:
         self.model = model.eval()
         self.dtype = DTYPES[dtype]
         self.batch_size = batch_size
-        self._texts: dict[tuple[str, ...], TextTokens] = {}
+        self._known: dict[tuple[int, ...], Tensor] = {}  # what BERT made of phrases, by their ids
 
     @classmethod
     def from_pretrained(
@@ -307,21 +308,17 @@ class Detector:
         ]
 
     def _text(self, prompts: list[tuple[str, ...]]) -> TextTokens:
-        """Encode one prompt per image; a prompt that all share is computed once and kept for the next call."""
-        if len(set(prompts)) > 1:
-            return self.model.text_encoder(tokenize(prompts, self.model.config.max_tokens).to(self.device))
-        prompt = prompts[0]
-        if prompt not in self._texts:
-            if len(self._texts) >= 64:
-                self._texts.pop(next(iter(self._texts)))
-            self._texts[prompt] = self.model.text_encoder(
-                tokenize([prompt], self.model.config.max_tokens).to(self.device)
-            )
-        kept = self._texts[prompt]
-        count = len(prompts)
-        p = kept.prompt
+        """Encode one prompt per image; one that all share is computed once, and BERT reads the phrases that are new."""
+        shared = len(set(prompts)) == 1
+        prompt = tokenize(prompts[:1] if shared else prompts, self.model.config.max_tokens).to(self.device)
+        text = self.model.text_encoder(prompt, self._known)
+        while len(self._known) > KEPT_PHRASES:
+            del self._known[next(iter(self._known))]
+        if not shared:
+            return text
+        count, p = len(prompts), text.prompt
         repeated = Prompt(*(t.expand(count, -1) for t in (p.ids, p.phrases, p.blocks, p.positions)))
-        return TextTokens(kept.features.expand(count, -1, -1), repeated)
+        return TextTokens(text.features.expand(count, -1, -1), repeated)
 
 
 def check_options(

@@ -233,12 +233,27 @@ def test_an_embedded_image_answers_like_the_image(detector):
     assert_same(mixed[1], detector(picture(), ["cat"], **ALL))
 
 
-def test_the_kept_text_is_the_text(detector):
+def test_bert_reads_each_phrase_once(monkeypatch):
+    monkeypatch.setattr("gdino_lib.detector.KEPT_PHRASES", 40)
+    detector = gd.Detector(gd.GroundingDINO(CONFIG))
+    read = []
+    encoder = detector.model.text_encoder
+    monkeypatch.setattr(
+        encoder, "_read", lambda new, device, own=encoder._read: read.append(len(new)) or own(new, device)
+    )
     before = detector(picture(), ["kept words"], **ALL)
+    assert read == [3]  # [CLS], the phrase, [SEP]
+    assert_same(detector(picture(), ["kept words"], **ALL), before)
+    detector([picture(), picture(1)], [["kept words", "dog"], ["dog"]], **ALL)
+    assert read == [3, 1]
+    fresh = gd.Detector(detector.model)
+    both, again = (one(picture(), ["dog", "kept words"], **ALL) for one in (detector, fresh))
+    assert np.allclose(both.xyxy, again.xyxy, atol=1e-3)
+    assert np.allclose(both.confidence, again.confidence, atol=1e-5)
     for number in range(70):
         detector(detector.encode_image(picture()), [f"word {number}"])
-    assert len(detector._texts) <= 64
-    assert np.array_equal(detector(picture(), ["kept words"], **ALL).xyxy, before.xyxy)
+    assert len(detector._known) <= 40
+    assert_same(detector(picture(), ["kept words"], **ALL), before)
 
 
 def test_top_k_nms_score_and_referring(detector):

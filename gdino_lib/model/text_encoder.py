@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gdino_lib.config import TextMode
 from gdino_lib.prompts import Prompt, tokenizer
@@ -59,22 +60,37 @@ class TextEncoder(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, prompt: Prompt) -> TextTokens:
-        """Encode a batch of prompts."""
-        return TextTokens(self.projection(self.encode(prompt)), prompt)
+    def forward(self, prompt: Prompt, known: dict[tuple[int, ...], Tensor] | None = None) -> TextTokens:
+        """Encode a batch of prompts; for `known` see `encode`."""
+        return TextTokens(self.projection(self.encode(prompt, known)), prompt)
 
-    def encode(self, prompt: Prompt) -> Tensor:
-        """BERT's features, float [B, T, bert width]; zeros at padding."""
+    def encode(self, prompt: Prompt, known: dict[tuple[int, ...], Tensor] | None = None) -> Tensor:
+        """BERT's features, float [B, T, bert width]; zeros at padding.
+
+        Args:
+            known: what BERT made of sequences that it has read before, by their ids; new ones are added.
+        """
         sequences, row, column = self._sequences(prompt)
-        real = sequences >= 0
-        features = self.bert(input_ids=sequences.clamp(min=0), attention_mask=real.long()).last_hidden_state
+        if known is None:
+            features = self._read(sequences, prompt.ids.device)
+        else:
+            new = [ids for ids in sequences if ids not in known]
+            if new:
+                read = self._read(new, prompt.ids.device)
+                known |= {ids: features[: len(ids)].clone() for ids, features in zip(new, read, strict=True)}
+            features = pad_sequence([known[ids] for ids in sequences], batch_first=True)
         return features[row, column] * prompt.mask[..., None]  # (S, longest, W) -> (B, T, W)
 
-    def _sequences(self, prompt: Prompt) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, sequences: list[tuple[int, ...]], device: torch.device) -> Tensor:
+        """What BERT makes of S sequences, float [S, longest, W]."""
+        ids = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=-1).to(device)
+        return self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state
+
+    def _sequences(self, prompt: Prompt) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
         """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
 
         Returns:
-            (ids int64 [S, longest], -1 for padding; row int64 [B, T]; column int64 [B, T]).
+            (ids of S sequences; row int64 [B, T]; column int64 [B, T]).
         """
         if self.mode == "sub-sentence":
             group, column = prompt.blocks, prompt.positions
@@ -93,12 +109,9 @@ class TextEncoder(nn.Module):
             rows.append([numbers.get(number, 0) for number in groups])
         before, after = ((tokenizer().cls_token_id,), (tokenizer().sep_token_id,)) if self.framed else ((), ())
         column = column + len(before)
-        read = [(*before, *tokens, *after) for tokens in found]
-        longest = max(map(len, read))
-        sequences = torch.tensor([[*tokens, *[-1] * (longest - len(tokens))] for tokens in read])
         device = prompt.ids.device
         column = column.to(device) * prompt.mask
-        return sequences.to(device), torch.tensor(rows, device=device), column
+        return [(*before, *tokens, *after) for tokens in found], torch.tensor(rows, device=device), column
 
 
 def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
