@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gdino_lib.evaluation.calibration import Thresholds
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KEPT_PHRASES = 4096  # that BERT need not read again; of one word each they take 40 MB with BERT-base
+KEPT_TOKENS = 16_384  # of phrases that BERT need not read again; 50 MB with BERT-base in float32
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
 
@@ -312,8 +312,11 @@ class Detector:
         shared = len(set(prompts)) == 1
         prompt = tokenize(prompts[:1] if shared else prompts, self.model.config.max_tokens).to(self.device)
         text = self.model.text_encoder(prompt, self._known)
-        while len(self._known) > KEPT_PHRASES:
-            del self._known[next(iter(self._known))]
+        tokens = sum(map(len, self._known))
+        while tokens > KEPT_TOKENS:
+            oldest = next(iter(self._known))
+            tokens -= len(oldest)
+            del self._known[oldest]
         if not shared:
             return text
         count, p = len(prompts), text.prompt

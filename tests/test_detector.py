@@ -234,7 +234,7 @@ def test_an_embedded_image_answers_like_the_image(detector):
 
 
 def test_bert_reads_each_phrase_once(monkeypatch):
-    monkeypatch.setattr("gdino_lib.detector.KEPT_PHRASES", 40)
+    monkeypatch.setattr("gdino_lib.detector.KEPT_TOKENS", 40)
     detector = gd.Detector(gd.GroundingDINO(CONFIG))
     read = []
     encoder = detector.model.text_encoder
@@ -252,7 +252,9 @@ def test_bert_reads_each_phrase_once(monkeypatch):
     assert np.allclose(both.confidence, again.confidence, atol=1e-5)
     for number in range(70):
         detector(detector.encode_image(picture()), [f"word {number}"])
-    assert len(detector._known) <= 40
+    assert 30 < sum(map(len, detector._known)) <= 40
+    detector(picture(), ["long " * 30], **ALL)
+    assert sum(map(len, detector._known)) <= 40
     assert_same(detector(picture(), ["kept words"], **ALL), before)
 
 

@@ -68,7 +68,8 @@ class TextEncoder(nn.Module):
         """BERT's features, float [B, T, bert width]; zeros at padding.
 
         Args:
-            known: what BERT made of sequences that it has read before, by their ids; new ones are added.
+            known: what BERT made of sequences that it has read before, float [length, bert width] by their ids; new ones are
+                added. In other company it would round otherwise, in the last digits.
         """
         sequences, row, column = self._sequences(prompt)
         if known is None:
