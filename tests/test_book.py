@@ -1,16 +1,15 @@
 """The book's sources: what the build takes for granted, checked in a second and without building anything."""
 
-import importlib.util
 import json
 import pkgutil
 import re
-import sys
 import tarfile
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from scripts import load_script
 
 import data_prep
 import gdino_lib
@@ -34,14 +33,6 @@ if importlib.util.find_spec("data_prep") is None:
 HEADINGS = ["What you will learn", "Before you start", "Take-aways", "Exercises", "What comes next"]
 
 
-def load(name: str):
-    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), BOOK / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 def toc_files() -> list[str]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
@@ -63,7 +54,7 @@ def test_every_toc_entry_exists_and_every_chapter_is_in_the_toc():
 
 
 def test_the_map_and_the_index_name_the_same_chapters():
-    chapter_map = load("figures/draw_map")
+    chapter_map = load_script("book/figures/draw_map")
     assert (BOOK / "figures" / "map.svg").read_text() == chapter_map.draw(chapter_map.written_chapters(ROOT)), (
         "run `python book/figures/draw_map.py`"
     )
@@ -186,9 +177,7 @@ def test_every_public_module_has_its_reference(package):
 
 def test_the_curves_that_chapter_09_draws_are_of_the_settings_of_their_script():
     pytest.importorskip("accelerate")
-    spec = importlib.util.spec_from_file_location("ablate_shapes", ROOT / "benchmarks" / "ablate_shapes.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("benchmarks/ablate_shapes")
     measured = json.loads((BOOK / "data" / "ablate_shapes.json").read_text())
     assert {name: measured[name] for name in script.about()} == script.about()
     assert {run["variant"] for run in measured["runs"]} == set(script.VARIANTS)
@@ -211,7 +200,7 @@ def test_the_style_file_is_one():
 
 
 def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path):
-    outputs = load("fresh_outputs")
+    outputs = load_script("book/fresh_outputs")
     monkeypatch.delenv("FACE_MASK_DIR", raising=False)
     for name in ("data_prep/a.py", "gdino_lib/b.py", "gdino_lib/csrc/c.cpp", "book/gdino.mplstyle"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -232,7 +221,7 @@ def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path
 class TestVendor:
     @pytest.fixture
     def vendor(self, monkeypatch):
-        module = load("vendor")
+        module = load_script("book/vendor")
         monkeypatch.setattr(module, "print", lambda *_, **__: None, raising=False)
         return module
 

@@ -1,8 +1,9 @@
 """Drawn figures: the committed file is what its script draws, and its words are the code's."""
 
-import importlib.util
 import re
 from pathlib import Path
+
+from scripts import load_script
 
 import gdino_lib as gd
 
@@ -10,10 +11,7 @@ FIGURES = Path(__file__).resolve().parent.parent / "book" / "figures"
 
 
 def test_the_model_figure_is_drawn_by_its_script_and_names_what_the_code_names():
-    spec = importlib.util.spec_from_file_location("draw_model", FIGURES / "draw_model.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    svg = script.draw()
+    svg = load_script("book/figures/draw_model").draw()
     assert (FIGURES / "model.svg").read_text() == svg, "run `python book/figures/draw_model.py`"
     model = gd.GroundingDINO.nano()
     named = {part for name, _ in model.named_modules() for part in name.split(".")}

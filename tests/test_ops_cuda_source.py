@@ -7,7 +7,6 @@ rounding of the output is allowed for.
 
 import ctypes
 import hashlib
-import importlib.util
 import mmap
 import os
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts import load_script
 
 from gdino_lib.ops.deform_attn import ms_deform_attn_reference
 
@@ -31,9 +31,7 @@ GENERATIONS = {"ampere": [], "hopper": ["-D__CUDA_ARCH__=900"]}  # scalar atomic
 MARGIN = 64  # elements around each tensor that are no kernel's business
 SHAPES = [(7, 9), (4, 5), (1, 3)]
 
-spec = importlib.util.spec_from_file_location("cuda_resources", ROOT / "benchmarks" / "cuda_resources.py")
-cuda_resources = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cuda_resources)
+cuda_resources = load_script("benchmarks/cuda_resources")
 
 
 class Arguments(ctypes.Structure):

@@ -1,6 +1,5 @@
 """The project's own files agree with each other."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts import load_script
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,9 +18,7 @@ else:
 ROOT = Path(__file__).parent.parent
 URL = "https://github.com/made-up-owner/made-up-name"
 
-spec = importlib.util.spec_from_file_location("repository", ROOT / "book" / "repository.py")
-repository = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(repository)
+repository = load_script("book/repository")
 
 
 @pytest.fixture(scope="module")

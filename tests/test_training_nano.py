@@ -1,14 +1,12 @@
 """The recipe of the embedded model: what it learns from, and how its weights are kept."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from scripts import load_script
 from small_runs import model, shapes
 
 from gdino_lib import weights
@@ -144,11 +142,7 @@ def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
 
 
 def test_all_variants_that_are_compared_exist_and_differ():
-    path = Path(__file__).parent.parent / "benchmarks" / "ablate_nano.py"
-    spec = importlib.util.spec_from_file_location("ablate_nano", path)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script  # dataclasses look their module up
-    spec.loader.exec_module(script)
+    script = load_script("benchmarks/ablate_nano")
     made = {}
     for name, variant in script.VARIANTS.items():
         settings, config = replace(nano.SETTINGS, **variant.settings), nano.CONFIG.replace(**variant.config)
