@@ -67,6 +67,8 @@ def main() -> None:
     read = dict(zip(names, name_features(names, nano.CONFIG), strict=True))
 
     emojis = pictures["all"].of({thing.name for thing in seen})
+    mixed = random.Random(0).sample([thing.name for thing in seen], len(seen))
+    half, quarter = (emojis.of(set(mixed[: len(mixed) // share])) for share in (2, 4))
     figures = {}
     for title, data, changes in (
         ("as it is", pictures["all"], {}),
@@ -75,6 +77,8 @@ def main() -> None:
         ("half of the image features dropped", pictures["all"], {"dropout": 0.5}),
         ("both", pictures["all"], {"noise": 0.5, "dropout": 0.5}),
         ("both, emojis only", emojis, {"noise": 0.5, "dropout": 0.5}),
+        ("both, half of the emojis", half, {"noise": 0.5, "dropout": 0.5}),
+        ("both, a quarter of the emojis", quarter, {"noise": 0.5, "dropout": 0.5}),
         ("both, near-twins too", pictures["all"].and_(pictures["twins"]), {"noise": 0.5, "dropout": 0.5}),
     ):
         right = dict.fromkeys(("seen", "unseen"), 0.0)
