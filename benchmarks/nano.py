@@ -52,6 +52,7 @@ SEED, CHOOSING = "test", "choose"
 ABSENT = 8  # names in each prompt
 OVERLAP = 0.7  # of boxes of one name, from which on only the surest stays, where boxes are suppressed
 FEWER = 500  # scenes, at most, for what language does and for another hand
+PART = 400  # scenes: the same detections judged in parts of so many score higher, the more so the less is right
 NOTO_SIZE = 109  # pixels, the only one of that font's bitmaps
 PHRASES = 10  # in the prompts that are timed
 IN_A_PROCESS = """
@@ -153,8 +154,8 @@ class Scenes(NamedTuple):
         """COCO's AP, and the share of things that any box finds, whatever its name.
 
         Args:
-            absent: also AP after suppression, AP where each box has one name, its best, and how many boxes are found for 8
-                names that an image does not show.
+            absent: also AP after suppression, AP where each box has one name, its best, AP50 in parts of `PART` scenes, and
+                how many boxes are found for 8 names that an image does not show.
             names: call things by others' names.
         """
         records = self.records if names is None else renamed(self.records, names)
@@ -176,6 +177,12 @@ class Scenes(NamedTuple):
             ):
                 again = average_precision(records, boxes)
                 result[name] = {"ap": again.ap, "ap50": again.ap50}
+            starts = range(0, len(records.images) - PART + 1, PART)
+            parts = [replace(records, images=records.images[start : start + PART]) for start in starts]
+            result["ap50_in_parts"] = [
+                average_precision(part, {image.file_name: found[image.file_name] for image in part.images}).ap50
+                for part in parts
+            ]
             result["boxes_per_image_for_absent_names"] = self.ask_for_absent(detector)
         return result
 
