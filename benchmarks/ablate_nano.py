@@ -62,6 +62,8 @@ VARIANTS = {
     "no crowds": Variant(data={"crowds": 0.0}),
     "no denoising": Variant({"denoising": 0}),
     "weights of section 4.1": Variant({"loss": LossSettings.section_4_1()}),
+    "weights of section 4.1, names half as heavy": Variant({"loss": LossSettings(match_class=2.0, class_weight=0.5)}),
+    "matching of section 4.1": Variant({"loss": LossSettings(match_class=2.0)}),
     "no losses before the last layer": Variant({"loss": LossSettings(layers=0)}),
     "rate falls to a tenth after three quarters": Variant({"schedule": "step"}),
     "rate of the first round halved": Variant({"lr": nano.SETTINGS.lr / 2}),
