@@ -64,6 +64,8 @@ VARIANTS = {
     "weights of section 4.1": Variant({"loss": LossSettings.section_4_1()}),
     "weights of section 4.1, names half as heavy": Variant({"loss": LossSettings(match_class=2.0, class_weight=0.5)}),
     "matching of section 4.1": Variant({"loss": LossSettings(match_class=2.0)}),
+    "names four times as heavy in matching": Variant({"loss": LossSettings(match_class=4.0)}),
+    "names eight times as heavy in matching": Variant({"loss": LossSettings(match_class=8.0)}),
     "no losses before the last layer": Variant({"loss": LossSettings(layers=0)}),
     "rate falls to a tenth after three quarters": Variant({"schedule": "step"}),
     "rate of the first round halved": Variant({"lr": nano.SETTINGS.lr / 2}),
