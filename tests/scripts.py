@@ -1,4 +1,4 @@
-"""Python files that no package holds: benchmarks, and the book's own."""
+"""Load Python files that no package holds: benchmarks, and the book's own."""
 
 import importlib.util
 import sys
