@@ -142,8 +142,10 @@ def _convert(options: argparse.Namespace) -> int:
     if SUFFIXES.get(options.output.suffix.lower(), options.target) != options.target:
         command = f"{options.source}-to-{options.target}"
         raise ValueError(f"cannot write {options.output}: {command} writes {FILES[options.target]}")
-    if options.output.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.output} exists; choose another name, or pass --overwrite to replace it")
+    written = [options.output] + [odvg.label_map_path(options.output)] * (options.target == "odvg")
+    for path in written:
+        if path.exists() and not options.overwrite:
+            raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
     dataset = READERS[options.source](options.input)
     if options.target == "csv":
         _note("a CSV has no column for", csv_table.left_out(dataset))

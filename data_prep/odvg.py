@@ -71,7 +71,7 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
             there; with file and line.
     """
     path = Path(path)
-    map_path = _label_map_path(path, label_map)
+    map_path = label_map_path(path, label_map)
     has_map = label_map is not None or map_path.is_file()
     classes = _Classes(_read_label_map(map_path) if has_map else {}, is_open=not has_map)
     records = []
@@ -113,7 +113,7 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
         OSError: the folder of `path` does not exist, or the disk is full or not writable.
     """
     path = Path(path)
-    map_path = _label_map_path(path, label_map)
+    map_path = label_map_path(path, label_map)
     with located(path):
         if map_path == path:
             raise ValueError("expected another file for the label map, got the same")
@@ -248,7 +248,8 @@ def _region_fields(box: Box) -> dict[str, Any]:
     return joined({"phrase": phrase}, without(box.extra, PHRASE_PIECES))
 
 
-def _label_map_path(path: Path, label_map: Path | str | None) -> Path:
+def label_map_path(path: Path, label_map: Path | str | None = None) -> Path:
+    """Where the label map of an ODVG file is, if not elsewhere."""
     return path.with_name(f"{path.stem}_label_map.json") if label_map is None else Path(label_map)
 
 

@@ -236,6 +236,19 @@ def test_every_pair_of_formats_converts(voc_folder, tmp_path):
                 assert main([f"{source}-to-{target}", str(paths[source]), str(tmp_path / f"{source}-{target}")]) == 0
 
 
+def test_a_label_map_is_replaced_only_when_asked(voc_folder, tmp_path, capsys):
+    voc_folder.add("a", objects=[("cat", (1, 2, 11, 12))])
+    path = tmp_path / "a_label_map.json"
+    path.write_text('{"0": "mine"}')
+    command = ["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.jsonl")]
+    assert main(command) == 2
+    assert f"{path} exists" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.glob("a*.json*")] == [path.name]
+    assert path.read_text() == '{"0": "mine"}'
+    assert main([*command, "--overwrite"]) == 0
+    assert json.loads(path.read_text()) == {"0": "cat"}
+
+
 def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "a.json")])
