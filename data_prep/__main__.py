@@ -28,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0: done. 1: done, but some files could not be used and were left out. 2: nothing was done, and one line says
             why.
-        130 or 143: interrupted; nothing half-written is left.
+        130: interrupted; nothing half-written is left.
+
+    Raises:
+        SystemExit: 143, on SIGTERM; nothing half-written is left.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a file name must not fail on a terminal that lacks its letters

@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0: done. 1: done, but for inputs of no use; one line on standard error names each. 2: nothing was done, and one
-        line says why. 130 or 143: interrupted; nothing half-written is left.
+        line says why. 130: interrupted; nothing half-written is left.
+
+    Raises:
+        SystemExit: 143, on SIGTERM; nothing half-written is left.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name must not fail on a terminal that lacks its letters

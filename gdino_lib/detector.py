@@ -175,7 +175,7 @@ class Detector:
             box_threshold: the best token of a box must reach it, 0..1.
             text_threshold: the score of the box's phrase must reach it, 0..1.
             nms_iou: phrase-wise non-maximum suppression above this overlap; None: none.
-            top_k: at most so many boxes per image, the surest.
+            top_k: at most so many boxes per image, the surest; with `every_phrase`, pairs of a box and a phrase.
             score: of a phrase: "mean" of its tokens' sigmoids, or "max", the best token's.
             thresholds: chosen on validation data (`gdino_lib.evaluation.calibration`), in place of both thresholds: the
                 score of a box's phrase must reach the threshold of the class that is called so, or the default one.

@@ -86,7 +86,7 @@ def token_anchors(image: ImageTokens) -> tuple[Tensor, Tensor]:
 
     Returns:
         (logits of cxcywh, float [B, N, 4], infinite where not usable;
-         usable, bool [B, N]: real tokens whose box lies between 0.01 and 0.99).
+         usable, bool [B, N]: real tokens whose centre, width and height lie between 0.01 and 0.99).
     """
     anchors = []
     for level, (height, width) in enumerate(image.shapes):
