@@ -111,6 +111,8 @@ def _voc_to_csv(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     print(result.to_text(SHOWN), end="")
+    empty = sum(part["without boxes"] for part in result.parts.values())
+    _note("a CSV has no row for an", {"image without boxes": empty} if empty else {})
     print(f"written to {options.out}")
     return int(result.has_skipped)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,21 +42,25 @@ def atomic_file(path: Path | str, mode: str = "w", **options: Any) -> Iterator[I
 
 
 @contextmanager
-def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = ".*") -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes `path`'s place when the block ends without an error.
 
     The folder aside is `.NAME.partial`. A killed run leaves it there, and the next run on the same `path` removes it
     first.
 
     Args:
-        path: must not exist, or be an empty folder, unless `overwrite`.
+        path: must not exist, or be an empty folder, unless `overwrite`. Of a link, the folder that it leads to.
         overwrite: replace a folder that exists; the old one stays whole until the new one is.
+        ours: a regular expression for the files that may be replaced, with "/" between folders.
 
     Raises:
-        FileExistsError: `path` holds something and `overwrite` is off.
+        FileExistsError: `path` holds something and `overwrite` is off, or a file that is not `ours`.
+        ValueError: `path` is the working folder, or a disk of its own.
         OSError: the disk is full or not writable.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.realpath(path))
+    if os.path.ismount(path) or path == Path.cwd():
+        raise ValueError(f"{path} cannot be put in place as a whole; name a folder inside it")
     partial, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("partial", "old"))
     if old.exists() and not path.exists():  # a run was killed between the two renames below
         os.replace(old, path)
@@ -63,6 +68,9 @@ def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
         raise FileExistsError(f"{path} is a file; expected a folder to write into")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise FileExistsError(f"{path} is not empty; choose another folder, or pass --overwrite to replace it")
+    files = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
+    if stranger := min((file for file in files if not re.fullmatch(ours, file)), default=None):
+        raise FileExistsError(f"{path} holds {stranger}, which is not of an earlier result; choose another folder")
     for leftover in (partial, old):
         if leftover.exists():
             shutil.rmtree(leftover)

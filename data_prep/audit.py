@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -69,7 +69,8 @@ class Report:
 
     Attributes:
         images, objects: how many were read, before any repair.
-        parts: {"train" | "test" | "all": {"images", "boxes", "classes": {name: boxes}}}, after the repair.
+        parts: {"train" | "test" | "all": {"images", "without boxes", "boxes", "classes": {name: boxes}}}, after the
+            repair.
         findings: ordered by kind, file, object.
     """
 
@@ -146,6 +147,7 @@ def report(read: Iterable[ImageRecord], parts: Mapping[str, Dataset], findings: 
         parts={
             name: {
                 "images": len(part.images),
+                "without boxes": sum(not record.boxes for record in part.images),
                 "boxes": sum(len(record.boxes) for record in part.images),
                 "classes": part.class_counts,
             }
@@ -237,14 +239,14 @@ def check_pixels(
         items: (name that findings carry, image file, stated (width, height) or None) each.
 
     Returns:
-        ((width, height) of the real pixels for each item, None where they cannot be decoded; findings).
+        ((width, height) of the upright image for each item, None where they cannot be decoded; findings).
     """
 
     def decode(path: Path) -> tuple[int, int] | str:
         try:
             with Image.open(path) as image:
-                image.load()
-                return image.size
+                image.load()  # before asking for the orientation: PIL applies it to TIFF files by itself
+                return image.size[::-1] if _lies_on_its_side(image) else image.size
         except Exception as error:  # Pillow raises many types for broken files; each means "cannot be decoded"
             return " ".join(f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name).split())
 
@@ -262,6 +264,14 @@ def check_pixels(
                 )
             sizes.append(None if isinstance(size, str) else size)
     return sizes, findings
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """EXIF says that the pixels are to be turned by a quarter; boxes are those of the upright image."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # a broken EXIF block is no reason to refuse good pixels
+        return False
 
 
 def list_images(folder: Path | str) -> list[str]:
@@ -285,7 +295,7 @@ def _parts_table(result: Report) -> Table:
     names = dict.fromkeys(name for part in result.parts.values() for name in part["classes"])
     title = f"{result.images} images, {result.objects} objects read"
     table = Table("after the repair", *result.parts, title=title, title_justify="left")
-    for field in ("images", "boxes"):
+    for field in ("images", "without boxes", "boxes"):
         table.add_row(field, *(str(part[field]) for part in result.parts.values()))
     for name in names:
         table.add_row(escape(f"  {name}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values()))

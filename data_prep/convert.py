@@ -14,7 +14,7 @@ from data_prep.audit import Report, repair_all, report
 from data_prep.records import Dataset
 from data_prep.split import split
 
-OUTPUTS = frozenset({"train", "test", "audit.json", "audit.txt"})
+OUTPUTS = r"(train|test)/(images/.+|labels/[^/]+|annotations\.csv)|audit\.(json|txt)"
 
 
 def voc_to_csv(
@@ -54,7 +54,7 @@ def voc_to_csv(
         raise ValueError(f"no annotation in {annotations} could be used: {findings[0].file}: {findings[0].detail}")
     names = split([source.record.file_name for source in sources], train, seed)
     parts: dict[str, Dataset] = {}
-    with atomic_folder(out, overwrite) as aside:
+    with atomic_folder(out, overwrite, OUTPUTS) as aside:
         progress = tqdm(
             total=len(sources), desc="linking" if link else "copying", unit=" images", delay=1, disable=None
         )
@@ -83,13 +83,11 @@ def voc_to_csv(
 
 
 def _check_target(out: Path, *sources: Path) -> None:
-    """Refuse an output folder that holds its own input or anything but an earlier result."""
+    """Refuse an output folder that holds its own input, or files but no audit, which each result has."""
     for source in sources:
         if out.resolve() == source.resolve() or out.resolve() in source.resolve().parents:
             raise ValueError(f"--out {out} holds the input {source}; choose another folder")
         if source.resolve() in out.resolve().parents:
             raise ValueError(f"--out {out} lies inside the input {source}; choose another folder")
-    if out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in OUTPUTS)
-        if foreign:
-            raise FileExistsError(f"{out} holds {foreign[0]}, which is no result of voc-to-csv; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "audit.json").is_file():
+        raise FileExistsError(f"{out} holds files, and no result of voc-to-csv; choose another folder")

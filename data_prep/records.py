@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -148,11 +149,13 @@ def parse_number(text: str) -> Number:
     """The number that `text` spells, an int when it is spelled as one: "79" -> 79, "79.0" -> 79.0.
 
     Raises:
-        ValueError: anything else, "nan" and "inf" among it.
+        ValueError: anything else, "nan", "inf" and "1e400" among it.
     """
     text = text.strip()
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
     if re.fullmatch(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?", text):
-        return float(text)
+        number = float(text)
+        if math.isfinite(number):
+            return number
     raise ValueError(f"expected a number, got {text[:40]!r}")

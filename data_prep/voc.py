@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree  # builds and writes only; reading goes through defusedxml
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
 from data_prep.audit import LEFT_OUT, SKIPPED, Finding, check_pixels, list_images
+from data_prep.json_text import joined, located
 from data_prep.records import Box, Dataset, ImageRecord, check_file_name, parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -83,11 +85,7 @@ def read_folder(
     """
     images, annotations = Path(images), Path(annotations)
     names = [name for name in list_images(images) if "/" not in name]
-    if not annotations.is_dir():
-        raise FileNotFoundError(f"no folder of annotations at {annotations}")
-    files = sorted(p for p in annotations.iterdir() if p.suffix.lower() == ".xml" and not p.name.startswith("."))
-    if not files:
-        raise FileNotFoundError(f"no .xml file in {annotations}: nothing to convert")
+    files = _annotation_files(annotations)
 
     findings: list[Finding] = []
 
@@ -122,9 +120,7 @@ def read(annotations: Path | str) -> Dataset:
         ValueError: as `read_file`.
     """
     annotations = Path(annotations)
-    files = sorted(annotations.glob("*.xml")) if annotations.is_dir() else []
-    if not files:
-        raise FileNotFoundError(f"no folder with .xml files at {annotations}")
+    files = _annotation_files(annotations)
     records = tuple(read_file(path) for path in tqdm(files, desc="reading", unit=" files", delay=1, disable=None))
     return Dataset(records, tuple(sorted({box.label for record in records for box in record.boxes})))
 
@@ -138,7 +134,7 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
 
     Raises:
         ValueError: what VOC cannot hold: a name with a folder, two images of one stem, a caption, data about the whole
-            set.
+            set, an extra field with a name of VOC's own or none that XML can hold.
         FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
     """
     foreign = sorted(path.name for path in Path(folder).glob("*") if path.suffix.lower() != ".xml")
@@ -154,7 +150,8 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             raise ValueError(f"VOC cannot hold the caption of {record.file_name!r}")
     with atomic_folder(folder, overwrite) as aside:
         for record in dataset.images:
-            tree = ElementTree.ElementTree(_element(record))
+            with located(f"image {record.file_name!r}"):
+                tree = ElementTree.ElementTree(_element(record))
             ElementTree.indent(tree)
             tree.write(aside / f"{Path(record.file_name).stem}.xml", encoding="utf-8", xml_declaration=True)
 
@@ -167,6 +164,16 @@ class _Contents:
     size: tuple[int, int] | None
     boxes: tuple[Box, ...]
     extra: Mapping[str, Any]
+
+
+def _annotation_files(folder: Path) -> list[Path]:
+    """All .xml files, however that is spelled; hidden ones are passed over."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of annotations at {folder}")
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".xml" and not p.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"no .xml file in {folder}: nothing to convert")
+    return files
 
 
 def _pair(
@@ -279,28 +286,49 @@ def _extra(element: Element, without: tuple[str, ...]) -> dict[str, Any]:
 def _element(record: ImageRecord) -> Element:
     root = Element("annotation")
     extra = dict(record.extra)
-    size = extra.pop("size", {})
-    _fill(root, {"folder": extra.pop("folder", "images"), "filename": record.file_name})
-    _fill(root, {"size": {"width": record.width, "height": record.height} | size})
-    _fill(root, extra)
+    size = _joined({"width": record.width, "height": record.height}, extra, "size")
+    first = {"folder": extra.pop("folder", "images"), "filename": record.file_name, "size": size}
+    if "object" in extra:
+        raise ValueError("the extra field 'object' has a name that the format itself uses; rename or drop it")
+    _fill(root, joined(first, extra))
     for box in record.boxes:
         more = dict(box.extra)
-        corners = dict(zip(CORNERS, box.xyxy, strict=True)) | more.pop("bndbox", {})
-        _fill(root, {"object": {"name": box.label} | more | {"bndbox": corners}})
+        corners = _joined(dict(zip(CORNERS, box.xyxy, strict=True)), more, "bndbox")
+        _fill(root, {"object": joined({"name": box.label}, more) | {"bndbox": corners}})
     return root
+
+
+def _joined(fields: dict[str, Any], extra: dict[str, Any], name: str) -> dict[str, Any]:
+    """An element's own fields, and what `extra`, which loses it, has under its name."""
+    more = extra.pop(name, {})
+    if not isinstance(more, Mapping):
+        raise ValueError(f"the extra field {name!r} has a name that the format itself uses; rename or drop it")
+    return joined(fields, more)
 
 
 def _fill(parent: Element, values: Mapping[str, Any]) -> None:
     """The inverse of `_extra`."""
     for key, value in values.items():
         if key == "#text":
-            parent.text = str(value)
+            parent.text = _text(value)
         elif key.startswith("@"):
-            parent.set(key[1:], str(value))
+            parent.set(_tag(key[1:]), _text(value))
         else:
             for item in value if isinstance(value, (list, tuple)) else [value]:
-                child = ElementTree.SubElement(parent, key)
+                child = ElementTree.SubElement(parent, _tag(key))
                 if isinstance(item, Mapping):
                     _fill(child, item)
                 elif item is not None:
-                    child.text = str(item)
+                    child.text = _text(item)
+
+
+def _tag(name: str) -> str:
+    if not re.fullmatch(r"[^\W\d][\w.-]*", name):
+        raise ValueError(f"the extra field {name!r} has a name that XML cannot hold; rename or drop it")
+    return name
+
+
+def _text(value: Any) -> str:
+    if strange := re.search("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", str(value)):
+        raise ValueError(f"XML cannot hold the character {strange[0]!r} of {str(value)[:40]!r}")
+    return str(value)

@@ -159,7 +159,7 @@ def detect_files(
     detector = Detector.from_pretrained(model, device, dtype)
     about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
     interrupted: BaseException | None = None
-    with ExitStack() as stack:
+    with suppress(_NothingDoneError), ExitStack() as stack:
         stack.enter_context(_one_line_warnings())
         Vocabulary.build(phrases, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
         if thresholds is not None:
@@ -181,6 +181,8 @@ def detect_files(
                     each(lambda image: detector(image, phrases, **options), file, content, partial, results)
                 except torch.cuda.OutOfMemoryError:
                     results.fail(file.path, f"{file.path!r}: the device has too little memory")
+                except _UnwritableError as error:
+                    results.fail(file.path, str(error))
         except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: what `cli` makes of SIGTERM
             if not results.done:
                 raise
@@ -191,14 +193,16 @@ def detect_files(
             if replaces:
                 raise interrupted from None
             about["complete"] = False
-        if partial is None:
-            return 2
+        if partial is None or not results.done:
+            raise _NothingDoneError
         for path in [path for path in partial.rglob("*") if path.is_file()]:
             if path.relative_to(partial).as_posix() not in results.files:  # begun only
                 path.unlink()
         results.write(partial, about)
     if interrupted:
         raise interrupted
+    if not results.done:
+        return 2
     _say(f"{_number(results.boxes, 'box', 'boxes')} in {_number(results.done, 'file', 'files')}; written to {out}")
     return 1 if results.failed else 0
 
@@ -269,6 +273,14 @@ def _contrast(colour: sv.Color) -> sv.Color:
     return sv.Color.BLACK if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else sv.Color.WHITE
 
 
+class _NothingDoneError(Exception):
+    """No input was of use: what stood in the folder of results stays."""
+
+
+class _UnwritableError(ValueError):
+    """OpenCV cannot write such a film."""
+
+
 class _Film:
     """A film's frames, by OpenCV.
 
@@ -284,7 +296,7 @@ class _Film:
             import cv2
         except ImportError:
             raise ValueError(f"{path!r}: films need OpenCV: pip install opencv-python-headless") from None
-        self._cv2 = cv2
+        self._cv2, self._path = cv2, path
         try:
             self._capture = cv2.VideoCapture(path)
             _, self._first = self._capture.read()
@@ -310,9 +322,15 @@ class _Film:
     def writer(self, path: Path) -> Iterator[Callable[[Image.Image], None]]:
         """A function that adds a frame to a new film at `path`; of an odd width or height the codec drops a pixel."""
         code = self._cv2.VideoWriter_fourcc(*"mp4v")
-        writer = self._cv2.VideoWriter(str(path), code, self.fps, (self.width, self.height))
-        if not writer.isOpened():
-            raise OSError(f"OpenCV cannot write films to {path.parent}")
+        size = self.width, self.height
+        for fps in (self.fps, round(self.fps, 2), max(round(self.fps), 1)):  # the codec knows not every fraction
+            writer = self._cv2.VideoWriter(str(path), code, fps, size)
+            if writer.isOpened():
+                break
+        else:
+            raise _UnwritableError(
+                f"{self._path!r}: OpenCV cannot write a film of {size[0]} x {size[1]} pixels, {self.fps:g} frames a second"
+            )
         try:
             yield lambda image: writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))
         finally:

@@ -127,7 +127,8 @@ class Detector:
         self.model = model.eval()
         self.dtype = DTYPES[dtype]
         self.batch_size = batch_size
-        self._known: dict[tuple[int, ...], Tensor] = {}  # what BERT made of phrases, by their ids
+        self._known: dict[tuple[int, ...], Tensor] = {}  # what BERT made of phrases, by their ids ...
+        self._known_by: list[tuple[int, int]] = []  # ... and the state of its weights then
 
     @classmethod
     def from_pretrained(
@@ -195,6 +196,7 @@ class Detector:
             FileNotFoundError, ValueError, TypeError: an image, phrase or threshold that cannot be used; one line.
         """
         check_options(box_threshold, text_threshold, nms_iou, top_k, score, thresholds)
+        self._look_after()
         many = isinstance(image, (list, tuple))
         images = list(image) if many else [image]
         vocabularies = self._vocabularies(phrases, len(images), many)
@@ -225,8 +227,18 @@ class Detector:
         Raises:
             FileNotFoundError, ValueError: an image that cannot be read.
         """
+        self._look_after()
         upright = read_image(image)
         return ImageEmbedding(self._encode([self._prepare(upright)]), upright.size)
+
+    def _look_after(self) -> None:
+        """The model may have been trained, loaded or moved since the last call."""
+        if self.model.training:
+            self.model.eval()
+        now = [(weight.data_ptr(), weight._version) for weight in self.model.text_encoder.bert.parameters()]
+        if now != self._known_by:
+            self._known.clear()
+            self._known_by = now
 
     def _prepare(self, image: Image.Image) -> Tensor:
         return prepare(image, self.model.config.short_side, self.model.config.long_side)

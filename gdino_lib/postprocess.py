@@ -100,7 +100,8 @@ def phrase_wise_nms(boxes: Tensor, scores: Tensor, phrases: Tensor, iou: float) 
     Returns:
         Indices of those that stay, by falling score; none for none.
     """
-    return batched_nms(boxes, scores, phrases, iou)
+    # numbered from 0: torchvision moves each phrase's boxes apart by its number, and large ones lose digits
+    return batched_nms(boxes, scores, phrases.unique(return_inverse=True)[1], iou)
 
 
 def suppress_by_phrase(

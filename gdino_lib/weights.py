@@ -421,7 +421,7 @@ def _unfilled(config: GroundingDINOConfig, source: str) -> GroundingDINO:
     try:
         with _NoRandomWeights():
             return GroundingDINO(config)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{source}: no model can be built as its configuration says: {error}") from None
 
 

@@ -246,10 +246,14 @@ def test_build_ops_says_what_it_found_and_where_it_wrote(monkeypatch, capsys, tm
         assert f"{device}: written to {tmp_path / device}.so" in printed
 
 
-def test_build_ops_without_a_compiler_is_one_line(monkeypatch, capsys, tmp_path):
+def test_build_ops_without_a_compiler_is_one_line_and_keeps_what_was_built(monkeypatch, capsys, tmp_path):
+    from gdino_lib.ops import native
+
     monkeypatch.setenv("GDINO_CACHE", str(tmp_path))
+    native.library_path("cpu").write_bytes(b"built elsewhere")
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert main(["build-ops"]) == 2
     captured = capsys.readouterr()
     assert "cpu: compiler not found" in captured.out
     assert captured.err == "error: no compiler (no-such-compiler) for deformable attention\n"
+    assert native.library_path("cpu").read_bytes() == b"built elsewhere"

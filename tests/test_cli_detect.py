@@ -62,9 +62,9 @@ def picture(path, size=(90, 60), seed=0, mode="RGB", **options):
     return str(path)
 
 
-def film(path, size=(64, 48), frames=5, code="MJPG"):
+def film(path, size=(64, 48), frames=5, code="MJPG", rate=10):
     cv2 = pytest.importorskip("cv2")
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 10, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), rate, size)
     generator = np.random.default_rng(0)
     for _ in range(frames):
         writer.write(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
@@ -566,6 +566,21 @@ def test_odd_and_damaged_films(work, capsys):
     assert files() == TABLES | {"odd.mp4", "odd.mp4.jsonl", "one.avi.mp4", "one.avi.mp4.jsonl"}
 
 
+def test_a_film_of_an_odd_rate_is_written(work):
+    """The codec refuses 119.983 frames a second, as a slow-motion film of a telephone has them."""
+    film("slow.avi", rate=119.983)
+    assert detect("slow.avi") == 0
+    assert document()["films"][0]["fps"] == pytest.approx(119.983, abs=1e-3)
+
+
+def test_a_film_that_cannot_be_written_costs_no_other_file(work, capsys):
+    picture("a.png")
+    film("thin.avi", (1, 48), 2)
+    assert detect("a.png", "thin.avi") == 1
+    assert "'thin.avi': OpenCV cannot" in capsys.readouterr().err
+    assert files() == {*TABLES, "a.png"}
+
+
 def test_an_interrupted_film_leaves_no_part_of_it(work, monkeypatch):
     picture("a.png")
     film("film.avi")
@@ -634,6 +649,19 @@ def test_too_little_memory_on_the_device_costs_one_image(work, capsys, monkeypat
     assert detect("a.png", "b.png") == 1
     assert capsys.readouterr().err == "error: 'a.png': the device has too little memory\n"
     assert files() == {*TABLES, "b.png"}
+
+
+def test_too_little_memory_for_all_leaves_earlier_results(work, monkeypatch):
+    def out_of_memory():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    picture("a.png")
+    assert detect("a.png") == 0
+    before = document()
+    interrupt_at(monkeypatch, 1, out_of_memory)
+    assert detect("a.png", "--overwrite") == 2
+    assert document() == before
+    assert not Path(".detections.partial").exists()
 
 
 def status(arguments):

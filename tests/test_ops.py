@@ -333,7 +333,7 @@ def test_two_processes_build_once_and_a_cache_that_cannot_be_written_has_a_subst
 def test_native_that_cannot_be_had_is_an_error_that_says_why(monkeypatch):
     monkeypatch.setitem(native._loaded, "cpu", False)
     monkeypatch.setitem(native._why_not, "cpu", "no compiler (c++) for deformable attention")
-    with pytest.raises(RuntimeError, match=r"ms_deform_attn: no compiler \(c\+\+\)"):
+    with pytest.raises(OSError, match=r"ms_deform_attn: no compiler \(c\+\+\)"):
         ms_deform_attn(*inputs(), backend="native")
 
 

@@ -56,6 +56,7 @@ WRITERS: dict[str, Callable[[Dataset, Path], None]] = {
     "odvg": lambda dataset, folder: odvg.write(dataset, folder / "annotations.jsonl"),
     "csv": lambda dataset, folder: csv_table.write(dataset, folder / "annotations.csv"),
 }
+WRITTEN = r"images/\d{6}\.png|annotations(/\d{6}\.xml|\.\w+|_label_map\.json)|LICENSE\.txt"
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -283,13 +284,13 @@ def write_scenes(
         folder: appears when all is written, or not at all.
         count: of scenes; the same `seed`, `size`, `things` and `most` give the same pictures.
         annotations: their format, one of `WRITERS`.
-        overwrite: replace what stands in `folder`.
+        overwrite: replace earlier scenes in `folder`, and nothing else.
 
     Returns:
         The records; the categories are the names of all `things`.
 
     Raises:
-        FileExistsError: `folder` holds something, and `overwrite` is off.
+        FileExistsError: `folder` holds something, and `overwrite` is off, or a file that is none of ours.
         ValueError: another format, no scenes, or as `draw_scene`.
     """
     if annotations not in WRITERS or count < 1:
@@ -297,7 +298,7 @@ def write_scenes(
             f"expected a format of {', '.join(WRITERS)} and a count of at least 1, got {annotations!r}, {count}"
         )
     records = []
-    with atomic_folder(folder, overwrite) as target:
+    with atomic_folder(folder, overwrite, WRITTEN) as target:
         (target / "images").mkdir()
         for index in tqdm(range(count), desc="drawing", unit=" scenes", delay=1, disable=None):
             scene = draw_scene(index, seed=seed, size=size, things=things, most=most)

@@ -24,16 +24,16 @@ def draw_shapes(
     Args:
         folder: where the PNG files go, all or none of them.
         count: of pictures; seed: the same one gives the same bytes; size: side in pixels.
-        overwrite: replace what stands in `folder`.
+        overwrite: replace earlier pictures in `folder`, and nothing else.
 
     Returns:
         A record for each picture, boxes exact to the pixel; the categories are the twelve `NAMES`.
 
     Raises:
-        FileExistsError: `folder` holds something, and `overwrite` is off.
+        FileExistsError: `folder` holds something, and `overwrite` is off, or a file that is none of ours.
     """
     records = []
-    with atomic_folder(folder, overwrite) as target:
+    with atomic_folder(folder, overwrite, r"\d{5}\.png") as target:
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             image = Image.new("RGB", (size, size), tuple(rng.randint(200, 255) for _ in range(3)))

@@ -115,7 +115,7 @@ class TimmBackbone(nn.Module):
         super().__init__()
         import timm
 
-        features = timm.create_model(name, pretrained=False, features_only=True, out_indices=(2, 3, 4))
+        features = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
         self.features = features.to(
             memory_format=torch.channels_last
         )  # convolutions on a CPU take two thirds of the time

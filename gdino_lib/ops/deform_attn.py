@@ -37,7 +37,7 @@ def ms_deform_attn(
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
-        RuntimeError: "native" is asked for and cannot be had; the message says why.
+        OSError: "native" is asked for and cannot be had; the message says why.
     """
     choice = (os.environ.get("GDINO_OPS") or "auto") if backend == "auto" else backend
     if choice not in BACKENDS:
@@ -46,7 +46,7 @@ def ms_deform_attn(
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
     if choice == "reference" or not native.load_library(value.device.type):
         if choice == "native":
-            raise RuntimeError(f"ms_deform_attn: {native.why_not(value.device.type)}")
+            raise OSError(f"ms_deform_attn: {native.why_not(value.device.type)}")
         return ms_deform_attn_reference(value, spatial_shapes, sampling_locations, attention_weights)
     return native.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 

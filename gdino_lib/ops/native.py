@@ -126,7 +126,7 @@ def why_not(device: str) -> str:
 
 
 def build(device: str) -> Path:
-    """Build the library anew, whatever the cache holds; the command `gdino build-ops`.
+    """Build the library anew, whatever the cache holds; the command `gdino build-ops`. An older one stays until then.
 
     Returns:
         Where it lies.
@@ -137,7 +137,6 @@ def build(device: str) -> Path:
     folder = cache_folder(device)
     with FileLock(folder / f"{device}.lock"):
         failure_log(device).unlink(missing_ok=True)
-        library_path(device).unlink(missing_ok=True)
         return _build(device)
 
 

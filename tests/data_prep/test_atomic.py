@@ -41,6 +41,37 @@ def test_a_folder_is_not_replaced_unless_asked(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_only_what_is_ours_is_replaced(tmp_path):
+    for name in ("a.png", "deep/b.png"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).touch()
+    with pytest.raises(FileExistsError, match=r"holds deep/b\.png"), atomic_folder(tmp_path / "out", True, r"\w\.png"):
+        pass
+    assert (tmp_path / "out" / "deep" / "b.png").exists()
+    with atomic_folder(tmp_path / "out", True, r"(deep/)?\w\.png"):
+        pass
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="name a folder inside it"), atomic_folder(".", overwrite=True):
+        pass
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
+    (tmp_path / "disk" / "out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
+    for name in ("first", "second"):
+        with atomic_folder(tmp_path / "out", overwrite=True) as aside:
+            (aside / name).touch()
+    assert (tmp_path / "out").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "out").iterdir()] == ["second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+
+
 def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data_prep import Box, Dataset, ImageRecord
 from data_prep.audit import KINDS, Finding, audit, repair, report
@@ -64,11 +64,23 @@ def test_the_image_files_of_any_data_set_are_checked(tmp_path):
     assert result.has_skipped
 
 
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (3, (40, 30)), (6, (30, 40)), (8, (30, 40))])
+def test_sizes_are_those_of_the_upright_image(tmp_path, orientation, size):
+    """Boxes are, too: those of a photograph that lies on its side are neither clipped nor dropped."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    box = Box("cat", size[0] - 9, size[1] - 8, size[0], size[1])
+    cleaned, result = audit(Dataset((ImageRecord("a.jpg", *size, (box,)),), ("cat",)), tmp_path)
+    assert result.findings == ()
+    assert cleaned.images[0].boxes == (box,)
+
+
 def test_the_records_alone_can_be_audited():
     cleaned, result = audit(Dataset((record((0, 0, 50, 5), (3, 3, 3, 3)),), ("cat", "dog")))
     assert result.objects == 2
     assert not result.has_skipped
-    assert result.parts == {"all": {"images": 1, "boxes": 1, "classes": {"cat": 1, "dog": 0}}}
+    assert result.parts == {"all": {"images": 1, "without boxes": 0, "boxes": 1, "classes": {"cat": 1, "dog": 0}}}
     assert cleaned.categories == ("cat", "dog")
 
 

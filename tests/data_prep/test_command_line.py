@@ -106,7 +106,7 @@ def test_an_earlier_result_is_replaced_only_when_asked(voc_folder, tmp_path, cap
     assert files(tmp_path / "out") == first
     (tmp_path / "out" / "thesis.txt").touch()
     assert main([*command, "--overwrite"]) == 2
-    assert "thesis.txt, which is no result of voc-to-csv" in capsys.readouterr().err
+    assert "thesis.txt, which is not of an earlier result" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
@@ -234,6 +234,26 @@ def test_every_pair_of_formats_converts(voc_folder, tmp_path):
         for target in ("voc", "coco", "odvg"):
             if source != target:
                 assert main([f"{source}-to-{target}", str(paths[source]), str(tmp_path / f"{source}-{target}")]) == 0
+
+
+def test_a_folder_of_ones_own_is_never_replaced(voc_folder, tmp_path, capsys):
+    """Not even one that looks like a result."""
+    voc_folder.add("a").add("b")
+    for part in ("train", "test"):
+        (tmp_path / "out" / part / "images").mkdir(parents=True)
+        (tmp_path / "out" / part / "images" / "mine.png").touch()
+    assert main([*voc_to_csv(voc_folder, tmp_path / "out"), "--overwrite"]) == 2
+    assert "no result of voc-to-csv" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").rglob("mine.png"))) == 2
+
+
+def test_images_without_boxes_are_counted_and_missed_in_the_csv(voc_folder, tmp_path, capsys):
+    voc_folder.add("a").add("b", objects=()).add("c", objects=[("cat", (3, 3, 3, 9))])
+    assert main(voc_to_csv(voc_folder, tmp_path / "out", train=3)) == 0
+    said = capsys.readouterr()
+    assert "note: a CSV has no row for an image without boxes (2)" in said.err
+    parts = json.loads((tmp_path / "out" / "audit.json").read_text())["parts"]
+    assert [parts[name]["without boxes"] for name in ("train", "test")] == [2, 0]
 
 
 def test_a_label_map_is_replaced_only_when_asked(voc_folder, tmp_path, capsys):

@@ -124,6 +124,46 @@ def test_what_voc_cannot_hold_is_refused(tmp_path, dataset, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("where", "extra", "message"),
+    [
+        ("image", {"filename": "b.jpg"}, "'filename' has a name that the format itself uses"),
+        ("image", {"size": 12345}, "'size' has a name that the format itself uses"),
+        ("image", {"size": {"width": 3}}, "'width' has a name that the format itself uses"),
+        ("image", {"object": "x"}, "'object' has a name that the format itself uses"),
+        ("box", {"name": "sedan"}, "'name' has a name that the format itself uses"),
+        ("box", {"bndbox": [1, 2]}, "'bndbox' has a name that the format itself uses"),
+        ("box", {"attributes": {"type of vehicle": "van"}}, "'type of vehicle' has a name that XML cannot hold"),
+        ("box", {"@a b": "van"}, "'a b' has a name that XML cannot hold"),
+        ("box", {"note": "a\x01"}, r"cannot hold the character '\\x01'"),
+        ("label", "cat\ufffe", r"cannot hold the character '\\ufffe'"),
+    ],
+)
+def test_what_would_not_be_read_again_is_refused(tmp_path, where, extra, message):
+    box = Box(extra if where == "label" else "cat", 0, 0, 1, 1, extra=extra if where == "box" else {})
+    record = ImageRecord("a.jpg", 4, 4, (box,), extra=extra if where == "image" else {})
+    with pytest.raises(ValueError, match=f"image 'a.jpg': .*{message}"):
+        voc.write(Dataset((record,)), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_readers_take_the_same_files(voc_folder):
+    voc_folder.add("a")
+    voc_folder.write("._a", b"macOS")
+    (voc_folder.images / "B.jpg").write_bytes((voc_folder.images / "a.jpg").read_bytes())
+    (voc_folder.annotations / "B.XML").write_text(voc_xml("B.jpg"))
+    sources, _ = voc.read_folder(voc_folder.images, voc_folder.annotations)
+    assert [source.record.file_name for source in sources] == ["B.jpg", "a.jpg"]
+    assert [record.file_name for record in voc.read(voc_folder.annotations).images] == ["B.jpg", "a.jpg"]
+
+
+def test_a_size_that_is_no_number_costs_one_file(voc_folder):
+    voc_folder.add("a").add("b", xml=voc_xml("b.jpg").replace("<width>40<", "<width>1e400<"))
+    sources, findings = findings_of(voc_folder)
+    assert len(sources) == 1
+    assert findings[0] == ("annotation unreadable", "b.xml", "skipped")
+
+
 def findings_of(folder, **options):
     sources, findings = voc.read_folder(folder.images, folder.annotations, **options)
     return sources, [(finding.kind, finding.file, finding.action) for finding in findings]
@@ -225,5 +265,5 @@ def test_nothing_to_read_is_an_error(voc_folder, tmp_path):
         voc.read_folder(tmp_path / "nowhere", voc_folder.annotations)
     with pytest.raises(FileNotFoundError, match="no folder of annotations"):
         voc.read_folder(voc_folder.images, tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no folder with \.xml files"):
+    with pytest.raises(FileNotFoundError, match="no folder of annotations"):
         voc.read(tmp_path / "nowhere")
