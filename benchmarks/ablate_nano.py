@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,8 @@ def main() -> None:
     for name in options.variants:
         folder = options.out / f"{name} {options.scenes}"
         if not (folder / "figures.json").is_file():
-            began = time.perf_counter()
             result = train(VARIANTS[name], options.icons, options.names, folder, options.scenes, options.workers)
-            figures = {"variant": name, "scenes": options.scenes, "minutes": (time.perf_counter() - began) / 60}
+            figures = {"variant": name, "scenes": options.scenes}
             figures |= {kind: judge(result, options.out / kind) for kind in ("seen", "near-twins")}
             gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
             figures["on"] = (
@@ -111,7 +109,8 @@ def main() -> None:
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
     """The weights of a variant's run."""
-    model = begin_nano(nano.CONFIG.replace(**variant.config), nano.SETTINGS.seed)
+    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **variant.settings)
+    model = begin_nano(nano.CONFIG.replace(**variant.config), changed.seed)
     if variant.names:
         nano.learn_first_names(model, icon_sets, names)
     data, kinds = variant.data, variant.data.get("things", "all")
@@ -123,7 +122,6 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         things = icons.drawn_by_others(things, icon_sets)
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
-    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **variant.settings)
     bert = model.text_encoder.bert
     if changed.lr_scale["text_encoder.bert"]:
         vars(bert).pop("forward", None)  # it changes: each phrase is read in each step
@@ -138,6 +136,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
         own=nano.FIRST.own,
         crowds=data.get("crowds", nano.FIRST.crowds),
+        seed=changed.seed,
     )
     return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights
 

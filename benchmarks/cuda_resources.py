@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from data_prep.atomic import atomic_file
+
 SOURCES = Path(__file__).parents[1] / "gdino_lib" / "ops" / "csrc"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 BYTES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
@@ -107,9 +109,8 @@ def main() -> None:
     for row in rows:
         print("  ".join(str(row[column]).ljust(len(column)) for column in columns))
     if options.json:
-        aside = options.json.with_name(options.json.name + ".part")
-        aside.write_text(json.dumps(rows, indent=1) + "\n")
-        aside.replace(options.json)
+        with atomic_file(options.json) as file:
+            file.write(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

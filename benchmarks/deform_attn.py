@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.ops import deform_attn, native
@@ -183,7 +184,8 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n")
+        with atomic_file(options.json) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

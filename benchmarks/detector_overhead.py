@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 import gdino_lib as gd
+from data_prep.atomic import atomic_file
 
 PHRASES = ["cat", "dog", "remote control", "person with an umbrella"]
 LOW = {"box_threshold": 0.0, "text_threshold": 0.0}  # random weights: every box is kept and labelled
@@ -166,7 +167,8 @@ def main() -> None:
     text = json.dumps(result, indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n", "utf-8")
+        with atomic_file(options.json) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

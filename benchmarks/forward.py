@@ -16,6 +16,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from peers import captions, hugging_face, ours_from
 
+from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 
 
@@ -58,7 +59,8 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n")
+        with atomic_file(options.json) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def language(model: GroundingDINO, scenes: Scenes) -> dict[str, Any]:
 
 @contextmanager
 def random_text(model: GroundingDINO) -> Iterator[None]:
-    """BERT's features replaced by noise of the same mean and deviation, other noise each time."""
+    """BERT's features replaced by noise of their mean and deviation, the same for a phrase whenever it is asked for."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(_module: Any, _inputs: Any, output: Any) -> Any:

@@ -19,6 +19,7 @@ from statistics import median
 import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training import denoising
@@ -157,7 +158,8 @@ def main() -> None:
     text = json.dumps(figures, indent=1)
     print(text)
     if options.json:
-        options.json.write_text(text + "\n")
+        with atomic_file(options.json) as file:
+            file.write(text + "\n")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from data_prep.arguments import Parser
 from gdino_lib import __version__, pretrained
 from gdino_lib.training import command as training_command
+from gdino_lib.training.command import need
 
 # names that other tools have for our options
 ALIASES = {
@@ -318,7 +318,7 @@ def _build_ops(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    _need("scipy", "matplotlib")
+    need("scipy", "matplotlib")
     import torch
     from rich.console import Console
 
@@ -352,7 +352,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    _need("pycocotools")
+    need("pycocotools")
     from gdino_lib.evaluation.report import evaluate_files
 
     evaluate_files(
@@ -394,13 +394,6 @@ def _scenes(options: argparse.Namespace) -> int:
     print(f"{len(dataset.images)} images, {boxes} boxes, {len(dataset.categories)} names written to {options.out}")
     print(pictograms.ATTRIBUTION)
     return 0
-
-
-def _need(*modules: str) -> None:
-    """Training and evaluation want more than detection does."""
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")
 
 
 if __name__ == "__main__":

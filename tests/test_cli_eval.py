@@ -201,7 +201,7 @@ def test_what_is_refused(data, tmp_path, capsys):
 
 
 def test_a_package_that_is_missing(data, capsys, monkeypatch):
-    monkeypatch.setattr("gdino_lib.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("gdino_lib.training.command.find_spec", lambda name: None)
     line = refused(capsys, data, "perfect")
     assert line == "error: pycocotools not installed; pip install 'gdino_lib[train]'\n"
 

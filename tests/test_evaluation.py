@@ -141,6 +141,13 @@ def test_an_image_may_be_asked_for_its_own_classes_and_some_others(dataset, fold
     assert again.asked == detector.asked[1:]
 
 
+def test_an_image_without_boxes_is_asked_for_something(dataset, folder):
+    detector = Listening()
+    bare = replace(dataset, images=(replace(dataset.images[0], boxes=()), *dataset.images[1:]))
+    detect_all(detector, bare, folder, negatives=0)
+    assert [len(asked) for asked in detector.asked] == [max(len({b.label for b in r.boxes}), 1) for r in bare.images]
+
+
 class Doubtful(ColourDetector):
     """Takes each square for the class before its own, rather than for its own."""
 
@@ -505,6 +512,13 @@ def test_referring(dataset, folder):
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     with pytest.raises(ValueError, match="no captions"):
         referring_accuracy(ColourDetector(), dataset, folder)
+
+
+def test_phrases_that_are_the_same_to_the_model_are_one(folder):
+    boxes = (box("the red square", (50, 50, 99, 79)), box("The Red square", SQUARES["red square"]))
+    grounding = data_prep.Dataset((ImageRecord("0.png", 100, 80, boxes, "the red square"),))
+    result = referring_accuracy(ColourDetector(), grounding, folder)
+    assert (result.phrases, result.correct) == (1, 1)
 
 
 def test_any_box_of_a_phrase_will_do(folder):

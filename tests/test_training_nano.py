@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from gdino_lib import weights
 from gdino_lib.data import pictograms
 from gdino_lib.data.pictograms import Pictogram
 from gdino_lib.prompts import tokenize
-from gdino_lib.training import nano
+from gdino_lib.training import nano, pictures
 from gdino_lib.training.log import LOG
 from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.trainer import Validation
@@ -111,7 +112,7 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     assert path.stat().st_mtime_ns == written
 
 
-def test_the_curves_of_several_rounds_become_one_picture(tmp_path):
+def test_the_curves_of_several_rounds_become_one_picture(tmp_path, monkeypatch):
     for number, run in enumerate(("first", "second")):
         entries = [{"step": step, "loss": 100 / (step + 120 * number)} for step in range(1, 121)]
         entries.append({"step": 120, "ap": 0.3 + 0.2 * number, "ap50": 0.5 + 0.2 * number})
@@ -121,6 +122,12 @@ def test_the_curves_of_several_rounds_become_one_picture(tmp_path):
     with Image.open(tmp_path / "training.png") as picture:
         assert picture.size == (880, 330)
         assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100  # curves, not blank axes
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / LOG).write_text("".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in range(1, 11)))
+    curves = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, _: curves.extend(figure.axes[0].lines))
+    draw_rounds(tmp_path / "short.png", [tmp_path / "short"])
+    assert np.allclose([curve.get_xydata() for curve in curves], [[[10, 1]]])
     with pytest.raises(FileNotFoundError, match=r"third.*expected the log of a training run"):
         draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "third"])
 

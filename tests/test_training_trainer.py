@@ -142,6 +142,62 @@ def test_a_signal_breaks_a_validation_off_which_is_done_again(tmp_path, images):
     assert read_log(tmp_path / "stopped")[1] == read_log(tmp_path / "whole")[1]
 
 
+def test_a_signal_while_the_best_is_written_loses_nothing(tmp_path, images):
+    """It is written whole, with its thresholds and the log's entry; then the run stops."""
+    settings, validation = replace(SETTINGS, ema=0.5), Validation(Dataset(images.records), images.images)
+
+    class Stopped(Trainer):
+        def _save_weights(self, name, averaged=False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super()._save_weights(name, averaged)
+
+    options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
+    with pytest.raises(SystemExit):
+        Stopped(model(), images, settings, tmp_path / "stopped", **options).fit()
+    assert [path.name for path in checkpoints.steps(tmp_path / "stopped")] == ["step-00000003"]
+    assert [entry["step"] for entry in read_log(tmp_path / "stopped")[1]] == [3]
+    assert (tmp_path / "stopped" / "best.thresholds.json").is_file()
+    gd.load(tmp_path / "stopped" / "best.safetensors")
+    run(tmp_path, "stopped", settings, data=images, validation=validation, resume=True).fit()
+    run(tmp_path, "whole", settings, data=images, validation=validation).fit()
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert read_log(tmp_path / "stopped")[1] == read_log(tmp_path / "whole")[1]
+
+
+def test_a_signal_during_the_last_save_still_stops(tmp_path, images):
+    class Stopped(Trainer):
+        def _save_weights(self, name, averaged=False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            super()._save_weights(name, averaged)
+
+    with pytest.raises(SystemExit) as stopped:
+        Stopped(model(), images, SETTINGS, tmp_path / "run", workers=0, device="cpu", progress=False).fit()
+    assert stopped.value.code == 143
+    gd.load(tmp_path / "run" / "last.safetensors")
+
+
+def test_the_same_trainer_goes_on_after_it_was_interrupted(tmp_path, images):
+    """As when a notebook's cell is interrupted and run again."""
+    images.transform = Interrupting(6, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    training = run(tmp_path, data=images)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit()
+    assert training.fit().step == STEPS
+    run(tmp_path, "whole", data=images).fit()
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_adapters_begin_as_the_seed_says(tmp_path, images):
+    def first(name, seed, drawn_before):
+        settings = replace(SETTINGS, lora_rank=2, seed=seed)
+        training = run(tmp_path, name, settings, data=images, seed=drawn_before)
+        return {n: p for n, p in training.plain_model.named_parameters() if "lora_A" in n}
+
+    one, same, other = first("a", 0, 0), first("b", 0, 7), first("c", 1, 0)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_everything_at_once_goes_on_bit_for_bit(tmp_path, images):
     settings = replace(
         SETTINGS, lora_rank=2, ema=0.9, dropout=0.1, precision="float16", gradient_checkpointing=True, passes=2,
@@ -353,9 +409,20 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path, images):
     run(tmp_path, data=images).fit()
     (tmp_path / "run" / ".best.safetensors.ab12.partial").write_text("half")
     (tmp_path / "run" / ".best-adapters.partial").mkdir()
+    (tmp_path / "run" / "checkpoints" / ".step-00000005.partial").mkdir()
     run(tmp_path, settings=replace(SETTINGS, epochs=3), data=images, resume=True).fit()
-    assert not list((tmp_path / "run").glob(".*"))
+    assert not list((tmp_path / "run").rglob(".*"))
     assert len(losses(tmp_path / "run")) == STEPS * 3 // 2
+
+
+def test_a_run_that_is_over_is_not_begun_anew_without_its_checkpoints(tmp_path, images):
+    """They may be deleted; its weights stay."""
+    run(tmp_path, data=images).fit()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(FileExistsError, match="a run that is over, without checkpoints to go on from"):
+        run(tmp_path, data=images, resume=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
 
 def test_to_resume_what_has_not_begun_is_to_begin(tmp_path, images):
@@ -665,3 +732,14 @@ def test_ten_kills_at_random_moments(tmp_path):
         kills += process.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, str(path), "killed", "--resume"], check=True)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "gdino_lib.training.command.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1
+    )
+    command = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(tmp_path / "run")]
+    for more, names in (["--lora-rank", "2"], "peft"), (["--val", str(tmp_path / "shapes.csv")], "pycocotools"):
+        assert main([*command, *more]) == 2
+        assert capsys.readouterr().err == f"error: {names} not installed; pip install 'gdino_lib[train]'\n"
+    assert not (tmp_path / "run").exists()

@@ -151,7 +151,7 @@ class GroundingDataset(SeededDataset):
         check_distinct(self.classes)
         self._lengths = _prompt_lengths(self.classes, max_tokens)
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
-        self.records = self._usable([_phrases_merged(record) for record in repaired])
+        self.records = self._usable([phrases_merged(record) for record in repaired])
         check_files(self.records, self.images)
 
     @property
@@ -384,7 +384,7 @@ def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
     return lengths
 
 
-def _phrases_merged(record: ImageRecord) -> ImageRecord:
+def phrases_merged(record: ImageRecord) -> ImageRecord:
     """A grounding record whose phrases that tokenise alike are spelled alike, as the first of them."""
     if record.caption is None:
         return record

@@ -199,10 +199,12 @@ def detect_all(
 
 
 def _prompt(record: ImageRecord, names: Sequence[str], negatives: int, seed: int) -> list[str]:
-    """The record's own classes and some others, in an order that says nothing."""
+    """The record's own classes and some others, at least one of all, in an order that says nothing."""
     own = {box.label for box in record.boxes}
     others = [name for name in names if name not in own]
-    drawn = random.Random(f"{seed}/{record.file_name}").sample(others, min(negatives, len(others)))
+    drawn = random.Random(f"{seed}/{record.file_name}").sample(
+        others, min(negatives if own else max(negatives, 1), len(others))
+    )
     return sorted([*own, *drawn])
 
 

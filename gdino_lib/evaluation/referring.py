@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
-from gdino_lib.data.datasets import targets
+from gdino_lib.data.datasets import phrases_merged, targets
 from gdino_lib.evaluation.detection import progress_bar, read_ahead
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def referring_accuracy(
 
 
 def grounding_records(dataset: data_prep.Dataset) -> list[ImageRecord]:
-    """The records with a caption and at least one box of a single object, repaired."""
-    records = (repair(record)[0] for record in dataset.images if record.caption is not None)
+    """The records with a caption and at least one box of a single object, repaired; what is the same phrase to the model is one."""
+    records = (phrases_merged(repair(record)[0]) for record in dataset.images if record.caption is not None)
     return [record for record in records if targets(record)]
 
 

@@ -48,6 +48,8 @@ def write(
         OSError: a full disk or the like; older checkpoints stay as they are.
     """
     folder = out / "checkpoints" / f"step-{step:08d}"
+    for half in folder.parent.glob(".step-*"):  # left by a run that was killed
+        shutil.rmtree(half, ignore_errors=True)
     with atomic_folder(folder, overwrite=True) as partial:
         write_safetensors(partial / MODEL, model)
         write_torch(partial / TRAINING, training)

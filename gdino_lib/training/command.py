@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gdino_lib.training.settings import LossSettings, TrainingSettings
@@ -45,8 +46,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def need(*modules: str) -> None:
+    """Training and evaluation want more than detection does.
+
+    Raises:
+        ValueError: a package that is not installed.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")
+
+
 def run(options: argparse.Namespace) -> int:
     """Train as told; the command's exit status."""
+    need("accelerate", "scipy", *["peft"] * bool(options.lora_rank), *["pycocotools"] * bool(options.val))
     import torch
 
     from gdino_lib import weights

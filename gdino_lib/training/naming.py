@@ -127,7 +127,8 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
 
 
 def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
-    """What the image tokens inside each box have in common: their mean on each level, added up and normalised.
+    """What the image tokens inside each box have in common: on each level the mean of four points, those of a 2 x 2 grid over
+    the box, between tokens; added up and normalised.
 
     Args:
         boxes: of each image, float [n, 4], cxcywh in 0..1 of an image without padding.

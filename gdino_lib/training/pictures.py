@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from data_prep.atomic import atomic_file
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.prompts import Prompt, tokenizer
 from gdino_lib.training.log import read_log
@@ -104,8 +105,9 @@ def draw_rounds(path: Path, runs: Sequence[Path | str]) -> None:
     for run in runs:
         steps, judged = read_log(run)
         losses = np.array([entry["loss"] for entry in steps])
-        smooth = np.convolve(losses, np.ones(SMOOTH) / SMOOTH, "valid")
-        left.semilogy(begin + SMOOTH + np.arange(len(smooth)), smooth, color="C0")
+        window = min(SMOOTH, len(losses))
+        smooth = np.convolve(losses, np.ones(window) / window, "valid")
+        left.semilogy(begin + window + np.arange(len(smooth)), smooth, color="C0")
         at = [begin + entry["step"] for entry in judged]
         for colour, marker, name in (("C0", "o", "ap50"), ("C1", "s", "ap")):
             label = name.upper() if run == runs[0] else None
@@ -130,4 +132,5 @@ def draw_rounds(path: Path, runs: Sequence[Path | str]) -> None:
 def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks are drawn as empty boxes
-        figure.savefig(path, dpi=110, format="png")
+        with atomic_file(path, "wb") as file:
+            figure.savefig(file, dpi=110, format="png")

@@ -162,6 +162,7 @@ class Trainer:
             _check_validation(validation)
         checkpoint = self._find(resume, overwrite)
 
+        torch.manual_seed(_number(s.seed, "adapters"))
         model = lora.add(model, s.lora_rank, s.lora_alpha) if s.lora_rank else model
         set_dropout(model, s.dropout)
         if s.gradient_checkpointing:
@@ -217,6 +218,8 @@ class Trainer:
                     if self._any(self._signal is not None):
                         self._stop()
                 self._save_weights(LAST)
+                if self._any(self._signal is not None):  # while they were written
+                    self._stop()
         finally:
             if log:
                 log.close()
@@ -253,14 +256,11 @@ class Trainer:
         due = epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
         if not self.validation or rest or not due or self.judged == self.step:
             return
-        self._judging = self.accelerator.num_processes == 1  # else the others would wait for the one that was stopped
         try:
             text = self._validate(epoch, log)
         except _Stopped:
             self._checkpoint()
             self._stop()
-        finally:
-            self._judging = False
         if log:
             log.say(text)
 
@@ -331,7 +331,12 @@ class Trainer:
     def _validate(self, epoch: int, log: RunLog | None) -> str:
         """Measure; keep the weights if none were better so far. Returns words for the log."""
         with self.average.applied() if self.average else nullcontext():
-            precision, thresholds = self._measure()
+            # what follows the measuring is not broken off; on several processes the others would wait for one that stopped
+            self._judging = self.accelerator.num_processes == 1
+            try:
+                precision, thresholds = self._measure()
+            finally:
+                self._judging = False
             entry = {"step": self.step, "epoch": epoch, "ap": precision.ap, "ap50": precision.ap50}
             self.judged = self.step
             self.waited += 1
@@ -417,6 +422,10 @@ class Trainer:
             raise FileExistsError(f"{out} holds {others[0]!r}, which no run wrote; choose another folder")
         found = checkpoints.steps(out) if resume else []
         if not found:
+            if resume and LAST in held:  # a run begun anew would take the place of its weights
+                raise FileExistsError(
+                    f"{out} has a run that is over, without checkpoints to go on from; choose another folder"
+                )
             return None
         try:
             checkpoint = checkpoints.read(found[-1])
@@ -458,6 +467,8 @@ class Trainer:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+
+        self._signal = None  # of an earlier call
 
         def note(number: int, _: Any) -> None:
             self._signal = number
