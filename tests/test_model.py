@@ -288,21 +288,25 @@ def test_configurations_survive_json_and_refuse_nonsense():
             gd.GroundingDINOConfig.tiny(**wrong)
 
 
-def test_importing_costs_little_beyond_the_libraries_and_needs_no_compiler_network_or_gpu():
+def test_importing_needs_no_compiler_network_or_gpu():
+    """All that the package gives, which it imports when asked for."""
     code = """if True:
-        import time, sys
-        import torch, torchvision, timm, transformers
-        from transformers import BertConfig, BertModel, BertTokenizerFast
-        start = time.perf_counter()
+        import socket
+        def connect(*_):
+            raise SystemExit("the network is asked")
+        socket.socket.connect = socket.getaddrinfo = connect
         import gdino_lib
-        print(time.perf_counter() - start)
+        for name in gdino_lib.__all__:
+            getattr(gdino_lib, name)
+        import torch
+        print(len(gdino_lib.__all__), torch.cuda.is_initialized())
     """
     environment = {"PATH": "/nonexistent", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
-        for _ in range(2)
-    ]
-    assert min(seconds) < 1
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    count, initialised = result.stdout.split()
+    assert 0 < int(count) <= 12
+    assert initialised == "False"
 
 
 def test_framed_phrases_are_read_between_the_frame_tokens():

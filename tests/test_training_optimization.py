@@ -13,8 +13,10 @@ from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 
 def rates(net, lr_scale):
-    groups = parameter_groups(net, 1.0, lr_scale)
-    return {id(p): group["lr"] for group in groups for p in group["params"]}
+    """Of each parameter, as a share of the rate."""
+    groups = parameter_groups(net, 0.5, lr_scale)
+    assert all(group["lr"] == group["peak_lr"] for group in groups)
+    return {id(p): group["lr"] / 0.5 for group in groups for p in group["params"]}
 
 
 def test_the_longest_part_decides_and_0_freezes():

@@ -201,16 +201,22 @@ def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how)
     duration = time.monotonic() - start
     whole = files(out)
     shutil.rmtree(out)
+    statuses = []
     for share in random.Random(how).sample([n / 10 for n in range(3, 11)], 4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         time.sleep(duration * share)
         process.send_signal(how)
         _, error = process.communicate()
         assert not out.exists() or files(out) == whole
+        statuses.append(process.returncode)
         if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
             assert "Traceback" not in error
             assert set(tmp_path.iterdir()) <= {out}  # whole, where the signal came after the last rename
         shutil.rmtree(out, ignore_errors=True)
+    if how != signal.SIGKILL:
+        caught = {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
+        assert set(statuses) <= {0, caught, -how}
+        assert caught in statuses
     subprocess.run(command, check=True, capture_output=True)
     assert files(out) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -406,7 +412,15 @@ def test_the_readme_commands_work_on_the_sample(tmp_path, capsys, monkeypatch):
 
 
 def test_data_prep_needs_no_torch():
-    code = "import sys, data_prep.__main__; assert not {'torch', 'gdino_lib', 'matplotlib'} & set(sys.modules)"
+    """None of its modules does."""
+    code = """if True:
+        import importlib, pkgutil, sys, data_prep
+        names = [module.name for module in pkgutil.iter_modules(data_prep.__path__, "data_prep.")]
+        for name in names:
+            importlib.import_module(name)
+        assert len(names) > 10
+        assert not {"torch", "gdino_lib", "matplotlib"} & set(sys.modules)
+    """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
