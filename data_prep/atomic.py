@@ -42,7 +42,7 @@ def atomic_file(path: Path | str, mode: str = "w", **options: Any) -> Iterator[I
 
 
 @contextmanager
-def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = ".*") -> Iterator[Path]:
+def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = "(?s).*") -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes `path`'s place when the block ends without an error.
 
     The folder aside is `.NAME.partial`. A killed run leaves it there, and the next run on the same `path` removes it

@@ -137,9 +137,6 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             set, an extra field with a name of VOC's own or none that XML can hold.
         FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
     """
-    foreign = sorted(path.name for path in Path(folder).glob("*") if path.suffix.lower() != ".xml")
-    if foreign:
-        raise FileExistsError(f"{folder} holds {foreign[0]}, which is no annotation; choose another folder")
     if dataset.extra:
         raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
     stems = Counter(Path(record.file_name).stem for record in dataset.images)
@@ -148,7 +145,7 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             raise ValueError(f"VOC needs a flat folder and one image a stem, got {record.file_name!r}")
         if record.caption is not None:
             raise ValueError(f"VOC cannot hold the caption of {record.file_name!r}")
-    with atomic_folder(folder, overwrite) as aside:
+    with atomic_folder(folder, overwrite, r"(?i)[^/]+\.xml") as aside:
         for record in dataset.images:
             with located(f"image {record.file_name!r}"):
                 tree = ElementTree.ElementTree(_element(record))

@@ -41,11 +41,8 @@ def test_it_needs_no_network(tmp_path):
         print("done")
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {
-        "HOME": str(tmp_path),
-        "HF_HOME": str(tmp_path),
-        "GDINO_OPS": "reference",
-    }  # nothing was fetched before
+    # folders in which nothing was kept before
+    environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "GDINO_OPS": "reference"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 

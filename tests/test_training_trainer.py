@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_runs import SETTINGS, SIDE, dataset, model, shapes
+from traps import Trap
 
 import gdino_lib as gd
 from data_prep import Dataset, csv_table
@@ -145,18 +146,21 @@ def test_a_signal_breaks_a_validation_off_which_is_done_again(tmp_path, images):
     assert read_log(tmp_path / "stopped")[1] == read_log(tmp_path / "whole")[1]
 
 
+class StoppedSaving(Trainer):
+    """SIGTERM comes whenever it writes weights."""
+
+    def _save_weights(self, name, averaged=False):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super()._save_weights(name, averaged)
+
+
 def test_a_signal_while_the_best_is_written_loses_nothing(tmp_path, images):
     """It is written whole, with its thresholds and the log's entry; then the run stops."""
     settings, validation = replace(SETTINGS, ema=0.5), Validation(Dataset(images.records), images.images)
 
-    class Stopped(Trainer):
-        def _save_weights(self, name, averaged=False):
-            os.kill(os.getpid(), signal.SIGTERM)
-            super()._save_weights(name, averaged)
-
     options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
     with pytest.raises(SystemExit):
-        Stopped(model(), images, settings, tmp_path / "stopped", **options).fit()
+        StoppedSaving(model(), images, settings, tmp_path / "stopped", **options).fit()
     assert [path.name for path in checkpoints.steps(tmp_path / "stopped")] == ["step-00000003"]
     assert [entry["step"] for entry in read_log(tmp_path / "stopped")[1]] == [3]
     assert (tmp_path / "stopped" / "best.thresholds.json").is_file()
@@ -168,13 +172,8 @@ def test_a_signal_while_the_best_is_written_loses_nothing(tmp_path, images):
 
 
 def test_a_signal_during_the_last_save_still_stops(tmp_path, images):
-    class Stopped(Trainer):
-        def _save_weights(self, name, averaged=False):
-            os.kill(os.getpid(), signal.SIGTERM)
-            super()._save_weights(name, averaged)
-
     with pytest.raises(SystemExit) as stopped:
-        Stopped(model(), images, SETTINGS, tmp_path / "run", workers=0, device="cpu", progress=False).fit()
+        StoppedSaving(model(), images, SETTINGS, tmp_path / "run", workers=0, device="cpu", progress=False).fit()
     assert stopped.value.code == 143
     gd.load(tmp_path / "run" / "last.safetensors")
 
@@ -587,16 +586,6 @@ def test_a_damaged_checkpoint_is_named(tmp_path, images, name):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=re.escape(str(path))):
         run(tmp_path, data=images, resume=True)
-
-
-class Trap:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, images):

@@ -21,6 +21,7 @@ from peers import SMALL as PEER
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from traps import Trap
 
 import gdino_lib as gd
 from gdino_lib import pretrained, weight_names, weights
@@ -532,16 +533,6 @@ def test_our_own_file_with_tensors_missing_or_extra(tmp_path, our_file):
 
 
 # wrong files
-
-
-class Trap:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -162,8 +162,9 @@ class Trainer:
             _check_validation(validation)
         checkpoint = self._find(resume, overwrite)
 
-        torch.manual_seed(_number(s.seed, "adapters"))
-        model = lora.add(model, s.lora_rank, s.lora_alpha) if s.lora_rank else model
+        if s.lora_rank:
+            torch.manual_seed(_number(s.seed, "adapters"))
+            model = lora.add(model, s.lora_rank, s.lora_alpha)
         set_dropout(model, s.dropout)
         if s.gradient_checkpointing:
             checkpoint_activations(model)

@@ -361,7 +361,7 @@ def test_a_folder_of_annotations_is_replaced_only_when_asked_and_when_it_holds_n
     (tmp_path / "out" / "thesis.txt").touch()
     capsys.readouterr()
     assert main([*command, "--overwrite"]) == 2
-    assert "thesis.txt, which is no annotation" in capsys.readouterr().err
+    assert "thesis.txt, which is not of an earlier result" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
