@@ -122,11 +122,10 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         things = icons.drawn_by_others(things, icon_sets)
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
-    bert = model.text_encoder.bert
     if changed.lr_scale["text_encoder.bert"]:
-        vars(bert).pop("forward", None)  # it changes: each phrase is read in each step
+        vars(model.text_encoder).pop("encode", None)  # BERT changes: it reads each phrase in each step
     else:
-        nano.read_once(bert, variant.noise)
+        nano.read_once(model.text_encoder, nano.wordings(things), variant.noise)
     dataset = SceneDataset(
         things,
         nano.EPOCH,

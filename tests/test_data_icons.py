@@ -55,6 +55,18 @@ def test_further_things_have_names_of_their_own_and_no_unseen_thing_is_among_the
     assert names == {"anvil", "cat", "fur hat"}
 
 
+def test_a_near_twin_keeps_out_what_says_the_same_and_nothing_else(folder):
+    any_hat = Pictogram("hat", ("hat",), ())
+    for twin, names in ((HAT, {"anvil", "cat", "fur hat"}), (any_hat, {"anvil", "cat"})):
+        found = icons.further_things(folder, known=[], unseen=[], near_twins=[twin])
+        assert {thing.name for thing in found} == names, twin.name
+
+
+def test_a_name_is_taken_however_it_is_spelled(folder):
+    spelled = Pictogram("Furhat", ("Furhat",), ())
+    assert {thing.name for thing in icons.further_things(folder, known=[spelled], unseen=[])} == {"anvil", "cat"}
+
+
 def test_other_words_for_an_unseen_thing_are_left_out(folder):
     path = folder / "game-icons" / "icons.json"
     found = json.loads(path.read_text())

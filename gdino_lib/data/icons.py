@@ -82,9 +82,14 @@ def drawn_by_others(things: Sequence[Pictogram], folder: Path | str) -> tuple[Pi
 
 
 def further_things(
-    folder: Path | str, *, known: Sequence[Pictogram], unseen: Sequence[Pictogram]
+    folder: Path | str,
+    *,
+    known: Sequence[Pictogram],
+    unseen: Sequence[Pictogram],
+    near_twins: Sequence[Pictogram] = (),
 ) -> tuple[Pictogram, ...]:
-    """What the other sets show that `known` has no name for, sorted by name; nothing that an unseen thing might be.
+    """What the other sets show that `known` has no name for, however spelled, sorted by name; nothing that an unseen thing or
+    a near-twin of one might be.
 
     Left out is a name with a word for what an unseen thing is ("top hat": no hat of any kind), one that `say_the_same`, and
     what `icons_left_out.txt` lists: other words for the same ("spanner" for "wrench"), and drawings that show it, too.
@@ -93,6 +98,7 @@ def further_things(
         folder: has the packages, `<set>/icons.json` each.
         known: things whose names are taken.
         unseen: things that must not be met under any name.
+        near_twins: things that must not be met under their own name, or one that says the same.
 
     Raises:
         FileNotFoundError: a set is missing.
@@ -104,7 +110,7 @@ def further_things(
                 style = next((style for style in icon_set.styles if icon.endswith(style)), None)
                 if style is not None:
                     found[_plain(icon.removesuffix(style))].append(svg)
-    taken = {wording.lower() for thing in known for wording in thing.wordings}
+    taken = {_letters(wording) for thing in known for wording in thing.wordings}
     forbidden = {subject for thing in unseen for subject in subjects(thing)}
     listed = read_list("icons_left_out.txt")
     left_out = {name for thing in unseen for name in listed.get(thing.name, ())}
@@ -112,13 +118,14 @@ def further_things(
     for name, drawings in sorted(found.items()):
         thing = Pictogram(name, (name,), tuple(drawings))
         if (
-            name not in taken | left_out
+            _letters(name) not in taken
+            and name not in left_out
             and re.fullmatch(r"[a-z ]{3,}", name)
             and len(name.split()) <= LONGEST
             and not NO_THINGS.intersection(name.split())
             and naming_words(name)
             and not forbidden.intersection(naming_words(name))
-            and not any(say_the_same(thing, other) for other in unseen)
+            and not any(say_the_same(thing, other) for other in (*unseen, *near_twins))
         ):
             result.append(thing)
     return tuple(result)
@@ -127,6 +134,11 @@ def further_things(
 def _plain(icon: str) -> str:
     """From "ghost-2" to "ghost"."""
     return re.sub(r"-\d+$", "", icon).replace("-", " ")
+
+
+def _letters(name: str) -> str:
+    """The same for "ladybug" and "Lady bug"."""
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def _distinct(keys: Sequence[str], found: dict[str, list[str]]) -> tuple[str, ...]:

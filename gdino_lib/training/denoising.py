@@ -95,7 +95,7 @@ def make(
     Raises:
         ValueError: another number of targets or seeds; a box whose phrase has no token.
     """
-    tokens, ids = text.prompt.phrases.cpu(), text.prompt.ids.cpu()
+    tokens, ids = text.prompt.phrases.cpu(), text.prompt.ids.tolist()
     if not len(targets) == len(seeds) == len(tokens):
         raise ValueError(f"expected {len(tokens)} targets and seeds, got {len(targets)} and {len(seeds)}")
     boxes, phrases, numbers, positives, groups = [], [], [], [], []
@@ -132,13 +132,13 @@ def _shift(boxes: Tensor, positive: Tensor, box_noise: float, generator: torch.G
     return box_convert(corners.flatten(1), "xyxy", "cxcywh")
 
 
-def _say(phrases: Tensor, tokens: Tensor, ids: Tensor, swapped: float, generator: torch.Generator) -> Tensor:
+def _say(phrases: Tensor, tokens: Tensor, ids: Sequence[int], swapped: float, generator: torch.Generator) -> Tensor:
     """Which tokens each query carries, after some have been given another phrase of the prompt.
 
     Phrases are drawn by what they say, not by where they stand in the prompt; those that say the same are one.
 
     Args:
-        phrases: int64 [m], each query's own; tokens, ids: int64 [T], a row of the prompt.
+        phrases: int64 [m], each query's own; tokens: int64 [T] and ids: T of them, a row of the prompt.
         swapped: share of queries that get another one.
 
     Returns:
@@ -146,7 +146,10 @@ def _say(phrases: Tensor, tokens: Tensor, ids: Tensor, swapped: float, generator
     """
     change = torch.rand(len(phrases), generator=generator) < swapped
     draw = torch.rand(len(phrases), generator=generator)
-    said = {index: tuple(ids[tokens == index].tolist()) for index in sorted(set(tokens.tolist()) - {-1})}
+    said: dict[int, tuple[int, ...]] = {}  # in the order of the prompt
+    for index, token in zip(tokens.tolist(), ids, strict=True):
+        if index >= 0:
+            said[index] = (*said.get(index, ()), token)
     first = {text: index for index, text in reversed(said.items())}  # of several copies, the first
     texts = sorted(first)
     number = torch.tensor([texts.index(said[index]) for index in phrases.tolist()], dtype=torch.int64)  # (m)

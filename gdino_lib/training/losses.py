@@ -12,7 +12,7 @@ from gdino_lib.model.grounding_dino import GroundingDINOOutput, Predictions
 from gdino_lib.training.denoising import DenoisingQueries
 from gdino_lib.training.matcher import HungarianMatcher
 from gdino_lib.training.settings import LossSettings
-from gdino_lib.training.targets import Target, positive_map
+from gdino_lib.training.targets import Target, pad_targets
 
 
 class Criterion:
@@ -62,7 +62,8 @@ class Criterion:
         with torch.autocast(device.type, enabled=False):
             for name, stage, weight in self._stages(out):
                 pairs = self.matcher(stage, tokens, targets)
-                images = torch.cat([torch.full_like(queries, image) for image, (queries, _) in enumerate(pairs)])
+                counts = torch.tensor([len(queries) for queries, _ in pairs])
+                images = torch.arange(len(pairs)).repeat_interleave(counts)
                 queries, boxes = (torch.cat(indices) for indices in zip(*pairs, strict=True))
                 matched = images, queries, boxes + truth.starts[images]
                 ones = out.logits.new_ones(stage.logits.shape[:2], dtype=torch.float32)
@@ -127,10 +128,9 @@ class _Truth:
     """The targets of a batch in one row: boxes float [n, 4], positive bool [n, T]; `starts` int64 [B], each image's first."""
 
     def __init__(self, targets: Sequence[Target], tokens: Tensor, device: torch.device) -> None:
-        self.boxes = torch.cat([target.boxes for target in targets]).to(device)
-        positive = [positive_map(target, row) for target, row in zip(targets, tokens, strict=True)]
-        self.positive = torch.cat(positive).to(device)
-        counts = torch.tensor([len(target.boxes) for target in targets])
+        boxes, positive, real = pad_targets(targets, tokens)
+        self.boxes, self.positive = boxes[real].to(device), positive[real].to(device)
+        counts = real.sum(1)
         self.starts = counts.cumsum(0) - counts
 
 

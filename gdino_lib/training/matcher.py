@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -12,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 from gdino_lib.model.grounding_dino import Predictions
-from gdino_lib.training.targets import Target, positive_map
+from gdino_lib.training.targets import Target, pad_targets
 
 
 @dataclass(frozen=True)
@@ -49,46 +50,43 @@ class HungarianMatcher:
             ValueError: logits, boxes or costs that are not finite, with the image's name; a box whose phrase has no
                 token.
         """
-        device, tokens = predictions.logits.device, tokens.cpu()
-        costs = []
-        with torch.autocast(device.type, enabled=False):
+        boxes, positive, _ = pad_targets(targets, tokens.cpu())
+        with torch.autocast(predictions.logits.device.type, enabled=False):
             # the logits of padding are -inf, and only they; NaN is not below infinity
             sound = predictions.boxes.isfinite().all(-1) & (predictions.logits < torch.inf).all(-1)  # (B, Q)
-            for image, target in enumerate(targets):
-                positive = positive_map(target, tokens[image])
-                costs.append(self.cost(predictions.logits[image], predictions.boxes[image], target.boxes, positive))
-        sound = sound.all(1).tolist()
-        flat = torch.cat([cost.flatten() for cost in costs]).cpu()  # one transfer
+            costs = self.cost(predictions.logits, predictions.boxes, boxes, positive)  # (B, Q, n)
         pairs = []
-        for image, cost in enumerate(flat.split([cost.numel() for cost in costs])):
-            if not sound[image] or not cost.isfinite().all():
-                raise ValueError(
-                    f"{targets[image].name}: the model's predictions are not finite, nothing can be matched"
-                )
-            rows, columns = linear_sum_assignment(cost.view(costs[image].shape).numpy())
+        for target, fine, cost in zip(targets, sound.all(1).tolist(), costs.cpu().numpy(), strict=True):
+            cost = cost[:, : len(target.boxes)]  # (Q, n)
+            if not fine or not np.isfinite(cost).all():
+                raise ValueError(f"{target.name}: the model's predictions are not finite, nothing can be matched")
+            rows, columns = linear_sum_assignment(cost)
             pairs.append((torch.from_numpy(rows), torch.from_numpy(columns)))
         return pairs
 
     def cost(self, logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive: Tensor) -> Tensor:
-        """The cost of each pair of one image.
+        """The cost of each pair of one image, or of each image of a batch.
 
         Args:
-            logits: float [Q, T]; boxes: float [Q, 4]; target_boxes: float [n, 4]; positive: bool [n, T]. The latter two
-                may be on the CPU.
+            logits: float [..., Q, T]; boxes: float [..., Q, 4]; target_boxes: float [..., n, 4]; positive: bool
+                [..., n, T]. The latter two may be on the CPU.
 
         Returns:
-            float [Q, n], float64 if the predictions are, else float32.
+            float [..., Q, n], float64 if the predictions are, else float32.
         """
         dtype = torch.promote_types(boxes.dtype, torch.float32)
-        boxes, target_boxes = boxes.to(dtype), target_boxes.to(boxes.device, dtype)
-        columns = positive.any(0)  # tokens that name a box: other logits, those of padding among them, cost nothing
-        logits, positive = logits[:, columns].to(dtype), positive[:, columns].to(boxes.device, dtype)
+        boxes, target_boxes, positive = boxes.to(dtype), target_boxes.to(boxes.device, dtype), positive.to(boxes.device)
+        names_a_box = positive.any(
+            -2, keepdim=True
+        )  # (..., 1, T); other logits, those of padding among them, cost nothing
+        logits, positive = logits.to(dtype).masked_fill(~names_a_box, 0), positive.to(dtype)
         score = logits.sigmoid()
         to_one = self.alpha * (1 - score) ** self.gamma * F.softplus(-logits)
         to_zero = (1 - self.alpha) * score**self.gamma * F.softplus(logits)
-        class_cost = (to_one - to_zero) @ (positive / positive.sum(1, keepdim=True)).T  # (Q, T) x (T, n) -> (Q, n)
+        share = positive / positive.sum(-1, keepdim=True).clamp(min=1)  # of each token in its phrase
+        class_cost = (to_one - to_zero) @ share.mT  # (..., Q, T) x (..., T, n) -> (..., Q, n)
 
         box_cost = torch.cdist(boxes, target_boxes, p=1)
-        corners = (box_convert(each, "cxcywh", "xyxy") for each in (boxes, target_boxes))
-        giou_cost = -generalized_box_iou(*corners)
+        corners = [box_convert(each, "cxcywh", "xyxy") for each in (boxes, target_boxes)]
+        giou_cost = -(generalized_box_iou if boxes.dim() == 2 else torch.vmap(generalized_box_iou))(*corners)
         return self.class_weight * class_cost + self.box_weight * box_cost + self.giou_weight * giou_cost

@@ -26,6 +26,7 @@ from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 from gdino_lib.training.optimization import parameter_groups, schedule_factor
 from gdino_lib.training.settings import TrainingSettings
+from gdino_lib.weights import choose_device
 
 
 def learn_names(
@@ -38,7 +39,7 @@ def learn_names(
     """Train the image backbone and both projections on what single things are called; go on where an earlier call stopped.
 
     Args:
-        model: with the weights to begin with; it is changed.
+        model: with the weights to begin with; it is changed, and moved to a GPU where there is one.
         dataset: of scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
         settings: `batch_size`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`, `warmup_steps`,
             `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count; computed in
@@ -54,6 +55,7 @@ def learn_names(
     """
     s, out = settings, Path(out)
     steps = s.epochs * (len(dataset) // s.batch_size)
+    model.to(choose_device("auto"))
     learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": model.text_encoder.projection})
     optimizer = torch.optim.AdamW(parameter_groups(learned, s.lr, s.lr_scale), weight_decay=s.weight_decay)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -106,22 +108,25 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
     Returns:
         (loss, a scalar; the share of things whose own phrase was most like them, in 0..1).
     """
-    device = batch.pixel_values.device
+    device = next(model.parameters()).device
     prompt = tokenize(batch.prompts).to(device)
     with torch.autocast(device.type, torch.bfloat16):
-        image = model.image_backbone(batch.pixel_values, batch.pixel_mask)
+        image = model.image_backbone(batch.pixel_values.to(device), batch.pixel_mask.to(device))
         words = model.text_encoder.projection(model.text_encoder.encode(prompt))  # (B, T, D)
     things = F.dropout(object_features(image, [target.boxes for target in batch.targets]), dropout)  # (n, D)
     known: dict[str, int] = {}
-    phrases, wanted = [], []
+    where, wanted = [], []  # image and place of the S distinct phrases; the phrase of each thing
     for number, (texts, target) in enumerate(zip(batch.prompts, batch.targets, strict=True)):
         for place, text in enumerate(texts):
             if text not in known:
                 known[text] = len(known)
-                phrases.append(words[number, prompt.phrases[number] == place].float().mean(0))
+                where.append((number, place))
         wanted += [known[texts[place]] for place in target.phrases.tolist()]
+    number, place = torch.tensor(where, device=device).T
+    tokens = (prompt.phrases[number] == place[:, None]).float()  # (S, T), 1 on the phrase's
+    phrases = (tokens[:, None] @ words[number].float())[:, 0] / tokens.sum(1, keepdim=True)  # (S, D)
     width = things.shape[-1]
-    logits = things @ F.layer_norm(torch.stack(phrases), (width,)).T / width**0.5  # (n, phrases)
+    logits = things @ F.layer_norm(phrases, (width,)).T / width**0.5  # (n, S)
     labels = torch.tensor(wanted, device=device)
     return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean().item()
 
@@ -136,11 +141,12 @@ def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
     Returns:
         float32 [sum of n, D], of mean 0 and variance 1.
     """
-    corners = [box_convert(b, "cxcywh", "xyxy") for b in boxes]
+    corners = box_convert(torch.cat(list(boxes)), "cxcywh", "xyxy").to(image.features.device)  # (n, 4)
+    number = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes])).to(corners)  # (n)
     batch, _, width = image.features.shape
     total = 0
     for tokens, (h, w) in zip(image.features.split([h * w for h, w in image.shapes], dim=1), image.shapes, strict=True):
         level = tokens.transpose(1, 2).reshape(batch, width, h, w).float()  # (B, hw, D) -> (B, D, h, w)
-        scaled = [c * c.new_tensor([w, h, w, h]) for c in corners]
+        scaled = torch.cat([number[:, None], corners * corners.new_tensor([w, h, w, h])], dim=1)  # (n, 5)
         total = total + roi_align(level, scaled, 1, sampling_ratio=2, aligned=True).flatten(1)
     return F.layer_norm(total, (width,))

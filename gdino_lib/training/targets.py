@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,26 @@ def positive_map(target: Target, tokens: Tensor) -> Tensor:
             f"which has no tokens in its prompt (the last phrase that has is {last})"
         )
     return positive
+
+
+def pad_targets(targets: Sequence[Target], tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of targets, filled up to the n boxes of the image with most of them.
+
+    Args:
+        targets: one per image.
+        tokens: int64 [B, T] on the CPU, the model's `out.tokens`.
+
+    Returns:
+        (boxes float [B, n, 4], those that fill up the whole image; positive bool [B, n, T], their maps, without a token;
+        real bool [B, n], False = filled up).
+
+    Raises:
+        ValueError: as `positive_map`.
+    """
+    boxes = pad_sequence([target.boxes for target in targets], batch_first=True, padding_value=-1)
+    phrases = pad_sequence([target.phrases for target in targets], batch_first=True, padding_value=-2)  # (B, n)
+    real = phrases >= 0
+    positive = tokens[:, None] == phrases[..., None]  # (B, 1, T) == (B, n, 1) -> (B, n, T)
+    for image in (real & ~positive.any(-1)).any(1).nonzero().flatten().tolist():
+        positive_map(targets[image], tokens[image])  # says what is wrong
+    return torch.where(real[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1, 1])), positive, real
