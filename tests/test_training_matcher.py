@@ -9,7 +9,7 @@ import torch
 from gdino_lib.model.grounding_dino import Predictions
 from gdino_lib.prompts import tokenize
 from gdino_lib.training.matcher import HungarianMatcher
-from gdino_lib.training.targets import Target, positive_map
+from gdino_lib.training.targets import Target, pad_targets, positive_map
 
 CAT, REMOTE = [0.3, 0.3, 0.2, 0.2], [0.7, 0.6, 0.4, 0.4]
 
@@ -88,6 +88,35 @@ def test_a_box_whose_phrase_has_no_tokens_is_named(prompt, phrase):
     tokens = tokenize([prompt]).phrases[0]
     with pytest.raises(ValueError, match=f"image.jpg: box 1 is named by phrase {phrase}, which has no tokens"):
         positive_map(target([CAT, REMOTE], [0, phrase]), tokens)
+
+
+def test_the_targets_of_a_batch_are_filled_up_and_stay_what_they_are():
+    tokens = tokenize([["cat", "remote control"], ["a dog"], ["cat"]]).phrases
+    targets = [target([CAT, REMOTE], [1, 0]), target([], []), target([REMOTE], [0])]
+    boxes, positive, real = pad_targets(targets, tokens)
+    assert real.tolist() == [[True, True], [False, False], [True, False]]
+    for image, truth in enumerate(targets):
+        assert torch.equal(boxes[image][real[image]], truth.boxes)
+        assert torch.equal(positive[image][real[image]], positive_map(truth, tokens[image]))
+        assert not positive[image][~real[image]].any()
+    with pytest.raises(ValueError, match=r"second\.jpg: box 1 is named by phrase 3, which has no tokens"):
+        pad_targets([targets[0], target([CAT, CAT], [0, 3], "second.jpg"), targets[2]], tokens)
+
+
+def test_the_costs_of_a_batch_are_those_of_each_image():
+    generator = torch.Generator().manual_seed(5)
+    prompts = [["cat", "dog"], ["remote control", "bus", "tricycle"], ["a dog"]]
+    tokens = tokenize(prompts).phrases
+    predictions = random_predictions(generator, tokens, queries=7)
+    predictions.logits.masked_fill_(tokenize(prompts).blocks[:, None] < 0, -math.inf)
+    targets = [random_target(generator, count, phrases) for count, phrases in ((4, 2), (0, 3), (2, 1))]
+    boxes, positive, real = pad_targets(targets, tokens)
+    matcher = HungarianMatcher(class_weight=2)
+    costs = matcher.cost(predictions.logits, predictions.boxes, boxes, positive)
+    assert costs.shape == (3, 7, 4)
+    for image, truth in enumerate(targets):
+        alone = (predictions.logits[image], predictions.boxes[image], truth.boxes, positive_map(truth, tokens[image]))
+        torch.testing.assert_close(costs[image][:, real[image]], matcher.cost(*alone))
 
 
 def test_a_cost_by_hand():

@@ -75,11 +75,14 @@ class HungarianMatcher:
             float [..., Q, n], float64 if the predictions are, else float32.
         """
         dtype = torch.promote_types(boxes.dtype, torch.float32)
-        boxes, target_boxes, positive = boxes.to(dtype), target_boxes.to(boxes.device, dtype), positive.to(boxes.device)
-        names_a_box = positive.any(
-            -2, keepdim=True
-        )  # (..., 1, T); other logits, those of padding among them, cost nothing
-        logits, positive = logits.to(dtype).masked_fill(~names_a_box, 0), positive.to(dtype)
+        boxes, target_boxes = boxes.to(dtype), target_boxes.to(boxes.device, dtype)
+        # other logits than those of tokens that name a box, those of padding among them, cost nothing
+        named, order = positive.any(-2, keepdim=True).to(torch.uint8).sort(-1, descending=True)  # (..., 1, T)
+        columns = order[..., : int(named.sum(-1).amax())]  # (..., 1, P) for the image with most of them, P
+        positive = positive.gather(-1, columns.expand(*positive.shape[:-1], -1)).to(boxes.device, dtype)  # (..., n, P)
+        columns = columns.to(boxes.device).expand(*logits.shape[:-1], -1)
+        unnamed = ~positive.any(-2, keepdim=True)  # (..., 1, P), what fills up
+        logits = logits.gather(-1, columns).to(dtype).masked_fill(unnamed, 0)  # (..., Q, P)
         score = logits.sigmoid()
         to_one = self.alpha * (1 - score) ** self.gamma * F.softplus(-logits)
         to_zero = (1 - self.alpha) * score**self.gamma * F.softplus(logits)
