@@ -207,6 +207,8 @@ def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how)
         time.sleep(duration * share)
         process.send_signal(how)
         _, error = process.communicate()
+        if process.returncode == 0:  # it was over: the first run was slow, the machine was busy
+            duration *= share
         assert not out.exists() or files(out) == whole
         statuses.append(process.returncode)
         if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
