@@ -134,7 +134,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         sizes=(SIDE,),
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
         own=nano.FIRST.own,
-        crowds=data.get("crowds", nano.FIRST.crowds),
+        crowds=data.get("crowds", nano.CROWDS),
         seed=changed.seed,
     )
     return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights

@@ -40,6 +40,7 @@ EPOCH = 1600  # scenes
 JUDGED = 400  # fixed scenes, of 256 x 256 pixels
 NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
+CROWDS = 0.15  # share of scenes in which most things are alike
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned
 NOISE_IN_NAMES, NOISE = 0.8, 0.5  # added to the text's features, see `read_once`, where names are learned; in scenes
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
@@ -86,14 +87,12 @@ class Round:
         settings: of the trainer.
         further: share of things that no emoji shows.
         own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
-        crowds: share of scenes in which most things are alike.
         noise: added to the text's features, see `read_once`.
     """
 
     settings: TrainingSettings
     further: float
     own: float
-    crowds: float = 0.15
     noise: float = NOISE
 
 
@@ -183,7 +182,7 @@ def find(
         sizes=SIZES,
         negatives=MOST_NEGATIVES,
         own=plan.own,
-        crowds=plan.crowds,
+        crowds=CROWDS,
         seed=plan.settings.seed,
     )
     read_once(model.text_encoder, wordings(things), plan.noise)
