@@ -201,22 +201,27 @@ def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how)
     duration = time.monotonic() - start
     whole = files(out)
     shutil.rmtree(out)
-    statuses = []
-    for share in random.Random(how).sample([n / 10 for n in range(3, 11)], 4):
+
+    def kill_after(seconds):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(duration * share)
+        time.sleep(seconds)
         process.send_signal(how)
         _, error = process.communicate()
-        if process.returncode == 0:  # it was over: the first run was slow, the machine was busy
-            duration *= share
         assert not out.exists() or files(out) == whole
-        statuses.append(process.returncode)
         if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
             assert "Traceback" not in error
             assert set(tmp_path.iterdir()) <= {out}  # whole, where the signal came after the last rename
         shutil.rmtree(out, ignore_errors=True)
+        return process.returncode
+
+    statuses = [kill_after(duration * n / 10) for n in random.Random(how).sample(range(3, 11), 4)]
     if how != signal.SIGKILL:
         caught = {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
+        early, late = 0.0, duration  # look for a moment in between, should the machine have been slower before
+        while caught not in statuses and len(statuses) < 20:
+            middle = (early + late) / 2
+            statuses.append(kill_after(middle))
+            early, late = (early, middle) if statuses[-1] == 0 else (middle, late)
         assert set(statuses) <= {0, caught, -how}
         assert caught in statuses
     subprocess.run(command, check=True, capture_output=True)
