@@ -65,7 +65,7 @@ class HungarianMatcher:
         return pairs
 
     def cost(self, logits: Tensor, boxes: Tensor, target_boxes: Tensor, positive: Tensor) -> Tensor:
-        """The cost of each pair of one image, or of each image of a batch.
+        """The cost of each pair of one image, or of each image of a batch; "..." is nothing, or B.
 
         Args:
             logits: float [..., Q, T]; boxes: float [..., Q, 4]; target_boxes: float [..., n, 4]; positive: bool
