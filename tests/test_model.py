@@ -1,5 +1,6 @@
 """Properties of the model as a whole, on small random ones."""
 
+import copy
 import subprocess
 import sys
 
@@ -264,6 +265,42 @@ def test_a_timm_backbone_gives_timms_maps_and_gradients(name):
     for (parameter, one), other in zip(ours.features.named_parameters(), theirs.parameters(), strict=True):
         largest = other.grad.abs().max()
         torch.testing.assert_close(one.grad, other.grad, atol=1e-9 * largest.item(), rtol=1e-8, msg=parameter)
+
+
+def test_what_a_timm_backbone_keeps_follows_every_change_of_its_weights():
+    torch.manual_seed(0)
+    ours = TimmBackbone("tf_efficientnet_lite0").eval()
+    theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)).eval()
+    pixels = torch.randn(1, 3, 64, 96)
+    weight, norm = ours.features.conv_stem.weight, ours.features.bn1
+
+    def same() -> None:
+        theirs.load_state_dict(ours.features.state_dict())
+        with torch.inference_mode():
+            for one, other in zip(ours(pixels), theirs(pixels), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4 * other.abs().max().item(), rtol=1e-4)
+
+    def exchange() -> None:  # as a moving average does
+        weight.data = torch.randn_like(weight)
+
+    changes = [
+        lambda: torch.nn.init.normal_(weight, std=0.3),
+        lambda: norm.running_mean.add_(0.5),
+        lambda: ours.features.load_state_dict({**ours.features.state_dict(), "bn1.weight": torch.rand(32) + 0.5}),
+        exchange,
+    ]
+    same()
+    for change in changes:
+        change()
+        same()
+    with torch.no_grad():
+        plain = ours(pixels)
+    again = copy.deepcopy(ours)
+    torch.nn.init.normal_(weight, std=0.3)
+    with torch.no_grad():
+        torch.testing.assert_close(again(pixels), plain)  # a copy keeps its own
+    ours(pixels)[-1].sum().backward()  # what was kept in inference mode is in no graph
+    assert weight.grad.abs().sum() > 0
 
 
 def test_nano_is_small():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -87,14 +90,12 @@ class FusionLayer(nn.Module):
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
         image, text = self.image_norm(image), self.text_norm(text)
         query, key = self._split(self.image_query(image)), self._split(self.text_key(text))
-        key = key * key.shape[-1] ** -0.5  # before the product: half precision must not overflow; keys are fewer
         image_value, text_value = self._split(self.image_value(image)), self._split(self.text_value(text))
 
-        scores = query @ key.transpose(-1, -2)  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
-        to_text = scores.masked_fill(~text_mask[:, None, None, :], -torch.inf).softmax(-1)
-        to_image = scores.masked_fill(~image_mask[:, None, :, None], -torch.inf).softmax(-2).transpose(-1, -2)
-        image_update = self.image_output(self._join(self.dropout(to_text) @ text_value))  # (B, h, N, T) x (B, h, T, c)
-        text_update = self.text_output(self._join(self.dropout(to_image) @ image_value))  # (B, h, T, N) x (B, h, N, c)
+        # query @ key.T / sqrt(c) is (B, h, N, T), and its transpose what the text sees; neither is ever written down as a whole
+        attend = partial(F.scaled_dot_product_attention, dropout_p=self.dropout.p if self.training else 0.0)
+        image_update = self.image_output(self._join(attend(query, key, text_value, text_mask[:, None, None])))
+        text_update = self.text_output(self._join(attend(key, query, image_value, image_mask[:, None, None])))
 
         image = image + self.drop_path(self.image_scale * image_update)
         text = text + self.drop_path(self.text_scale * text_update)

@@ -129,7 +129,7 @@ class MultiScaleDeformableAttention(nn.Module):
             [B, Q, D].
         """
         batch, queries, _ = query.shape
-        value = self.value_projection(memory).masked_fill(~mask[..., None], 0)
+        value = self.value_projection(memory).masked_fill_(~mask[..., None], 0)
         value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
         # (x, y) of all levels' points in one row, which a CPU adds up faster than pairs
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
