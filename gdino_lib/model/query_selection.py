@@ -51,18 +51,21 @@ class QuerySelection(nn.Module):
         anchors, usable = token_anchors(image)
         features = self.norm(self.projection(image.features.masked_fill(~usable[..., None], 0)))  # (B, N, D)
         logits = self.contrastive_head(features, text.features, text.mask)  # (B, N, T)
-        boxes = self.box_head(features) + anchors  # (B, N, 4), logits of cxcywh
 
         count = min(len(self.contents), features.shape[1])
         chosen = (
             logits.max(-1).values.topk(count, dim=1).indices
         )  # (B, Q); the best token of the text counts, whichever
-        proposal_boxes = boxes.gather(1, chosen[..., None].expand(-1, -1, 4)).sigmoid()
+        features, anchors, logits = (
+            of_all.gather(1, chosen[..., None].expand(-1, -1, of_all.shape[-1]))
+            for of_all in (features, anchors, logits)
+        )
+        boxes = (self.box_head(features) + anchors).sigmoid()  # (B, Q, 4); only those of chosen tokens are computed
         return Queries(
             features=self.contents[:count].expand(len(chosen), -1, -1),
-            boxes=proposal_boxes.detach(),
-            proposal_logits=logits.gather(1, chosen[..., None].expand(-1, -1, logits.shape[-1])),
-            proposal_boxes=proposal_boxes,
+            boxes=boxes.detach(),
+            proposal_logits=logits,
+            proposal_boxes=boxes,
         )
 
 
