@@ -115,7 +115,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         nano.learn_first_names(model, icon_sets, names)
     data, kinds = variant.data, variant.data.get("things", "all")
     if kinds == "all":
-        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.FIRST.further))
+        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.ROUNDS[0].further))
     else:
         things, shares = pictograms.seen(), None
     if kinds == "hands":
@@ -133,7 +133,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         weights=shares,
         sizes=(SIDE,),
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
-        own=nano.FIRST.own,
+        own=nano.ROUNDS[0].own,
         crowds=data.get("crowds", nano.CROWDS),
         seed=changed.seed,
     )

@@ -93,9 +93,7 @@ def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
     assert len(calls) == 1  # all at once, before the first step
 
 
-@pytest.mark.parametrize(
-    "plan", [nano.FIRST, nano.SECOND, nano.THIRD, nano.FOURTH], ids=["first", "second", "third", "fourth"]
-)
+@pytest.mark.parametrize("plan", nano.ROUNDS, ids=range(1, len(nano.ROUNDS) + 1))
 def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
     settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
@@ -113,6 +111,29 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     written = path.stat().st_mtime_ns
     assert nano.find(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
     assert path.stat().st_mtime_ns == written
+
+
+def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch):
+    rounds = []
+
+    def find(trained, plan, icons, out, validation, workers):
+        with torch.no_grad():
+            trained.decoder.norm.weight.add_(1)
+        out.mkdir()
+        weights.save(trained, out / "best.safetensors")
+        rounds.append((plan, out.name))
+        return out / "best.safetensors"
+
+    monkeypatch.setattr(nano, "begin_nano", lambda *_: model())
+    monkeypatch.setattr(nano, "learn_first_names", lambda *_: None)
+    monkeypatch.setattr(nano, "find", find)
+    monkeypatch.setattr(nano, "JUDGED", 1)
+    monkeypatch.setattr("sys.argv", ["nano", "--icons", "icons", "--out", str(tmp_path / "nano")])
+    nano.main()
+    assert [plan for plan, _ in rounds] == list(nano.ROUNDS)
+    assert [name for _, name in rounds] == [*(f"nano-round-{n}" for n in range(1, len(rounds))), "nano"]
+    before, after = (m.decoder.norm.weight for m in (model(), weights.load(tmp_path / "nano/best.safetensors", "cpu")))
+    torch.testing.assert_close(after, before + len(rounds))
 
 
 def test_the_curves_of_several_rounds_become_one_picture(tmp_path, monkeypatch):

@@ -96,22 +96,24 @@ class Round:
     noise: float = NOISE
 
 
-FIRST = Round(SETTINGS, further=0.2, own=0.7)
-SECOND = Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9)
-THIRD = replace(SECOND, settings=replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9))  # other scenes
-FOURTH = Round(  # larger batches, in which names count four times as much in matching: made on a GPU
-    replace(
-        SETTINGS,
-        epochs=60,
-        batch_size=64,
-        warmup_steps=150,
-        loss=LossSettings(match_class=4.0),
-        seed=2,
-        validate_every=20,
+ROUNDS = (
+    Round(SETTINGS, further=0.2, own=0.7),
+    Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9),
+    Round(replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9),  # other scenes
+    Round(  # larger batches, in which names count four times as much in matching: made on a GPU
+        replace(
+            SETTINGS,
+            epochs=60,
+            batch_size=64,
+            warmup_steps=150,
+            loss=LossSettings(match_class=4.0),
+            seed=2,
+            validate_every=20,
+        ),
+        further=0.1,
+        own=0.85,
+        noise=0.8,
     ),
-    further=0.1,
-    own=0.85,
-    noise=0.8,
 )
 
 
@@ -164,7 +166,7 @@ def find(
 
     Args:
         model: what the stage before has learned; it is changed.
-        plan: `FIRST`, `SECOND`, `THIRD` or `FOURTH`.
+        plan: one of `ROUNDS`.
         folder: of the icon sets, see `gdino_lib.data.icons`.
         out: folder of the run.
         validation: to judge by.
@@ -261,16 +263,15 @@ def main() -> None:
         help="at the end, write the weights and the curves as the package has them",
     )
     options = parser.parse_args()
-    scenes, names, *rounds = (
-        options.out.with_name(f"{options.out.name}-{part}") for part in ("scenes", "names", "first", "second", "third")
-    )
+    parts = ("scenes", "names", *(f"round-{number}" for number in range(1, len(ROUNDS))))
+    scenes, names, *rounds = (options.out.with_name(f"{options.out.name}-{part}") for part in parts)
     rounds.append(options.out)
     if not scenes.exists():
         write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
     validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
-    for plan, folder in zip((FIRST, SECOND, THIRD, FOURTH), rounds, strict=True):
+    for plan, folder in zip(ROUNDS, rounds, strict=True):
         found = find(model, plan, options.icons, folder, validation, options.workers)
         model = load(found)
     print(f"weights: {found}")
