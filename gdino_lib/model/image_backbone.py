@@ -205,14 +205,18 @@ def _folded(convolution: nn.Conv2d, norm: nn.Module, front: tuple[int, int]) -> 
     def fold() -> tuple[Tensor, Tensor]:
         kernel, scale, shift, mean, variance = parts
         scale = scale * (variance + norm.eps).rsqrt()
-        return F.pad(kernel * scale[:, None, None, None], (front[1], 0, front[0], 0)), shift - mean * scale
+        kernel = kernel * scale[:, None, None, None]
+        return F.pad(kernel, (front[1], 0, front[0], 0)) if any(front) else kernel, shift - mean * scale
 
     if torch.is_grad_enabled():
         return fold()
     state = (front, *((part.data_ptr(), part._version) for part in parts))
     if convolution.folded is None or convolution.folded[0] != state:
         with torch.inference_mode(False), torch.no_grad():
-            convolution.folded = state, fold()
+            held = [
+                part.detach() for part in parts
+            ]  # as long as they are, nothing else comes to lie at their addresses
+            convolution.folded = state, fold(), held
     return convolution.folded[1]
 
 
