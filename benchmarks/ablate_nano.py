@@ -3,6 +3,7 @@
 From what the first stage leaves, each variant is trained on the same number of scenes of 192 x 192, and judged on 400 scenes
 of names that it learned and 400 of near-twins of the unseen names, whose emojis it never saw, 8 absent names a prompt, on a
 GPU where there is one. Runs go on where they were interrupted; `figures.json` in a variant's folder keeps what is measured.
+Matching and noise on the text are the first round's, with `--last-round` the last one's.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from gdino_lib.detector import Detector
 from gdino_lib.evaluation.detection import average_precision, detect_all
 from gdino_lib.training import nano
 from gdino_lib.training.first_weights import begin_nano
-from gdino_lib.training.settings import LossSettings
+from gdino_lib.training.settings import LossSettings, Precision
 from gdino_lib.training.trainer import Trainer
 
 SIDE = 192
@@ -82,6 +83,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run, made if missing")
+    parser.add_argument(
+        "--last-round", action="store_true", help="match and make the text noisy as the last round does"
+    )
+    parser.add_argument(
+        "--precision", choices=Precision.__args__, default=nano.SETTINGS.precision, help="(default: %(default)s)"
+    )
     parser.add_argument("--scenes", type=int, default=6_400, help="to train on (default: 6,400)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
@@ -93,11 +100,14 @@ def main() -> None:
         if not (options.out / kind).exists():
             write_scenes(options.out / kind, nano.JUDGED, things=things, seed="validation")
     for name in options.variants:
-        folder = options.out / f"{name} {options.scenes}"
+        variant, folder = VARIANTS[name], options.out / f"{name} {options.scenes}"
+        if options.last_round:
+            variant, folder = in_last_round(variant), folder.with_name(f"{folder.name} last round")
         if not (folder / "figures.json").is_file():
-            result = train(VARIANTS[name], options.icons, options.names, folder, options.scenes, options.workers)
+            variant = replace(variant, settings={"precision": options.precision} | variant.settings)
+            result = train(variant, options.icons, options.names, folder, options.scenes, options.workers)
             figures = {"variant": name, "scenes": options.scenes}
-            figures |= {kind: judge(result, options.out / kind) for kind in ("seen", "near-twins")}
+            figures |= {kind: judge(result, options.out / kind, options.precision) for kind in ("seen", "near-twins")}
             gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
             figures["on"] = (
                 f"{gpu or platform.machine() + ' CPU'}, torch {torch.__version__}, {options.threads} threads"
@@ -105,6 +115,13 @@ def main() -> None:
             with atomic_file(folder / "figures.json") as file:
                 file.write(json.dumps(figures, indent=1) + "\n")
         print((folder / "figures.json").read_text(encoding="utf-8"), flush=True)
+
+
+def in_last_round(variant: Variant) -> Variant:
+    """With the last round's matching and noise, where the variant does not say otherwise."""
+    last, first = nano.ROUNDS[-1], nano.ROUNDS[0]
+    noise = last.noise if variant.noise == first.noise else variant.noise
+    return replace(variant, settings={"loss": last.settings.loss} | variant.settings, noise=noise)
 
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
@@ -140,10 +157,10 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
     return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights
 
 
-def judge(path: Path, folder: Path) -> dict[str, float]:
+def judge(path: Path, folder: Path, precision: Precision) -> dict[str, float]:
     """AP, AP50 and mean greatest recall in the scenes of a folder."""
     records = read_records(folder / "annotations.json")
-    detector = Detector(weights.load(path), "bfloat16")
+    detector = Detector(weights.load(path), precision)
     measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=nano.NEGATIVES))
     return {"ap": measured.ap, "ap50": measured.ap50, "recall": measured.recall}
 

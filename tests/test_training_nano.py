@@ -17,6 +17,7 @@ from gdino_lib.prompts import tokenize
 from gdino_lib.training import nano, pictures
 from gdino_lib.training.log import LOG
 from gdino_lib.training.pictures import draw_rounds
+from gdino_lib.training.settings import LossSettings
 from gdino_lib.training.trainer import Validation
 
 
@@ -179,3 +180,15 @@ def test_all_variants_that_are_compared_exist_and_differ():
         assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds"}, name
         made[name] = repr((settings, config, sorted(variant.data.items()), variant.noise, variant.names))
     assert len(set(made.values())) == len(made)
+
+
+def test_variants_in_the_last_round_differ_from_it_only_in_what_they_name():
+    script, last = load_script("benchmarks/ablate_nano"), nano.ROUNDS[-1]
+    plain = script.in_last_round(script.VARIANTS["recipe"])
+    assert replace(nano.SETTINGS, **plain.settings).loss == last.settings.loss
+    assert plain.noise == last.noise
+    fewer = script.in_last_round(script.VARIANTS["60 queries"])
+    assert (fewer.settings, fewer.noise, fewer.config) == (plain.settings, plain.noise, {"queries": 60})
+    paper = script.in_last_round(script.VARIANTS["weights of section 4.1"])
+    assert paper.settings["loss"] == LossSettings.section_4_1()
+    assert script.in_last_round(script.VARIANTS["no noise on the text"]).noise == 0
