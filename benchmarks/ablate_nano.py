@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from gdino_lib.detector import Detector
 from gdino_lib.evaluation.detection import average_precision, detect_all
 from gdino_lib.training import nano
 from gdino_lib.training.first_weights import begin_nano
-from gdino_lib.training.settings import LossSettings, Precision
+from gdino_lib.training.settings import Precision
 from gdino_lib.training.trainer import Trainer
 
 SIDE = 192
@@ -34,11 +34,14 @@ SCALE = nano.SETTINGS.lr_scale
 
 @dataclass(frozen=True)
 class Variant:
-    """What is not as in the recipe: settings, parts of the model, data; noise on the text; `names`: with the first stage."""
+    """What is not as in the recipe: settings, parts of the model, data, weights of costs and losses; noise on the text;
+    `names`: with the first stage.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)
     noise: float = nano.NOISE
     names: bool = True
 
@@ -61,12 +64,12 @@ VARIANTS = {
     "up to 8 absent names": Variant(data={"negatives": 8}),
     "no crowds": Variant(data={"crowds": 0.0}),
     "no denoising": Variant({"denoising": 0}),
-    "weights of section 4.1": Variant({"loss": LossSettings.section_4_1()}),
-    "weights of section 4.1, names half as heavy": Variant({"loss": LossSettings(match_class=2.0, class_weight=0.5)}),
-    "matching of section 4.1": Variant({"loss": LossSettings(match_class=2.0)}),
-    "names four times as heavy in matching": Variant({"loss": LossSettings(match_class=4.0)}),
-    "names eight times as heavy in matching": Variant({"loss": LossSettings(match_class=8.0)}),
-    "no losses before the last layer": Variant({"loss": LossSettings(layers=0)}),
+    "weights of section 4.1": Variant(loss={"match_class": 2.0, "class_weight": 1.0}),
+    "weights of section 4.1, names half as heavy": Variant(loss={"match_class": 2.0, "class_weight": 0.5}),
+    "matching of section 4.1": Variant(loss={"match_class": 2.0}),
+    "names four times as heavy in matching": Variant(loss={"match_class": 4.0}),
+    "names eight times as heavy in matching": Variant(loss={"match_class": 8.0}),
+    "no losses before the last layer": Variant(loss={"layers": 0}),
     "rate falls to a tenth after three quarters": Variant({"schedule": "step"}),
     "rate of the first round halved": Variant({"lr": nano.SETTINGS.lr / 2}),
     "no moving average": Variant({"ema": 0.0}),
@@ -110,7 +113,7 @@ def main() -> None:
             figures |= {kind: judge(result, options.out / kind, options.precision) for kind in ("seen", "near-twins")}
             gpu = torch.cuda.is_available() and torch.cuda.get_device_name()
             figures["on"] = (
-                f"{gpu or platform.machine() + ' CPU'}, torch {torch.__version__}, {options.threads} threads"
+                f"{gpu or platform.machine() + ' CPU'}, torch {torch.__version__}, {options.threads} threads, {options.precision}"
             )
             with atomic_file(folder / "figures.json") as file:
                 file.write(json.dumps(figures, indent=1) + "\n")
@@ -121,12 +124,13 @@ def in_last_round(variant: Variant) -> Variant:
     """With the last round's matching and noise, where the variant does not say otherwise."""
     last, first = nano.ROUNDS[-1], nano.ROUNDS[0]
     noise = last.noise if variant.noise == first.noise else variant.noise
-    return replace(variant, settings={"loss": last.settings.loss} | variant.settings, noise=noise)
+    return replace(variant, loss=asdict(last.settings.loss) | variant.loss, noise=noise)
 
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
     """The weights of a variant's run."""
-    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, **variant.settings)
+    loss = replace(nano.SETTINGS.loss, **variant.loss)
+    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, loss=loss, **variant.settings)
     model = begin_nano(nano.CONFIG.replace(**variant.config), changed.seed)
     if variant.names:
         nano.learn_first_names(model, icon_sets, names)

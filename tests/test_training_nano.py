@@ -178,17 +178,20 @@ def test_all_variants_that_are_compared_exist_and_differ():
     for name, variant in script.VARIANTS.items():
         settings, config = replace(nano.SETTINGS, **variant.settings), nano.CONFIG.replace(**variant.config)
         assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds"}, name
-        made[name] = repr((settings, config, sorted(variant.data.items()), variant.noise, variant.names))
+        loss = replace(settings.loss, **variant.loss)
+        made[name] = repr((settings, loss, config, sorted(variant.data.items()), variant.noise, variant.names))
     assert len(set(made.values())) == len(made)
 
 
 def test_variants_in_the_last_round_differ_from_it_only_in_what_they_name():
     script, last = load_script("benchmarks/ablate_nano"), nano.ROUNDS[-1]
     plain = script.in_last_round(script.VARIANTS["recipe"])
-    assert replace(nano.SETTINGS, **plain.settings).loss == last.settings.loss
+    assert LossSettings(**plain.loss) == last.settings.loss
     assert plain.noise == last.noise
     fewer = script.in_last_round(script.VARIANTS["60 queries"])
-    assert (fewer.settings, fewer.noise, fewer.config) == (plain.settings, plain.noise, {"queries": 60})
+    assert (fewer.loss, fewer.noise, fewer.config) == (plain.loss, plain.noise, {"queries": 60})
     paper = script.in_last_round(script.VARIANTS["weights of section 4.1"])
-    assert paper.settings["loss"] == LossSettings.section_4_1()
+    assert LossSettings(**paper.loss) == LossSettings.section_4_1()
+    alone = script.in_last_round(script.VARIANTS["no losses before the last layer"])
+    assert LossSettings(**alone.loss) == replace(last.settings.loss, layers=0)
     assert script.in_last_round(script.VARIANTS["no noise on the text"]).noise == 0

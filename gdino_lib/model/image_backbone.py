@@ -213,9 +213,7 @@ def _folded(convolution: nn.Conv2d, norm: nn.Module, front: tuple[int, int]) -> 
     state = (front, *((part.data_ptr(), part._version) for part in parts))
     if convolution.folded is None or convolution.folded[0] != state:
         with torch.inference_mode(False), torch.no_grad():
-            held = [
-                part.detach() for part in parts
-            ]  # as long as they are, nothing else comes to lie at their addresses
+            held = [part.detach() for part in parts]  # so that nothing else comes to lie at their addresses
             convolution.folded = state, fold(), held
     return convolution.folded[1]
 
