@@ -77,6 +77,13 @@ def test_other_words_for_an_unseen_thing_are_left_out(folder):
         assert {thing.name for thing in icons.further_things(folder, known=[], unseen=[unseen])} == names
 
 
+def test_of_openmoji_only_what_is_no_emoji_is_a_further_thing(folder):
+    entries = {"narwhal": {"body": SQUARE}, "unicorn": {"body": SQUARE}}
+    (folder / "openmoji" / "icons.json").write_text(json.dumps({"icons": entries}))
+    (folder / "openmoji" / "chars.json").write_text(json.dumps({"e009": "narwhal", "1f984": "unicorn"}))
+    assert {thing.name for thing in icons.further_things(folder, known=[CAT], unseen=[HAT])} == {"anvil", "narwhal"}
+
+
 def test_what_is_left_out_is_listed_for_unseen_things():
     listed = pictograms.read_list("icons_left_out.txt")
     assert set(listed) <= {thing.name for thing in pictograms.unseen()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ class IconSet(NamedTuple):
         licence: its SPDX name.
         styles: endings of the icons to take, removed from their names; "" takes all.
         emojis: the icons are emojis; other icons may show things that no emoji shows.
+        private: of the icons, only those at code points of Unicode's private use, where no emoji is.
     """
 
     version: str
@@ -32,6 +34,7 @@ class IconSet(NamedTuple):
     licence: str
     styles: tuple[str, ...] = ("",)
     emojis: bool = False
+    private: bool = False
 
 
 SETS = {
@@ -46,6 +49,7 @@ SETS = {
     "streamline-ultimate-color": IconSet("1.2.2", "Streamline", "CC-BY-4.0"),
     "streamline-plump-color": IconSet("1.2.2", "Streamline", "CC-BY-4.0", ("-flat", "")),
     "streamline-kameleon-color": IconSet("1.2.2", "Streamline", "CC-BY-4.0", ("-duo", "")),
+    "openmoji": IconSet("1.2.29", "OpenMoji", "CC-BY-SA-4.0", private=True),
 }
 SIZE = {"left": 0, "top": 0, "width": 16, "height": 16}  # where neither the set nor the icon says otherwise
 LONGEST = 4  # words of a name; longer ones describe a screen, not a thing
@@ -106,7 +110,12 @@ def further_things(
     found: dict[str, list[str]] = defaultdict(list)
     for name, icon_set in SETS.items():
         if not icon_set.emojis:
+            private = icon_set.private and {
+                icon for code, icon in _characters(folder, name).items() if unicodedata.category(code[0]) == "Co"
+            }
             for icon, svg in _icons(folder, name):
+                if icon_set.private and icon not in private:
+                    continue
                 style = next((style for style in icon_set.styles if icon.endswith(style)), None)
                 if style is not None:
                     found[_plain(icon.removesuffix(style))].append(svg)
