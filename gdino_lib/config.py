@@ -36,6 +36,7 @@ class GroundingDINOConfig:
     max_tokens: int = 256  # of a prompt, [CLS] and [SEP] included
     text_mode: TextMode = "sub-sentence"  # what BERT sees at once: a phrase, the whole prompt, or a word (ablation)
     text_framed: bool = False  # BERT sees it between [CLS] and [SEP], which one that was trained on sentences needs
+    landmarks: int = 0  # names that were learned, towards which BERT's features of a phrase are drawn
 
     # feature enhancer, query selection, decoder
     width: int = 256  # D

@@ -235,7 +235,9 @@ class Detector:
         """The model may have been trained, loaded or moved since the last call."""
         if self.model.training:
             self.model.eval()
-        now = [(weight.data_ptr(), weight._version) for weight in self.model.text_encoder.bert.parameters()]
+        text = self.model.text_encoder
+        read_by = [*text.bert.parameters(), *text.buffers(recurse=False)]  # with its landmarks
+        now = [(tensor.data_ptr(), tensor._version) for tensor in read_by]
         if now != self._known_by:
             self._known.clear()
             self._known_by = now

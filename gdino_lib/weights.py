@@ -528,7 +528,7 @@ def _check_layout(config: GroundingDINOConfig, layout: str) -> None:
     """A layout holds the models of the code that it belongs to; what its files do not say must be what that code does."""
     c = config
     demands: dict[str, Any] = {"backbone": "swin", "language_guided": True, "text_mode": "sub-sentence"}
-    demands |= {"text_framed": False}
+    demands |= {"text_framed": False, "landmarks": 0}
     if layout == "official":
         demands |= {"scaled_logits": False, "bert_heads": 12, "points": 4, "text_heads": 4, "fusion_heads": 4}
         demands |= {"position_temperature": 20}

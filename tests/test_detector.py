@@ -289,6 +289,15 @@ def test_bert_reads_each_phrase_once(monkeypatch):
     assert_same(detector(picture(), ["kept words"], **ALL), before)
 
 
+def test_what_was_kept_of_phrases_is_forgotten_with_other_landmarks():
+    detector = gd.Detector(gd.GroundingDINO(CONFIG))
+    detector(picture(), ["kept words"], **ALL)
+    for names in (["first", "second"], ["third", "fourth"]):
+        detector.model.text_encoder.set_landmarks(names)
+        found = detector(picture(), ["kept words"], **ALL)
+        assert_same(found, gd.Detector(detector.model)(picture(), ["kept words"], **ALL))
+
+
 def test_each_threshold_is_compared_with_its_own(detector):
     """The box threshold with the best token, the text threshold with the phrase's mean, which is lower."""
     phrases = ["a person with an umbrella"]

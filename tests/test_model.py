@@ -13,6 +13,7 @@ import gdino_lib as gd
 from gdino_lib.model.grounding_dino import Predictions
 from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
 from gdino_lib.model.swin import Swin
+from gdino_lib.model.text_encoder import DRAWN, TEMPERATURE
 
 CONFIG = SMALL.replace(logit_epsilon=1e-3)
 PROMPTS = [["cat", "remote control"], ["a dog"]]
@@ -354,3 +355,36 @@ def test_framed_phrases_are_read_between_the_frame_tokens():
         read = torch.tensor([[vocabulary.cls_token_id, *prompt.ids[0][phrase].tolist(), vocabulary.sep_token_id]])
         expected = encoder.bert(input_ids=read).last_hidden_state[0, 1:-1]
         torch.testing.assert_close(encoder.encode(prompt)[0][phrase], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_landmark_draws_the_words_of_a_phrase_and_nothing_else():
+    encoder = build(CONFIG.replace(text_framed=True)).text_encoder
+    prompt = gd.prompts.tokenize([["remote control", "dog"]])  # [CLS] remote control . dog . [SEP]
+    words, dog = prompt.phrases[0] == 0, prompt.phrases[0] == 1
+    with torch.inference_mode():
+        plain = encoder.encode(prompt)[0]
+        encoder.set_landmarks(["dog"])
+        drawn = encoder.encode(prompt)[0]
+    aside = DRAWN * (plain[dog].mean(0) - plain[words].mean(0))
+    torch.testing.assert_close(drawn[words], plain[words] + aside, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(drawn[~words], plain[~words], rtol=1e-4, atol=1e-5)  # signs, and its own landmark
+    assert aside.abs().max() > 0.01
+
+
+def test_the_landmarks_most_like_a_phrase_draw_it_most():
+    """By hand; landmarks that are set anew take the place of those before."""
+    encoder, names = build(CONFIG).text_encoder, ["red cat", "blue house", "car"]
+
+    def words(phrase):
+        prompt = gd.prompts.tokenize([[phrase]])
+        return encoder.encode(prompt)[0, prompt.phrases[0] == 0]
+
+    with torch.inference_mode():
+        plain, means = words("red dog"), torch.stack([words(name).mean(0) for name in names])
+        for landmarks in (["dog"], names):
+            encoder.set_landmarks(landmarks)
+        drawn = words("red dog")
+    mean = plain.mean(0)
+    shares = (torch.cosine_similarity(means, mean, dim=-1) / TEMPERATURE).softmax(0)
+    torch.testing.assert_close(drawn, plain + DRAWN * (shares @ means - mean), rtol=1e-4, atol=1e-5)
+    assert shares.max() > 1.5 * shares.min()

@@ -455,6 +455,7 @@ def test_our_own_file_holds_every_model(tmp_path, config):
         ("official", OFFICIAL.replace(language_guided=False), "language_guided must be True"),
         ("official", OFFICIAL.replace(text_mode="whole-sentence"), "text_mode must be 'sub-sentence'"),
         ("official", OFFICIAL.replace(text_heads=8), "text_heads must be 4, is 8"),
+        ("official", OFFICIAL.replace(landmarks=5), "landmarks must be 0, is 5"),
         ("official", OFFICIAL.replace(bert_heads=6), "bert_heads must be 12"),
         ("hugging-face", GroundingDINOConfig.nano(bert_layers=1, vocabulary=100), "backbone must be 'swin'"),
         ("hugging-face", SMALL.replace(fusion=False), "fusion must be True"),

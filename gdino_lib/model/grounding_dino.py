@@ -172,7 +172,7 @@ def build_text_encoder(config: GroundingDINOConfig) -> TextEncoder:
     bert = build_bert(
         config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
     )
-    return TextEncoder(bert, config.bert_width, config.width, config.text_mode, config.text_framed)
+    return TextEncoder(bert, config.bert_width, config.width, config.text_mode, config.text_framed, config.landmarks)
 
 
 def build_image_backbone(config: GroundingDINOConfig) -> ImageBackbone:

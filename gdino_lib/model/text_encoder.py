@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from gdino_lib.config import TextMode
-from gdino_lib.prompts import Prompt, tokenizer
+from gdino_lib.prompts import Prompt, tokenize, tokenizer
+
+DRAWN = 0.4  # how far landmarks draw a phrase towards them, 0..1 ...
+TEMPERATURE = 0.02  # ... and that of the softmax over cosines which says how much each of them
+CHUNK = 256  # names that BERT reads at once
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,23 @@ class TextEncoder(nn.Module):
         mode: what BERT sees at once.
         framed: BERT sees it between [CLS] and [SEP]. The official BERT learned to do without. A sentence encoder did not:
             its first token, whatever it is, serves as a place to attend to and says nothing of itself.
+        landmarks: how many there are, see `set_landmarks`; 0, as in the official model: BERT's features stay as they are.
     """
 
     def __init__(
-        self, bert: nn.Module, bert_width: int, width: int, mode: TextMode = "sub-sentence", framed: bool = False
+        self,
+        bert: nn.Module,
+        bert_width: int,
+        width: int,
+        mode: TextMode = "sub-sentence",
+        framed: bool = False,
+        landmarks: int = 0,
     ) -> None:
         super().__init__()
         self.bert = bert
         self.projection = nn.Linear(bert_width, width)
         self.mode, self.framed = mode, framed
+        self.register_buffer("landmarks", torch.zeros(landmarks, bert_width) if landmarks else None)
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
@@ -82,10 +96,40 @@ class TextEncoder(nn.Module):
             features = pad_sequence([known[ids] for ids in sequences], batch_first=True)
         return features[row, column] * prompt.mask[..., None]  # (S, longest, W) -> (B, T, W)
 
+    @torch.no_grad()
+    def set_landmarks(self, names: Sequence[str]) -> None:
+        """Let names that were learned draw new ones towards them.
+
+        BERT's features of a new name lie where the detector never learned what things look like. Part of the way towards the
+        learned names most like it, it knows more. A learned name hardly moves: it is most like itself.
+
+        Args:
+            names: of things that the detector was trained on; they take the place of those before.
+        """
+        self.landmarks = None
+        device, means = self.projection.weight.device, []
+        for start in range(0, len(names), CHUNK):
+            sequences, _, _ = self._sequences(tokenize([[name] for name in names[start : start + CHUNK]]))
+            features, named = self._read_plainly(sequences, device)
+            means.append(_mean(features, named)[named.any(1)])  # without [CLS] and [SEP]
+        self.landmarks = torch.cat(means)  # (N, W)
+
     def _read(self, sequences: list[tuple[int, ...]], device: torch.device) -> Tensor:
-        """What BERT makes of S sequences, float [S, longest, W]."""
+        """What BERT, and the landmarks, make of S sequences, float [S, longest, W]."""
+        features, named = self._read_plainly(sequences, device)
+        if self.landmarks is None:
+            return features
+        mean = _mean(features, named)
+        cosines = F.normalize(mean, dim=-1) @ F.normalize(self.landmarks, dim=-1).T  # (S, N)
+        aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
+        return features + DRAWN * aside[:, None] * named[..., None]
+
+    def _read_plainly(self, sequences: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
+        """(what BERT makes of S sequences, float [S, longest, W]; bool [S, longest], True = a word, no frame or ".")."""
         ids = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=-1).to(device)
-        return self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state
+        features = self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state
+        signs = torch.tensor(tokenizer().convert_tokens_to_ids(["[CLS]", "[SEP]", "."]), device=device)
+        return features, (ids >= 0) & ~torch.isin(ids, signs)
 
     def _sequences(self, prompt: Prompt) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
         """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
@@ -113,6 +157,11 @@ class TextEncoder(nn.Module):
         device = prompt.ids.device
         column = column.to(device) * prompt.mask
         return [(*before, *tokens, *after) for tokens in found], torch.tensor(rows, device=device), column
+
+
+def _mean(features: Tensor, named: Tensor) -> Tensor:
+    """Of the words of each sequence, float [S, W]; 0 where there are none."""
+    return (features * named[..., None]).sum(1) / named.sum(1, keepdim=True).clamp(min=1)
 
 
 def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
