@@ -119,10 +119,13 @@ class TextEncoder(nn.Module):
         features, named = self._read_plainly(sequences, device)
         if self.landmarks is None:
             return features
-        mean = _mean(features, named)
-        cosines = F.normalize(mean, dim=-1) @ F.normalize(self.landmarks, dim=-1).T  # (S, N)
-        aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
-        return features + DRAWN * aside[:, None] * named[..., None]
+        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
+            features = features.to(self.landmarks.dtype)
+            mean = _mean(features, named)
+            lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
+            cosines = F.normalize(mean, dim=-1) @ self.landmarks.T / lengths  # (S, N)
+            aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
+            return features + DRAWN * aside[:, None] * named[..., None]
 
     def _read_plainly(self, sequences: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
         """(what BERT makes of S sequences, float [S, longest, W]; bool [S, longest], True = a word, no frame or ".")."""
