@@ -3,7 +3,7 @@
 From what the first stage leaves, each variant is trained on the same number of scenes of 192 x 192, and judged on 400 scenes
 of names that it learned and 400 of near-twins of the unseen names, whose emojis it never saw, 8 absent names a prompt, on a
 GPU where there is one. Runs go on where they were interrupted; `figures.json` in a variant's folder keeps what is measured.
-Matching and noise on the text are the first round's, with `--last-round` the last one's.
+Matching and noise on the text are the first round's, with `--fourth-round` those of the fourth.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run, made if missing")
     parser.add_argument(
-        "--last-round", action="store_true", help="match and make the text noisy as the last round does"
+        "--fourth-round", action="store_true", help="match and make the text noisy as the fourth round does"
     )
     parser.add_argument(
         "--precision", choices=Precision.__args__, default=nano.SETTINGS.precision, help="(default: %(default)s)"
@@ -104,8 +104,8 @@ def main() -> None:
             write_scenes(options.out / kind, nano.JUDGED, things=things, seed="validation")
     for name in options.variants:
         variant, folder = VARIANTS[name], options.out / f"{name} {options.scenes}"
-        if options.last_round:
-            variant, folder = in_last_round(variant), folder.with_name(f"{folder.name} last round")
+        if options.fourth_round:
+            variant, folder = in_fourth_round(variant), folder.with_name(f"{folder.name} fourth round")
         if not (folder / "figures.json").is_file():
             variant = replace(variant, settings={"precision": options.precision} | variant.settings)
             result = train(variant, options.icons, options.names, folder, options.scenes, options.workers)
@@ -120,11 +120,11 @@ def main() -> None:
         print((folder / "figures.json").read_text(encoding="utf-8"), flush=True)
 
 
-def in_last_round(variant: Variant) -> Variant:
-    """With the last round's matching and noise, where the variant does not say otherwise."""
-    last, first = nano.ROUNDS[-1], nano.ROUNDS[0]
-    noise = last.noise if variant.noise == first.noise else variant.noise
-    return replace(variant, loss=asdict(last.settings.loss) | variant.loss, noise=noise)
+def in_fourth_round(variant: Variant) -> Variant:
+    """With the fourth round's matching and noise, where the variant does not say otherwise."""
+    first, fourth = nano.ROUNDS[0], nano.ROUNDS[3]
+    noise = fourth.noise if variant.noise == first.noise else variant.noise
+    return replace(variant, loss=asdict(fourth.settings.loss) | variant.loss, noise=noise)
 
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:

@@ -1,7 +1,7 @@
 """Train the embedded model from scratch on pictogram scenes: `make nano`, or
 `python -m gdino_lib.training.nano --icons FOLDER --out runs/nano`.
 
-First the image backbone learns names from pictures of single things, then the whole model learns to find them, in four
+First the image backbone learns names from pictures of single things, then the whole model learns to find them, in six
 rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
 learned judge it now and then.
 """
@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
@@ -33,7 +34,8 @@ from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weight_files import write_safetensors
-from gdino_lib.weights import SCALE, load, our_metadata, read
+from gdino_lib.weight_merge import merge
+from gdino_lib.weights import SCALE, load, our_metadata, read, save
 
 CONFIG = GroundingDINOConfig.nano()
 EPOCH = 1600  # scenes
@@ -46,7 +48,7 @@ NOISE_IN_NAMES, NOISE = 0.8, 0.5  # added to the text's features, see `read_once
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
 TEXT = "text_encoder.bert."
-WORDS = f"{TEXT}embeddings.word_embeddings.weight"
+IN_8_BITS = f"{TEXT}embeddings.word_embeddings.weight", "text_encoder.landmarks"  # in the package
 FROZEN = {  # of the image backbone: what every picture is made of
     f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
 }
@@ -88,12 +90,16 @@ class Round:
         further: share of things that no emoji shows.
         own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
         noise: added to the text's features, see `read_once`.
+        dropped: share of the backbone's channels that a step does without, see `drop_channels`.
+        kept: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weight_merge`.
     """
 
     settings: TrainingSettings
     further: float
     own: float
     noise: float = NOISE
+    dropped: float = 0.0
+    kept: float = 0.0
 
 
 ROUNDS = (
@@ -113,6 +119,40 @@ ROUNDS = (
         further=0.1,
         own=0.85,
         noise=0.8,
+    ),
+    Round(  # more further things, noise and dropping, and a backbone that learns as fast as the rest: for unseen names
+        replace(
+            SETTINGS,
+            epochs=27,
+            lr_scale=SETTINGS.lr_scale | {"image_backbone.backbone": 1.0},
+            warmup_steps=150,
+            loss=LossSettings(match_class=4.0),
+            seed=3,
+            validate_every=9,
+        ),
+        further=0.4,
+        own=0.85,
+        noise=1.0,
+        dropped=0.3,
+        kept=0.4,
+    ),
+    Round(  # the same with larger batches and more noise: made on a GPU
+        replace(
+            SETTINGS,
+            epochs=70,
+            batch_size=64,
+            lr=7e-4,
+            lr_scale=SETTINGS.lr_scale | {"image_backbone.backbone": 1.0},
+            warmup_steps=150,
+            loss=LossSettings(match_class=4.0),
+            seed=5,
+            validate_every=14,
+        ),
+        further=0.4,
+        own=0.85,
+        noise=1.2,
+        dropped=0.3,
+        kept=0.5,
     ),
 )
 
@@ -162,7 +202,7 @@ def find(
 ) -> Path:
     """One round of scenes, or what is left of it.
 
-    Each but the first begins with the moving average of the one before, at a rate that falls to 0 once more.
+    Each but the first begins with what the one before has left, at a rate that falls to 0 once more.
 
     Args:
         model: what the stage before has learned; it is changed.
@@ -188,6 +228,7 @@ def find(
         seed=plan.settings.seed,
     )
     read_once(model.text_encoder, wordings(things), plan.noise)
+    drop_channels(model.image_backbone.backbone, plan.dropped)
     return (
         Trainer(model, dataset, plan.settings, out, validation=validation, resume=True, workers=workers).fit().weights
     )
@@ -226,17 +267,43 @@ def read_once(encoder: TextEncoder, phrases: Iterable[str], noise: float = 0.0) 
     encoder.encode = encode
 
 
+def drop_channels(backbone: nn.Module, share: float) -> None:
+    """Let names not hang on single channels: in training some are 0 in the maps of the backbone, others in each step and image.
+
+    Args:
+        backbone: gives maps, float [B, C, h, w] each; it is changed.
+        share: of the channels of each map and image, 0..1; the others grow in turn.
+    """
+
+    def drop(module: nn.Module, _: tuple, maps: list[Tensor]) -> list[Tensor]:
+        return [F.dropout2d(each, share, module.training) for each in maps]
+
+    backbone.register_forward_hook(drop)
+
+
+def remember(model: GroundingDINO, names: Iterable[str]) -> None:
+    """Give a trained model the names that it learned as landmarks, see `TextEncoder`.
+
+    Args:
+        model: it is changed, and its configuration.
+        names: each once, in any order.
+    """
+    model.text_encoder.set_landmarks(sorted(set(names)))
+    model.config = model.config.replace(landmarks=len(model.text_encoder.landmarks))
+
+
 def export(weights: Path, folder: Path) -> None:
-    """Write trained weights as the package carries them: half precision, word embeddings in 8 bits.
+    """Write trained weights as the package carries them: half precision, word embeddings and landmarks in 8 bits.
 
     BERT, which is not trained, has a file of its own: it stays the same from one training to the next.
     """
     checkpoint = read(weights)
     halves = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint.state.items()}
-    words = checkpoint.state[WORDS]  # (vocabulary, bert width)
-    scale = (words.abs().amax(1, keepdim=True) / 127).half().clamp(min=torch.finfo(torch.float16).tiny)
-    halves[WORDS] = (words / scale.float()).round().clamp(-127, 127).to(torch.int8)
-    halves[WORDS + SCALE] = scale
+    for name in checkpoint.state.keys() & set(IN_8_BITS):
+        rows = checkpoint.state[name]  # (N, bert width)
+        scale = (rows.abs().amax(1, keepdim=True) / 127).half().clamp(min=torch.finfo(torch.float16).tiny)
+        halves[name] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        halves[name + SCALE] = scale
     parts = {"text.safetensors": {}, "detector.safetensors": {}}
     for name, tensor in halves.items():
         parts["text.safetensors" if name.startswith(TEXT) else "detector.safetensors"][name] = tensor
@@ -271,9 +338,17 @@ def main() -> None:
     validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
+    found = None
     for plan, folder in zip(ROUNDS, rounds, strict=True):
-        found = find(model, plan, options.icons, folder, validation, options.workers)
+        before, found = found, find(model, plan, options.icons, folder, validation, options.workers)
+        if plan.kept:
+            merged = folder / "merged.safetensors"
+            merge(found, before, merged, plan.kept, overwrite=True)
+            found = merged
         model = load(found)
+    remember(model, wordings(things_to_learn(options.icons, FURTHER)[0]))
+    found = options.out / "nano.safetensors"
+    save(model, found)
     print(f"weights: {found}")
     if options.export:
         export(found, options.export)
