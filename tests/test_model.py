@@ -388,3 +388,6 @@ def test_the_landmarks_most_like_a_phrase_draw_it_most():
     shares = (torch.cosine_similarity(means, mean, dim=-1) / TEMPERATURE).softmax(0)
     torch.testing.assert_close(drawn, plain + DRAWN * (shares @ means - mean), rtol=1e-4, atol=1e-5)
     assert shares.max() > 1.5 * shares.min()
+    with pytest.raises(ValueError, match="names: expected at least one that was learned, got none"):
+        encoder.set_landmarks([])
+    assert len(encoder.landmarks) == 3

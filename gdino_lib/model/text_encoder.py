@@ -104,8 +104,14 @@ class TextEncoder(nn.Module):
         learned names most like it, it knows more. A learned name hardly moves: it is most like itself.
 
         Args:
-            names: of things that the detector was trained on; they take the place of those before.
+            names: of things that the detector was trained on; they take the place of those before. The configuration of a
+                model that is saved must say how many there are, in `landmarks`.
+
+        Raises:
+            ValueError: no names.
         """
+        if not names:
+            raise ValueError("names: expected at least one that was learned, got none")
         self.landmarks = None
         device, means = self.projection.weight.device, []
         for start in range(0, len(names), CHUNK):
