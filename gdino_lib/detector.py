@@ -129,6 +129,7 @@ class Detector:
         self.batch_size = batch_size
         self._known: dict[tuple[int, ...], Tensor] = {}  # what BERT made of phrases, by their ids ...
         self._known_by: list[tuple[int, int]] = []  # ... and the state of its weights then
+        self._held: list[Tensor] = []  # these weights
 
     @classmethod
     def from_pretrained(
@@ -240,7 +241,7 @@ class Detector:
         now = [(tensor.data_ptr(), tensor._version) for tensor in read_by]
         if now != self._known_by:
             self._known.clear()
-            self._known_by = now
+            self._known_by, self._held = now, read_by  # else new landmarks could take the address of these
 
     def _prepare(self, image: Image.Image) -> Tensor:
         return prepare(image, self.model.config.short_side, self.model.config.long_side)
