@@ -79,10 +79,10 @@ class TextEncoder(nn.Module):
         return TextTokens(self.projection(self.encode(prompt, known)), prompt)
 
     def encode(self, prompt: Prompt, known: dict[tuple[int, ...], Tensor] | None = None) -> Tensor:
-        """BERT's features, float [B, T, bert width]; zeros at padding.
+        """BERT's features, drawn by the landmarks where there are any, float [B, T, bert width]; zeros at padding.
 
         Args:
-            known: what BERT made of sequences that it has read before, float [length, bert width] by their ids; new ones are
+            known: what became of sequences that it has read before, float [length, bert width] by their ids; new ones are
                 added. In other company it would round otherwise, in the last digits.
         """
         sequences, row, column = self._sequences(prompt)
@@ -116,15 +116,17 @@ class TextEncoder(nn.Module):
         device, means = self.projection.weight.device, []
         for start in range(0, len(names), CHUNK):
             sequences, _, _ = self._sequences(tokenize([[name] for name in names[start : start + CHUNK]]))
-            features, named = self._read_plainly(sequences, device)
+            features, ids = self._read_plainly(sequences, device)
+            named = _named(ids)
             means.append(_mean(features, named)[named.any(1)])  # without [CLS] and [SEP]
         self.landmarks = torch.cat(means)  # (N, W)
 
     def _read(self, sequences: list[tuple[int, ...]], device: torch.device) -> Tensor:
         """What BERT, and the landmarks, make of S sequences, float [S, longest, W]."""
-        features, named = self._read_plainly(sequences, device)
+        features, ids = self._read_plainly(sequences, device)
         if self.landmarks is None:
             return features
+        named = _named(ids)
         with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
             features = features.to(self.landmarks.dtype)
             mean = _mean(features, named)
@@ -134,11 +136,9 @@ class TextEncoder(nn.Module):
             return features + DRAWN * aside[:, None] * named[..., None]
 
     def _read_plainly(self, sequences: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
-        """(what BERT makes of S sequences, float [S, longest, W]; bool [S, longest], True = a word, no frame or ".")."""
+        """(what BERT makes of S sequences, float [S, longest, W]; their ids, int64 [S, longest], -1 at padding)."""
         ids = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=-1).to(device)
-        features = self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state
-        signs = torch.tensor(tokenizer().convert_tokens_to_ids(["[CLS]", "[SEP]", "."]), device=device)
-        return features, (ids >= 0) & ~torch.isin(ids, signs)
+        return self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state, ids
 
     def _sequences(self, prompt: Prompt) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
         """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
@@ -166,6 +166,12 @@ class TextEncoder(nn.Module):
         device = prompt.ids.device
         column = column.to(device) * prompt.mask
         return [(*before, *tokens, *after) for tokens in found], torch.tensor(rows, device=device), column
+
+
+def _named(ids: Tensor) -> Tensor:
+    """Which tokens say what a phrase names: bool [S, longest], False = padding, the frame and "."."""
+    signs = torch.tensor(tokenizer().convert_tokens_to_ids(["[CLS]", "[SEP]", "."]), device=ids.device)
+    return (ids >= 0) & ~torch.isin(ids, signs)
 
 
 def _mean(features: Tensor, named: Tensor) -> Tensor:
