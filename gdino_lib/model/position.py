@@ -39,8 +39,8 @@ def image_positions(mask: Tensor, width: int, temperature: float) -> Tensor:
     y, x = mask.cumsum(1, dtype=torch.float32), mask.cumsum(2, dtype=torch.float32)  # 1, 2, 3, ... over real tokens
     y = y / (y[:, -1:, :] + 1e-6)
     x = x / (x[:, :, -1:] + 1e-6)
-    embedded = [sine_embedding(values, width // 2, temperature) for values in (y, x)]
-    return torch.cat(embedded, dim=-1).flatten(1, 2)  # (B, h, w, D) -> (B, h*w, D)
+    embedded = sine_embedding(torch.stack([y, x], dim=-1), width // 2, temperature)  # (B, h, w, 2, D / 2)
+    return embedded.flatten(3).flatten(1, 2)  # (B, h*w, D)
 
 
 def box_positions(boxes: Tensor, width: int) -> Tensor:

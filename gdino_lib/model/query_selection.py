@@ -49,7 +49,7 @@ class QuerySelection(nn.Module):
     def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
         """Choose."""
         anchors, usable = token_anchors(image)
-        features = self.norm(self.projection(image.features.masked_fill(~usable[..., None], 0)))  # (B, N, D)
+        features = self.norm(self.projection(image.features * usable[..., None]))  # (B, N, D)
         logits = self.contrastive_head(features, text.features, text.mask)  # (B, N, T)
 
         count = min(len(self.contents), features.shape[1])
