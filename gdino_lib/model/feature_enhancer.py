@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -90,13 +87,22 @@ class FusionLayer(nn.Module):
     def forward(self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
         image, text = self.image_norm(image), self.text_norm(text)
-        query, key = self._split(self.image_query(image)), self._split(self.text_key(text))
-        image_value, text_value = self._split(self.image_value(image)), self._split(self.text_value(text))
+        key, text_value = self._split(self.text_key(text)), self._split(self.text_value(text))
+        key = key / key.shape[-1] ** 0.5
 
-        # query @ key.T / sqrt(c) is (B, h, N, T), and its transpose what the text sees; neither is ever written down as a whole
-        attend = partial(F.scaled_dot_product_attention, dropout_p=self.dropout.p if self.training else 0.0)
-        image_update = self.image_output(self._join(attend(query, key, text_value, text_mask[:, None, None])))
-        text_update = self.text_output(self._join(attend(key, query, image_value, image_mask[:, None, None])))
+        # (W x + b) . k = x . (W^T k) + b . k: the matrices meet the few text tokens, not the many of the image
+        matrix, bias = self._heads(self.image_query)  # (h, c, D), (h, c, 1)
+        scores = ((key @ matrix).flatten(1, 2) @ image.transpose(1, 2)).unflatten(1, (self.heads, -1))  # (B, h, T, N)
+        seen_by_image = scores + (key @ bias).masked_fill(~text_mask[:, None, :, None], -torch.inf)
+        seen_by_image = self.dropout(seen_by_image.softmax(2)).flatten(1, 2)  # (B, h * T, N)
+        matrix = _matrix(self.image_output).T.unflatten(0, (self.heads, -1))  # (h, c, D)
+        image_update = seen_by_image.transpose(1, 2) @ (text_value @ matrix).flatten(1, 2) + self.image_output.bias
+
+        hidden = torch.zeros_like(image_mask, dtype=scores.dtype).masked_fill(~image_mask, -torch.inf)[:, None, None]
+        seen_by_text = self.dropout((scores + hidden).softmax(3)).flatten(1, 2)  # (B, h * T, N); b . k is the same for all
+        matrix, bias = self._heads(self.image_value)
+        seen = (seen_by_text @ image).unflatten(1, (self.heads, -1)) @ matrix.transpose(1, 2) + bias.transpose(1, 2)
+        text_update = self.text_output(seen.transpose(1, 2).flatten(2))  # (B, h, T, c) -> (B, T, h * c)
 
         image = image + self.drop_path(self.image_scale * image_update)
         text = text + self.drop_path(self.text_scale * text_update)
@@ -105,8 +111,8 @@ class FusionLayer(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, X, h * c) -> (B, h, X, c)
 
-    def _join(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2).flatten(2)  # (B, h, X, c) -> (B, X, h * c)
+    def _heads(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        return _matrix(linear).unflatten(0, (self.heads, -1)), linear.bias.unflatten(0, (self.heads, -1, 1))
 
 
 class TextLayer(nn.Module):
@@ -145,6 +151,14 @@ class ImageLayer(nn.Module):
         x = self.norm1(x + self.dropout(update))
         update = self.linear2(self.dropout(self.linear1(x).relu_()))
         return self.norm2(x + self.dropout(update))
+
+
+def _matrix(linear: nn.Linear) -> Tensor:
+    """Its weight; with adapters (`gdino_lib.training.lora`) their sum."""
+    weight = linear.weight
+    for adapter in getattr(linear, "active_adapters", ()):
+        weight = weight + linear.get_delta_weight(adapter)
+    return weight
 
 
 def reference_points(image: ImageTokens) -> Tensor:
