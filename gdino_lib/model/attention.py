@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +32,9 @@ class Attention(nn.MultiheadAttention):
         """
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, X, D) -> (B, h, X, D / h)
+            F.linear(x, weight, bias)
+            .unflatten(-1, (self.num_heads, -1))
+            .transpose(1, 2)  # (B, X, D) -> (B, h, X, D / h)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         update = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)

@@ -99,7 +99,9 @@ class FusionLayer(nn.Module):
         image_update = seen_by_image.transpose(1, 2) @ (text_value @ matrix).flatten(1, 2) + self.image_output.bias
 
         hidden = torch.zeros_like(image_mask, dtype=scores.dtype).masked_fill(~image_mask, -torch.inf)[:, None, None]
-        seen_by_text = self.dropout((scores + hidden).softmax(3)).flatten(1, 2)  # (B, h * T, N); b . k is the same for all
+        seen_by_text = self.dropout((scores + hidden).softmax(3)).flatten(
+            1, 2
+        )  # (B, h * T, N); b . k is the same for all
         matrix, bias = self._heads(self.image_value)
         seen = (seen_by_text @ image).unflatten(1, (self.heads, -1)) @ matrix.transpose(1, 2) + bias.transpose(1, 2)
         text_update = self.text_output(seen.transpose(1, 2).flatten(2))  # (B, h, T, c) -> (B, T, h * c)

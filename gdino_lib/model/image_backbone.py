@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gdino_lib.model.position import image_positions
 
-SMALL = 400  # pixels of a map up to which a 1 x 1 convolution is computed as a matrix product
+SMALL = 400  # pixels of a map up to which a 1 x 1 convolution is computed as a matrix product in training, too
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ def _convolve(
     """A convolution, on a CPU with the frozen batch norm after it.
 
     A depthwise one is computed there in the weights' precision whatever autocast wants: the gradients of bfloat16 ones take
-    three to ten times as long. A 1 x 1 one on a small map, which is a matrix product, is faster as one, by a twelfth of the
-    backbone's time (PyTorch 2.14). Where one more pixel of padding is asked for at the right and the bottom than at the left
-    and the top, the kernel gets zeros in front in place of the map, which would be copied.
+    three to ten times as long. A 1 x 1 one, which is a matrix product, is faster as one, by a tenth of the backbone's time
+    (PyTorch 2.14), but for the gradients of large maps. Where one more pixel of padding is asked for at the right and the bottom
+    than at the left and the top, the kernel gets zeros in front in place of the map, which would be copied.
     """
     c = convolution
     if x.device.type != "cpu":
@@ -186,9 +186,9 @@ def _convolve(
         padding, front = tuple((pixels + 1) // 2 for pixels in both), tuple(pixels % 2 for pixels in both)
     weight, bias = _folded(c, norm, front)
     plain = (c.kernel_size, c.stride, padding, c.groups) == ((1, 1), (1, 1), (0, 0), 1)
-    if plain and x.shape[2] * x.shape[3] <= SMALL:
+    if plain and (x.shape[2] * x.shape[3] <= SMALL or not torch.is_grad_enabled()):
         return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)  # pixels as rows
-    exact = c.groups > 1
+    exact = c.groups > 1 and torch.is_autocast_enabled("cpu")
     with torch.autocast("cpu", enabled=False) if exact else nullcontext():
         x = x.to(weight.dtype) if exact else x
         return F.conv2d(x, weight, bias, c.stride, padding, c.dilation, c.groups)
