@@ -61,7 +61,8 @@ class Decoder(nn.Module):
 
             normed = self.norm(features)
             states.append((normed, (box_head(normed) + inverse_sigmoid(previous, self.logit_epsilon)).sigmoid()))
-            if layer is not self.layers[-1]:  # the next one starts from the box that the features before the norm ask for
+            if layer is not self.layers[-1]:
+                # the next layer starts from the box that the features before the norm ask for
                 previous = (box_head(features) + inverse_sigmoid(boxes, self.logit_epsilon)).sigmoid()
                 boxes = previous.detach()
         return states
