@@ -1,0 +1,108 @@
+"""The attention modules against the plain way to compute them, in double precision."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gdino_lib.model.attention import Attention
+from gdino_lib.model.feature_enhancer import FusionLayer
+from gdino_lib.training import lora
+
+WIDTH, HEADS = 32, 4
+
+
+def randn(*shape, seed=0, grad=False):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+def randomised(module):
+    module = module.double().eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(module.parameters()):
+            parameter.copy_(randn(*parameter.shape, seed=number) / WIDTH**0.5)
+    return module
+
+
+def grads(outputs, inputs, module):
+    loss = sum((output * randn(*output.shape, seed=9)).sum() for output in outputs)
+    return torch.autograd.grad(loss, [*inputs, *module.parameters()])
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+BLOCKS = torch.block_diag(torch.ones(3, 3), torch.ones(4, 4)).bool()  # (7, 7)
+PADDING = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])  # (2, 7)
+# our mask, and the two of PyTorch's module, which says True where it must not look and has no dimension for heads
+MASKS = {
+    "none": (None, {}),
+    "padding": (PADDING[:, None, None], {"key_padding_mask": ~PADDING}),
+    "blocks of each image": (
+        torch.stack([BLOCKS, torch.ones_like(BLOCKS)])[:, None],
+        {"attn_mask": (~torch.stack([BLOCKS, torch.ones_like(BLOCKS)])).repeat_interleave(HEADS, dim=0)},
+    ),
+    "added": (randn(7, 7, seed=5)[None, None], {"attn_mask": randn(7, 7, seed=5)}),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_equals_pytorchs_module(mask):
+    ours = randomised(Attention(WIDTH, HEADS))
+    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double().eval()
+    theirs.load_state_dict(ours.state_dict())
+    query, key, value = inputs = [randn(2, 7, WIDTH, seed=seed, grad=True) for seed in (1, 2, 3)]
+    mine, options = MASKS[mask]
+    out, expected = ours(query, key, value, mine), theirs(query, key, value, need_weights=False, **options)[0]
+    assert_same([out], [expected])
+    assert_same(grads([out], inputs, ours), grads([expected], inputs, theirs))
+
+
+def plain_fusion(layer, image, text, image_mask, text_mask):
+    """Head by head, as GLIP's paper has it."""
+    image, text = layer.image_norm(image), layer.text_norm(text)
+    queries, keys = layer.image_query(image).chunk(layer.heads, -1), layer.text_key(text).chunk(layer.heads, -1)
+    image_values, text_values = (x.chunk(layer.heads, -1) for x in (layer.image_value(image), layer.text_value(text)))
+    seen_by_image, seen_by_text = [], []
+    for query, key, image_value, text_value in zip(queries, keys, image_values, text_values, strict=True):
+        scores = query @ key.transpose(1, 2) / key.shape[-1] ** 0.5  # (B, N, T)
+        of_text = scores.masked_fill(~text_mask[:, None], -torch.inf).softmax(2)
+        of_image = scores.masked_fill(~image_mask[..., None], -torch.inf).softmax(1)
+        seen_by_image.append(of_text @ text_value)
+        seen_by_text.append(of_image.transpose(1, 2) @ image_value)
+    image = image + layer.image_scale * layer.image_output(torch.cat(seen_by_image, -1))
+    return image, text + layer.text_scale * layer.text_output(torch.cat(seen_by_text, -1))
+
+
+def fusion_inputs():
+    image, text = randn(2, 30, WIDTH, seed=1, grad=True), randn(2, 7, WIDTH, seed=2, grad=True)
+    image_mask = torch.arange(30) < torch.tensor([[30], [22]])
+    return image, text, image_mask, PADDING
+
+
+def test_fusion_equals_the_plain_way_with_its_gradients():
+    layer = randomised(FusionLayer(WIDTH, HEADS, 24))
+    inputs = fusion_inputs()
+    ours, plain = layer(*inputs), plain_fusion(layer, *inputs)
+    assert_same(ours, plain)
+    assert_same(grads(ours, inputs[:2], layer), grads(plain, inputs[:2], layer))
+
+
+def test_adapters_of_fusion_count():
+    pytest.importorskip("peft")
+    layer = lora.add(randomised(FusionLayer(WIDTH, HEADS, 24)), rank=2)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(randn(*parameter.shape, seed=len(name)) / WIDTH)
+    inputs = fusion_inputs()
+    ours, plain = layer(*inputs), plain_fusion(layer, *inputs)  # here each adapter acts by its own forward pass
+    assert_same(ours, plain)
+    learning = [p for p in layer.parameters() if p.requires_grad]
+    for a, b in zip(*(torch.autograd.grad(sum(o.sum() for o in out), learning) for out in (ours, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+    assert_same(lora.merge(copy.deepcopy(layer))(*inputs), ours)
