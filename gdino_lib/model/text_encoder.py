@@ -131,9 +131,8 @@ class TextEncoder(nn.Module):
             features = features.to(self.landmarks.dtype)
             mean = _mean(features, named)
             lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
-            cosines = (
-                self.landmarks @ F.normalize(mean, dim=-1).T
-            ).T / lengths  # (S, N); a CPU likes the many rows first
+            cosines = self.landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
+            cosines = cosines.T / lengths  # (S, N)
             aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
             return features + DRAWN * aside[:, None] * named[..., None]
 
