@@ -7,7 +7,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gdino_lib.model.attention import Attention
 from gdino_lib.model.heads import MLP
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.model.position import box_positions, inverse_sigmoid
@@ -68,9 +67,9 @@ class Decoder(nn.Module):
         return states
 
     def _additive(self, attention_mask: Tensor, features: Tensor) -> Tensor:
-        """bool [Q, Q] or [B, Q, Q] -> float [1 or B, 1, Q, Q], once for all layers: added to the scores."""
+        """bool [Q, Q] or [B, Q, Q] -> float [Q, Q] or [B * H, Q, Q], once for all layers: added to the scores."""
         blocked = features.new_zeros(attention_mask.shape).masked_fill(~attention_mask, -torch.inf)
-        return blocked[None, None] if blocked.dim() == 2 else blocked[:, None]
+        return blocked.repeat_interleave(self.layers[0].heads, dim=0) if blocked.dim() == 3 else blocked
 
 
 class DecoderLayer(nn.Module):
@@ -92,11 +91,12 @@ class DecoderLayer(nn.Module):
         text_cross_attention: bool = True,
     ) -> None:
         super().__init__()
-        self.self_attention = Attention(width, heads, dropout)
+        self.heads = heads
+        self.self_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.self_norm = nn.LayerNorm(width)
         self.text_attention = None
         if text_cross_attention:
-            self.text_attention = Attention(width, heads, dropout)
+            self.text_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
             self.text_norm = nn.LayerNorm(width)
         self.image_attention = MultiScaleDeformableAttention(width, heads, levels, points)
         self.image_norm = nn.LayerNorm(width)
@@ -113,13 +113,15 @@ class DecoderLayer(nn.Module):
         text: TextTokens,
         blocked: Tensor | None,
     ) -> Tensor:
-        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4], 0 or -inf [1 or B, 1, Q, Q] -> [B, Q, D]."""
+        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4], 0 or -inf [Q, Q] or [B * H, Q, Q] -> [B, Q, D]."""
         query = x + positions
-        update = self.self_attention(query, query, x, blocked)
+        update, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
         x = self.self_norm(x + self.dropout(update))
 
         if self.text_attention is not None:
-            update = self.text_attention(x + positions, text.features, text.features, text.mask[:, None, None])
+            update, _ = self.text_attention(
+                x + positions, text.features, text.features, key_padding_mask=~text.mask, need_weights=False
+            )
             x = self.text_norm(x + self.dropout(update))
 
         update = self.image_attention(x + positions, reference, image.features, image.shapes, image.mask)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from gdino_lib.model.attention import Attention
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.model.position import sine_embedding
 from gdino_lib.model.text_encoder import TextTokens
@@ -123,7 +122,8 @@ class TextLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, ffn_width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.attention = Attention(width, heads, dropout)
+        self.heads = heads
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
         self.dropout = nn.Dropout(dropout)
@@ -131,7 +131,10 @@ class TextLayer(nn.Module):
     def forward(self, text: Tensor, positions: Tensor, block_mask: Tensor) -> Tensor:
         """float [B, T, D], float [B, T, D], bool [B, T, T] (True = may attend) -> [B, T, D]."""
         query = text + positions
-        update = self.attention(query, query, text, block_mask[:, None])
+        blocked = (~block_mask).repeat_interleave(
+            self.heads, dim=0
+        )  # (B, T, T) -> (B * h, T, T), a prompt's heads together
+        update, _ = self.attention(query, query, text, attn_mask=blocked, need_weights=False)
         text = self.norm1(text + self.dropout(update))
         update = self.linear2(self.dropout(self.linear1(text).relu()))
         return self.norm2(text + self.dropout(update))

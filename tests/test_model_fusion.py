@@ -1,12 +1,10 @@
-"""The attention modules against the plain way to compute them, in double precision."""
+"""Fusion against the plain way to compute it, in double precision."""
 
 import copy
 
 import pytest
 import torch
-from torch import nn
 
-from gdino_lib.model.attention import Attention
 from gdino_lib.model.feature_enhancer import FusionLayer
 from gdino_lib.training import lora
 
@@ -36,30 +34,7 @@ def assert_same(ours, theirs):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-BLOCKS = torch.block_diag(torch.ones(3, 3), torch.ones(4, 4)).bool()  # (7, 7)
 PADDING = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])  # (2, 7)
-# our mask, and the two of PyTorch's module, which says True where it must not look and has no dimension for heads
-MASKS = {
-    "none": (None, {}),
-    "padding": (PADDING[:, None, None], {"key_padding_mask": ~PADDING}),
-    "blocks of each image": (
-        torch.stack([BLOCKS, torch.ones_like(BLOCKS)])[:, None],
-        {"attn_mask": (~torch.stack([BLOCKS, torch.ones_like(BLOCKS)])).repeat_interleave(HEADS, dim=0)},
-    ),
-    "added": (randn(7, 7, seed=5)[None, None], {"attn_mask": randn(7, 7, seed=5)}),
-}
-
-
-@pytest.mark.parametrize("mask", MASKS)
-def test_attention_equals_pytorchs_module(mask):
-    ours = randomised(Attention(WIDTH, HEADS))
-    theirs = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True).double().eval()
-    theirs.load_state_dict(ours.state_dict())
-    query, key, value = inputs = [randn(2, 7, WIDTH, seed=seed, grad=True) for seed in (1, 2, 3)]
-    mine, options = MASKS[mask]
-    out, expected = ours(query, key, value, mine), theirs(query, key, value, need_weights=False, **options)[0]
-    assert_same([out], [expected])
-    assert_same(grads([out], inputs, ours), grads([expected], inputs, theirs))
 
 
 def plain_fusion(layer, image, text, image_mask, text_mask):
