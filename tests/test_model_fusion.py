@@ -81,3 +81,23 @@ def test_adapters_of_fusion_count():
     for a, b in zip(*(torch.autograd.grad(sum(o.sum() for o in out), learning) for out in (ours, plain)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
     assert_same(lora.merge(copy.deepcopy(layer))(*inputs), ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_scores_survive_half_precision(dtype):
+    """Scores beyond float16's 65,504 would be infinite, and their softmax no number."""
+    layer = randomised(FusionLayer(WIDTH, HEADS, 24)).float()
+    with torch.no_grad():
+        layer.image_query.weight.mul_(1e3)
+        layer.text_key.weight.mul_(1e3)
+        layer.image_scale.fill_(1)
+        layer.text_scale.fill_(1)
+    image, text, image_mask, text_mask = fusion_inputs()
+    inputs = image.detach().float(), text.detach().float(), image_mask, text_mask
+    with torch.no_grad():
+        exact = layer(*inputs)
+        with torch.autocast("cpu", dtype):
+            found = layer(*inputs)
+    for ours, expected, mask in zip(found, exact, (image_mask, text_mask), strict=True):
+        assert ours.isfinite().all()
+        assert (ours - expected).abs()[mask].median() < 0.02

@@ -90,11 +90,14 @@ class FusionLayer(nn.Module):
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
         image, text = self.image_norm(image), self.text_norm(text)
         key, text_value = self._split(self.text_key(text)), self._split(self.text_value(text))
-        key = key / key.shape[-1] ** 0.5
 
         matrix, bias = self._heads(self.image_query)  # (h, c, D), (h, c, 1)
-        scores = ((key @ matrix).flatten(1, 2) @ image.transpose(1, 2)).unflatten(1, (self.heads, -1))  # (B, h, T, N)
-        seen_by_image = scores + (key @ bias).masked_fill(~text_mask[:, None, :, None], -torch.inf)
+        with torch.autocast(image.device.type, enabled=False):  # scores can be larger than float16 has numbers
+            key = key.to(matrix.dtype) / key.shape[-1] ** 0.5
+            image_tokens = image.to(matrix.dtype).transpose(1, 2)
+            scores = ((key @ matrix).flatten(1, 2) @ image_tokens).unflatten(1, (self.heads, -1))  # (B, h, T, N)
+            bias = (key @ bias).masked_fill(~text_mask[:, None, :, None], -torch.inf)  # (B, h, T, 1)
+        seen_by_image = scores + bias
         seen_by_image = self.dropout(seen_by_image.softmax(2)).flatten(1, 2)  # (B, h * T, N)
         matrix = _matrix(self.image_output).T.unflatten(0, (self.heads, -1))  # (h, c, D)
         image_update = seen_by_image.transpose(1, 2) @ (text_value @ matrix).flatten(1, 2) + self.image_output.bias
