@@ -282,10 +282,14 @@ def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
 
 
 def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
-    """One image of 256 x 256, ten phrases, new ones and those asked last; the medians of some processes."""
+    """One image of 256 x 256, ten phrases, new ones and those asked last; the medians of some processes.
+
+    On a virtual machine whose host gave the cores to others meanwhile ("taken_away", a share of their time; Linux tells),
+    the times say nothing.
+    """
     names = [thing.name for thing in pictograms.seen()]
     prompts = [names[start : start + PHRASES] for start in range(0, 40 * PHRASES, PHRASES)]
-    runs = []
+    runs, before = [], _processor_time()
     for _ in range(processes):
         command = [sys.executable, "-c", IN_A_PROCESS, model, str(image), json.dumps(prompts)]
         ended = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -297,7 +301,15 @@ def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
     }
     for name in ("libraries_s", "load_s", "compiler_mb", "libraries_mb", "model_mb"):
         figures[name] = round(statistics.median(run[name] for run in runs), 2)
-    return figures
+    taken, passed = (after - start for after, start in zip(_processor_time(), before, strict=True))
+    return figures | {"taken_away": round(taken / passed, 3)}
+
+
+def _processor_time() -> tuple[int, int]:
+    """(taken away by the host, all), of all cores, since they were switched on."""
+    with open("/proc/stat") as file:
+        counts = [int(count) for count in file.readline().split()[1:9]]  # user, nice, system, idle, ..., steal
+    return counts[7], sum(counts)
 
 
 if __name__ == "__main__":
