@@ -78,10 +78,17 @@ for phrases in json.loads(sys.argv[3]):
         began = time.perf_counter()
         detector(image, phrases)
         kept.append(time.perf_counter() - began)
+model = resident() - libraries
+matrix, seconds = torch.rand(1536, 1536), []
+for _ in range(20):
+    began = time.perf_counter()
+    matrix @ matrix
+    seconds.append(time.perf_counter() - began)
 print(json.dumps({
     "libraries_s": imported - start, "load_s": loaded - imported,
     "times_s": {name: kept[10:] for name, kept in times.items()},
-    "compiler_mb": empty - plain, "libraries_mb": libraries - empty, "model_mb": resident() - libraries,
+    "compiler_mb": empty - plain, "libraries_mb": libraries - empty, "model_mb": model,
+    "gflops": 2e-9 * 1536**3 / sorted(seconds)[10],
 }))
 """
 
@@ -284,12 +291,11 @@ def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
 def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
     """One image of 256 x 256, ten phrases, new ones and those asked last; the medians of some processes.
 
-    On a virtual machine whose host gave the cores to others meanwhile ("taken_away", a share of their time; Linux tells),
-    the times say nothing.
+    "gflops", of a large float32 matrix product right after it, says how fast the cores were then: others may share them.
     """
     names = [thing.name for thing in pictograms.seen()]
     prompts = [names[start : start + PHRASES] for start in range(0, 40 * PHRASES, PHRASES)]
-    runs, before = [], _processor_time()
+    runs = []
     for _ in range(processes):
         command = [sys.executable, "-c", IN_A_PROCESS, model, str(image), json.dumps(prompts)]
         ended = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -299,17 +305,9 @@ def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
         f"{name}_ms": round(1000 * statistics.median(t for run in runs for t in run["times_s"][name]), 1)
         for name in ("new_phrases", "same_phrases")
     }
-    for name in ("libraries_s", "load_s", "compiler_mb", "libraries_mb", "model_mb"):
+    for name in ("libraries_s", "load_s", "compiler_mb", "libraries_mb", "model_mb", "gflops"):
         figures[name] = round(statistics.median(run[name] for run in runs), 2)
-    taken, passed = (after - start for after, start in zip(_processor_time(), before, strict=True))
-    return figures | {"taken_away": round(taken / passed, 3)}
-
-
-def _processor_time() -> tuple[int, int]:
-    """(taken away by the host, all), of all cores, since they were switched on."""
-    with open("/proc/stat") as file:
-        counts = [int(count) for count in file.readline().split()[1:9]]  # user, nice, system, idle, ..., steal
-    return counts[7], sum(counts)
+    return figures
 
 
 if __name__ == "__main__":
