@@ -38,9 +38,10 @@ nano: .venv/installed ## train the embedded model from scratch, or go on; hours;
 	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.data.icons)
 	@$(VENV) -m gdino_lib.training.nano --icons runs/icons/node_modules/@iconify-json --out runs/nano
 
-lint: .venv/installed ## check style and formatting
+lint: .venv/installed ## check style, formatting, and that notebooks are stripped
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check .
+	@$(VENV) -m nbstripout --verify book/*.ipynb
 
 format: .venv/installed ## mend style and formatting; strip the outputs of the notebooks
 	@$(VENV) -m ruff check --fix .
