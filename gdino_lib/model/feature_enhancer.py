@@ -134,9 +134,8 @@ class TextLayer(nn.Module):
     def forward(self, text: Tensor, positions: Tensor, block_mask: Tensor) -> Tensor:
         """float [B, T, D], float [B, T, D], bool [B, T, T] (True = may attend) -> [B, T, D]."""
         query = text + positions
-        blocked = (~block_mask).repeat_interleave(
-            self.heads, dim=0
-        )  # (B, T, T) -> (B * h, T, T), a prompt's heads together
+        # (B, T, T) -> (B * h, T, T), a prompt's heads together
+        blocked = (~block_mask).repeat_interleave(self.heads, dim=0)
         update, _ = self.attention(query, query, text, attn_mask=blocked, need_weights=False)
         text = self.norm1(text + self.dropout(update))
         update = self.linear2(self.dropout(self.linear1(text).relu()))
