@@ -104,6 +104,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["precision", "language", "noto", "speed"], nargs="+", metavar="PART")
     options = parser.parse_args()
     parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
+    if options.scenes < 1:
+        parser.error(f"--scenes: expected a whole number of at least 1, got {options.scenes}")
     if options.short_side and "speed" in parts:
         parser.error("--short-side: the speed is that of the model as it is; name other parts with --only")
     if "noto" in parts and not (options.noto and options.noto.is_file()):

@@ -74,7 +74,10 @@ def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = "(?s).*
     for leftover in (partial, old):
         if leftover.exists():
             shutil.rmtree(leftover)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:  # name the caller's folder, not ours
+        raise type(error)(error.errno, f"no folder can be made there ({error.strerror})", str(path)) from None
     try:
         yield partial
         if path.exists():

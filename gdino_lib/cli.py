@@ -51,6 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        reason = " ".join(str(error).split())
+        print("error: out of memory" + (f": {reason}" if reason else ""), file=sys.stderr)
+        return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
 

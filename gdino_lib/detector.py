@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Vocabulary:
             if not set(pieces) - {tokenizer().unk_token_id}:
                 shown = phrase if len(phrase) <= 40 else f"{phrase[:40]}..."
                 message = f"phrase {number}, {shown!r}, has no word that the model knows: its boxes mean nothing"
-                warnings.warn(message, stacklevel=4)
+                warnings.warn(message, stacklevel=_callers_level())
             if pieces:  # nothing is left of control characters: such a phrase is never found
                 first.setdefault(pieces, number)
         canonical = sorted(first)
@@ -337,6 +338,14 @@ class Detector:
         count, p = len(prompts), text.prompt
         repeated = Prompt(*(t.expand(count, -1) for t in (p.ids, p.phrases, p.blocks, p.positions)))
         return TextTokens(text.features.expand(count, -1, -1), repeated)
+
+
+def _callers_level() -> int:
+    """The `stacklevel` of a warning that points to whoever called this package."""
+    level, frame = 2, sys._getframe(2)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def check_options(

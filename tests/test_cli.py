@@ -193,7 +193,10 @@ def test_errors_are_one_line_and_status_2(capsys, tmp_path, model_file):
     assert main([*convert, "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("disk\non fire"), 2)])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (OSError("disk\non fire"), 2), (MemoryError(), 2), (MemoryError("30 GiB\nwanted"), 2)],
+)
 def test_how_a_command_ends(monkeypatch, capsys, error, status):
     def fail(*_):
         raise error
@@ -202,7 +205,12 @@ def test_how_a_command_ends(monkeypatch, capsys, error, status):
     assert main(["convert", "a", "b.pth", "--to", "official"]) == status
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
-    assert captured.err in ("interrupted; nothing half-written is left\n", "error: disk on fire\n")
+    assert captured.err.removesuffix("\n") in {
+        "interrupted; nothing half-written is left",
+        "error: disk on fire",
+        "error: out of memory",
+        "error: out of memory: 30 GiB wanted",
+    }
 
 
 def test_a_programming_error_is_not_hidden(monkeypatch):

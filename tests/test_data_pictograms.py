@@ -231,6 +231,19 @@ def test_impossible_scenes_are_refused(changes):
         draw_scene(0, **{"seed": 0, "size": 64, "things": SEEN} | changes)
 
 
+@pytest.mark.parametrize("size", ["256", 256.5, (300,), (300, "400"), None])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match=re.escape(f"(width, height), got {size!r}")):
+        draw_scene(0, seed=0, size=size, things=SEEN)
+
+
+def test_the_font_is_closed_again():
+    code = "from gdino_lib.data import pictograms; pictograms.pictograms()"
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "unclosed file" not in ended.stderr
+
+
 def test_a_missing_package_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(pictograms, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'gdino_lib[scenes]'")):
@@ -340,7 +353,9 @@ def test_what_is_written_is_read_again(tmp_path, kind):
         scene = draw_scene(index, seed=4, size=64, things=UNSEEN)
         with Image.open(folder / "images" / record.file_name) as image:
             assert image.tobytes() == scene.image.tobytes()
-    assert "CC BY-SA 4.0" in (folder / "LICENSE.txt").read_text("utf-8")
+    licence = (folder / "LICENSE.txt").read_text("utf-8")
+    for line in (pictograms.ATTRIBUTION, "https://creativecommons.org/licenses/by-sa/4.0/", "Changes: "):
+        assert line in licence
 
 
 def test_the_command(tmp_path, capsys):

@@ -194,10 +194,21 @@ def test_a_model_that_changes_is_asked_anew():
     assert not detector.model.training
 
 
-def test_phrases_without_known_words_warn(detector):
-    with pytest.warns(UserWarning, match="phrase 1, '😀😀', has no word that the model knows") as said:
-        detector([picture(), picture(1)], ["cat", "😀😀"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda detector: detector([picture(), picture(1)], ["cat", "😀😀"]),
+        lambda detector: detector([picture(), picture(1)], [["cat"], ["cat", "😀😀"]]),
+        lambda detector: detector.refer(picture(), "😀😀"),
+    ],
+)
+def test_phrases_without_known_words_warn(detector, ask):
+    with pytest.warns(UserWarning, match="phrase ., '😀😀', has no word that the model knows") as said:
+        ask(detector)
     assert [warning.filename for warning in said] == [__file__], "once, at the caller's line"
+
+
+def test_phrases_of_signs_that_nobody_sees_warn_and_find_nothing(detector):
     with pytest.warns(UserWarning, match="has no word"):
         assert len(detector(picture(), ["\u200b"], **ALL)) == 0
 

