@@ -104,8 +104,8 @@ class TextEncoder(nn.Module):
         learned names most like it, it knows more. A learned name hardly moves: it is most like itself.
 
         Args:
-            names: of things that the detector was trained on; they take the place of those before. The configuration of a
-                model that is saved must say how many there are, in `landmarks`.
+            names: all that prompts called the things that the detector was trained on; they take the place of those before.
+                The configuration of a model that is saved must say how many there are, in `landmarks`.
 
         Raises:
             ValueError: no names.
