@@ -131,7 +131,7 @@ def _audit(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     result.write(options.out)
     print(result.to_text(SHOWN), end="")
-    print(f"written to {options.out}")
+    print(f"written to {options.out}; the data are as they were: only a conversion with voc-to-csv repairs")
     return int(result.has_skipped)
 
 

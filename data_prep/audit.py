@@ -48,8 +48,8 @@ class Finding:
         file: the annotation or image file at fault, relative to its folder.
         object: number of the object in its file, from 1; None when the fault is the file's.
         detail: what was given and what was expected, one line.
-        action: what was done: "skipped" (a file that cannot be used), "left out" (an image without one), "clipped" or
-            "dropped" (the box), "kept".
+        action: what the repair does: "skipped" (a file that cannot be used), "left out" (an image without one), "corrected"
+            (the size: that of the pixels is taken), "clipped" or "dropped" (the box), "kept".
     """
 
     kind: str
@@ -110,7 +110,7 @@ class Report:
         console.print(found)
         shown = self.findings[:limit]
         if shown:
-            each = Table("finding", "file", "object", "detail", "done", title="Each of them", title_justify="left")
+            each = Table("finding", "file", "object", "detail", "repair", title="Each of them", title_justify="left")
             for finding in shown:
                 number = "" if finding.object is None else str(finding.object)
                 # rich would read "[...]" in a file name as markup
@@ -259,9 +259,8 @@ def check_pixels(
                 findings.append(Finding("image unreadable", file, None, size, SKIPPED))
             elif size != stated:
                 given = "no size" if stated is None else f"{stated[0]} x {stated[1]}"
-                findings.append(
-                    Finding("size mismatch", file, None, f"{given} given, {size[0]} x {size[1]} pixels in {path.name}")
-                )
+                detail = f"{given} given, {size[0]} x {size[1]} pixels in {path.name}"
+                findings.append(Finding("size mismatch", file, None, detail, "corrected"))
             sizes.append(None if isinstance(size, str) else size)
     return sizes, findings
 

@@ -150,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="examine data and model before training",
         description="Examine data and model before training: audit the data, draw a batch with its token map, see that "
-        "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures.",
+        "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures. All "
+        "parts learn in it, BERT too, which `gdino train` leaves as it is unless told otherwise: see --freeze.",
         epilog="Exit status: 0 healthy, 1 a problem was found, 2 nothing was done.",
     )
     command.add_argument(

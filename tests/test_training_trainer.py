@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path, i
 
 
 @pytest.mark.parametrize("moment", [2, 11, 18, 24])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment):
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment, capsys):
     settings = replace(SETTINGS, save_every=2, dropout=0.1, ema=0.9)
     run(tmp_path, "whole", settings, data=images).fit()
 
@@ -104,9 +104,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment):
         log.write('{"step": 99, "lo')  # a line that it did not get to write whole
     images.transform = EvaluationTransform(SIDE, SIDE)
     begun = checkpoints.steps(tmp_path / "killed")  # then other weights than the checkpoint's do not matter
-    resumed = run(tmp_path, "killed", settings, seed=7 if begun else 0, data=images, resume=True)
+    resumed = run(tmp_path, "killed", settings, seed=7 if begun else 0, data=images, resume=True, progress=True)
     assert resumed.step == {2: 0, 11: 0, 18: 3, 24: 4}[moment]
+    capsys.readouterr()
     resumed.fit()
+    assert ("(of the 2 steps since it was resumed)" in capsys.readouterr().out) == (moment == 24)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     whole, again = (gd.load(tmp_path / name / "last.safetensors").state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -471,6 +473,8 @@ def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path, images):
     run(tmp_path, data=images).fit()
     with pytest.raises(ValueError, match=r"its run has lr = 0\.001, not 0\.1; resume with the same settings"):
         run(tmp_path, settings=replace(SETTINGS, lr=0.1), data=images, resume=True)
+    with pytest.raises(ValueError, match="has made 6 steps, and 1 epochs are 3; resume with more epochs"):
+        run(tmp_path, settings=replace(SETTINGS, epochs=1), data=images, resume=True)
     with pytest.raises(ValueError, match="other training data"):
         run(tmp_path, data=dataset(tmp_path / "other", 16), resume=True)
     with pytest.raises(ValueError, match="other validation data"):
@@ -665,6 +669,9 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     assert "; 6 steps of 4 images, 3 of them done\n" in capsys.readouterr().out
     assert len(losses(out)) == STEPS
     gd.load(out / "best.safetensors")
+    arguments[arguments.index("--batch-size") + 1] = "8"
+    assert main([*arguments, "--epochs", "1", "--overwrite"]) == 0
+    assert "; 12 images (4 of them, others each time, in no step of an epoch), short side" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

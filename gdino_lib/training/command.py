@@ -111,9 +111,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if trainer.accelerator.is_main_process:
         done = f", {trainer.step} of them done" if trainer.step else ""
+        rest = len(dataset) % settings.batch_size
+        left = f" ({rest} of them, others each time, in no step of an epoch)" if rest else ""
         print(
             f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {settings.precision}; "
-            f"{len(dataset)} images, short side {config.short_side} pixels at most; "
+            f"{len(dataset)} images{left}, short side {config.short_side} pixels at most; "
             f"{trainer.steps} steps of {settings.batch_size} images{done}",
             flush=True,
         )

@@ -53,7 +53,7 @@ class TrainingSettings:
         ValueError: a value out of its range, or an unknown choice; one line with the field's name.
     """
 
-    epochs: Annotated[int, "passes over the training data"] = 20
+    epochs: Annotated[int, "passes over the training data, but for what fills no whole step"] = 20
     batch_size: Annotated[int, "images per step, over all processes and passes together"] = 4
     passes: Annotated[int, "forward and backward passes that make up a step: gradient accumulation, less memory"] = 1
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4

@@ -249,7 +249,8 @@ class Trainer:
             if stop:
                 self._stop()
         if log:
-            log.say(f"epoch {epoch + 1}/{s.epochs}: loss {sum(losses) / len(losses):.3f}")
+            part = "" if len(losses) == self.steps_per_epoch else f" (of the {len(losses)} steps since it was resumed)"
+            log.say(f"epoch {epoch + 1}/{s.epochs}: loss {sum(losses) / len(losses):.3f}{part}")
 
     def _judge(self, log: RunLog | None) -> None:
         """Validate, where an epoch has ended that is to be judged and was not."""
@@ -434,6 +435,11 @@ class Trainer:
             before = f"; remove {found[-1]} to go on from {found[-2].name}" if len(found) > 1 else ""
             raise ValueError(f"{error}{before}") from None
         self._check_same(checkpoint)
+        if checkpoint.state["step"] > self.steps:
+            raise ValueError(
+                f"{out}: its run has made {checkpoint.state['step']} steps, and {self.settings.epochs} epochs are "
+                f"{self.steps}; resume with more epochs"
+            )
         return checkpoint
 
     def _make_folder(self, resume: bool) -> None:

@@ -393,7 +393,11 @@ def test_audit_reads_every_format(voc_folder, tmp_path, capsys, kind):
         "--out",
         str(tmp_path / "report"),
     ]
+    before = data[kind].read_bytes() if data[kind].is_file() else b""
+    capsys.readouterr()
     assert main(command) == 0
+    assert "the data are as they were" in capsys.readouterr().out
+    assert before == (data[kind].read_bytes() if data[kind].is_file() else b"")
     assert json.loads((tmp_path / "report" / "audit.json").read_text())["counts"]["box outside"] == 1
     (voc_folder.images / "a.jpg").unlink()
     (voc_folder.images / "b.jpg").write_bytes(b"")
