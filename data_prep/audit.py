@@ -1,4 +1,4 @@
-"""The validation report: what is wrong with a data set, where, and what was done about it."""
+"""The validation report: what is wrong with a data set, where, and what a repair does about it."""
 
 from __future__ import annotations
 

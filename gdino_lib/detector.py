@@ -343,7 +343,7 @@ class Detector:
 def _callers_level() -> int:
     """The `stacklevel` of a warning that points to whoever called this package."""
     level, frame = 2, sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     return level
 
