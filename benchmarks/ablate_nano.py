@@ -63,6 +63,7 @@ VARIANTS = {
     "names without other wordings": Variant(data={"wordings": False}),
     "up to 8 absent names": Variant(data={"negatives": 8}),
     "no crowds": Variant(data={"crowds": 0.0}),
+    "a fifth of the prompts unanswered": Variant(data={"unanswered": 0.2}),
     "no denoising": Variant({"denoising": 0}),
     "weights of section 4.1": Variant(loss={"match_class": 2.0, "class_weight": 1.0}),
     "weights of section 4.1, names half as heavy": Variant(loss={"match_class": 2.0, "class_weight": 0.5}),
@@ -156,6 +157,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         negatives=data.get("negatives", nano.MOST_NEGATIVES),
         own=nano.ROUNDS[0].own,
         crowds=data.get("crowds", nano.CROWDS),
+        unanswered=data.get("unanswered", 0.0),
         seed=changed.seed,
     )
     return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights

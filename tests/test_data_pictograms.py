@@ -285,6 +285,25 @@ def test_what_bears_the_name_does_not_count_as_absent():
     assert {len(data.scene(index)[1]) for index in range(30)} == {1, 2, 3}, "colours are told apart"
 
 
+def test_some_prompts_name_nothing_that_is_there_where_asked_for():
+    plain, some = (SceneDataset(SEEN, 60, batch_size=1, sizes=(64,), unanswered=share) for share in (0.0, 0.4))
+    alone = 0
+    for index in range(60):
+        scene, prompt, _ = plain.scene(index)
+        other, asked, phrases = some.scene(index)
+        assert scene.image == other.image
+        if other.record.boxes:
+            assert (other.record, asked, len(phrases)) == (scene.record, prompt, len(scene.record.boxes))
+            continue
+        alone += 1
+        there = {wording for box in scene.record.boxes for wording in BY_NAME[box.label].wordings}
+        assert asked
+        assert set(asked) == set(prompt) - there
+        assert some[index].target.boxes.shape == (0, 4)
+    assert 14 < alone < 34
+    assert plain.fingerprint != some.fingerprint
+
+
 def test_wordings_are_the_name_half_of_the_time():
     car, rng = BY_NAME["automobile"], random.Random(0)
     chosen = [choose_wording(car, rng) for _ in range(400)]
@@ -327,7 +346,8 @@ def test_prompts_fit():
 
 
 def test_the_trainer_learns_from_scenes(tmp_path):
-    data = SceneDataset(SEEN, 4, batch_size=SETTINGS.batch_size, sizes=(64,), negatives=2, most=2, max_tokens=60)
+    options = {"sizes": (64,), "negatives": 2, "most": 2, "unanswered": 0.5, "max_tokens": 60}
+    data = SceneDataset(SEEN, 4, batch_size=SETTINGS.batch_size, **options)
     trainer = Trainer(model(), data, SETTINGS, tmp_path / "run", workers=0, device="cpu", progress=False)
     assert trainer.fit().step == SETTINGS.epochs * (4 // SETTINGS.batch_size)
 

@@ -11,6 +11,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate, product
 from pathlib import Path
@@ -167,6 +168,7 @@ class SceneDataset(SeededDataset):
         most: things in a scene.
         own: see `draw_scene`.
         crowds: share of scenes in which most things are alike: `CROWDED` of them are repeated.
+        unanswered: share of scenes whose prompt names absent things alone: the right answer is no box.
         seed: of everything random.
         max_tokens: of a prompt; absent things that do not fit are left out.
 
@@ -186,6 +188,7 @@ class SceneDataset(SeededDataset):
         most: int = 8,
         own: float = 0.5,
         crowds: float = 0.0,
+        unanswered: float = 0.0,
         seed: int = 0,
         max_tokens: int = 256,
     ) -> None:
@@ -197,7 +200,7 @@ class SceneDataset(SeededDataset):
         self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
         super().__init__(seed)
         self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
-        self.own, self.crowds = own, crowds
+        self.own, self.crowds, self.unanswered = own, crowds, unanswered
         self.cum_weights = None if weights is None else tuple(accumulate(weights))
         if weights is not None and len(weights) != len(things):
             raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
@@ -209,7 +212,8 @@ class SceneDataset(SeededDataset):
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
         drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own, self.crowds)
-        return hashlib.sha256(repr((drawn, self.negatives, self.most, self.seed, self.max_tokens)).encode()).hexdigest()
+        asked = (self.negatives, self.most, self.unanswered, self.seed, self.max_tokens)
+        return hashlib.sha256(repr((drawn, *asked)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.count
@@ -225,7 +229,7 @@ class SceneDataset(SeededDataset):
         return Sample(prepare(scene.image, min(width, height), max(width, height)), prompt, target)
 
     def scene(self, index: int) -> tuple[Scene, list[str], list[int]]:
-        """The scene, its prompt, and which phrase of the prompt each of its boxes shows."""
+        """The scene, its prompt, and which phrase of the prompt each of its boxes shows; no boxes where it names none."""
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index below {self.count}, got {index}")
         seed = f"{self.seed}/{self.epoch}"
@@ -252,6 +256,9 @@ class SceneDataset(SeededDataset):
             if length <= room and thing.name not in names and not any(may_name(thing, other) for other in shown):
                 absent.append(wording)
                 room -= length
+        if absent and random.Random(f"{seed}/{index}/unanswered").random() < self.unanswered:
+            wordings, names = [], []
+            scene = Scene(scene.image, replace(scene.record, boxes=()), scene.masks[:0])
         prompt = wordings + absent
         rng.shuffle(prompt)
         place = {name: prompt.index(wording) for name, wording in zip(names, wordings, strict=True)}
