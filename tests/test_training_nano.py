@@ -199,7 +199,7 @@ def test_all_variants_that_are_compared_exist_and_differ():
     made = {}
     for name, variant in script.VARIANTS.items():
         settings, config = replace(nano.SETTINGS, **variant.settings), nano.CONFIG.replace(**variant.config)
-        assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds"}, name
+        assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds", "unanswered"}, name
         loss = replace(settings.loss, **variant.loss)
         made[name] = repr((settings, loss, config, sorted(variant.data.items()), variant.noise, variant.names))
     assert len(set(made.values())) == len(made)
