@@ -168,7 +168,7 @@ class SceneDataset(SeededDataset):
         most: things in a scene.
         own: see `draw_scene`.
         crowds: share of scenes in which most things are alike: `CROWDED` of them are repeated.
-        unanswered: share of scenes whose prompt names absent things alone: the right answer is no box.
+        unanswered: of the prompts that name absent things, the share that names nothing else: the right answer is no box.
         seed: of everything random.
         max_tokens: of a prompt; absent things that do not fit are left out.
 
