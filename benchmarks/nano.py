@@ -37,16 +37,16 @@ from torchvision.ops import box_iou
 
 from data_prep import Dataset
 from data_prep.atomic import atomic_file
-from gdino_lib import weights
-from gdino_lib.data import pictograms
 from gdino_lib.data.datasets import class_names
-from gdino_lib.data.pictograms import SVG, Pictogram
-from gdino_lib.data.scenes import write_scenes
-from gdino_lib.detector import Detector
-from gdino_lib.evaluation.detection import average_precision, detect_all
+from gdino_lib.detect.detector import Detector
+from gdino_lib.detect.postprocess import phrase_wise_nms
+from gdino_lib.evaluation.coco import average_precision, detect_all
 from gdino_lib.evaluation.false_positives import absent_names
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.postprocess import phrase_wise_nms
+from gdino_lib.nano import pictograms
+from gdino_lib.nano.pictograms import SVG, Pictogram
+from gdino_lib.nano.scenes import write_scenes
+from gdino_lib.weights import loading
 
 SEED, CHOOSING = "test", "choose"
 ABSENT = 8  # names in each prompt
@@ -110,7 +110,7 @@ def main() -> None:
         parser.error("--short-side: the speed is that of the model as it is; name other parts with --only")
     if "noto" in parts and not (options.noto and options.noto.is_file()):
         parser.error(f"--only noto: --noto must be the file NotoColorEmoji.ttf, is {options.noto}")
-    model = weights.load(options.model, "cpu")
+    model = loading.load(options.model, "cpu")
     if options.short_side:
         model.config = model.config.replace(short_side=options.short_side, long_side=2 * options.short_side)
     detector = Detector(model)

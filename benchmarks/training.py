@@ -18,14 +18,14 @@ from statistics import median
 
 import torch
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
 from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.data.targets import Target
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training import denoising
 from gdino_lib.training.losses import Criterion
 from gdino_lib.training.optimization import train_mode
-from gdino_lib.training.targets import Target
 
 CASES = {"Swin-T": ("tiny", 2, 480, 640), "nano": ("nano", 16, 256, 256)}
 PHRASES = ["cat", "remote control", "a person with an umbrella", "dog", "tricycle", "fire hydrant"]
@@ -63,7 +63,7 @@ def ours(case: str, images: torch.Tensor, targets: list[Target], with_denoising:
     torch.manual_seed(0)
     model, criterion = GroundingDINO(config_of(case)), Criterion()
     train_mode(model)
-    noise = partial(denoising.make, targets=targets, seeds=range(len(targets))) if with_denoising else None
+    noise = partial(denoising.noise_queries, targets=targets, seeds=range(len(targets))) if with_denoising else None
 
     def step(dtype: torch.dtype) -> float:
         model.zero_grad()
@@ -81,7 +81,7 @@ def port(case: str, images: torch.Tensor, targets: list[Target]) -> Callable[[],
     from peers import captions
     from transformers import GroundingDinoForObjectDetection, TimmBackboneConfig
 
-    from gdino_lib.weights import hugging_face_config
+    from gdino_lib.weights.loading import hugging_face_config
 
     config = config_of(case)
     sizes = hugging_face_config(config if config.backbone == "swin" else config.replace(backbone="swin"))

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data_prep.atomic import atomic_file
-from gdino_lib.data import icons, pictograms
-from gdino_lib.data.pictograms import Pictogram
-from gdino_lib.data.scenes import draw_scene
 from gdino_lib.images import prepare
-from gdino_lib.training import nano
-from gdino_lib.training.first_weights import backbone_weights, name_features
+from gdino_lib.nano import icons, pictograms, recipe
+from gdino_lib.nano.first_weights import backbone_weights, name_features
+from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.scenes import draw_scene
 
 SIDE, ENLARGED = 128, 160  # pixels of a picture, and of the square that the thing is enlarged to
 MARGIN = 4  # pixels around the thing
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
     options = parser.parse_args()
     seen, unseen = pictograms.seen(), pictograms.unseen()
-    everything, shares = nano.things_to_learn(options.icons, nano.FURTHER)
+    everything, shares = recipe.things_to_learn(options.icons, recipe.FURTHER)
     pictures = {
         "all": draw("all", everything, shares),
         "twins": draw("twins", icons.drawn_by_others(pictograms.near_twins(), options.icons)),
@@ -64,7 +63,7 @@ def main() -> None:
         "unseen": draw("unseen", unseen),
     }
     names = sorted({name for part in pictures.values() for name in part.names})
-    read = dict(zip(names, name_features(names, nano.CONFIG), strict=True))
+    read = dict(zip(names, name_features(names, recipe.CONFIG), strict=True))
 
     emojis = pictures["all"].of({thing.name for thing in seen})
     mixed = random.Random(0).sample([thing.name for thing in seen], len(seen))

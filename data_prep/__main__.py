@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_prep import __version__, coco, csv_table, odvg, voc
+from data_prep import __version__
 from data_prep.arguments import Parser
 from data_prep.audit import audit, repair_all, report
 from data_prep.convert import voc_to_csv
+from data_prep.formats import coco, csv_table, odvg, voc
 from data_prep.records import Dataset
 
 READERS = {"voc": voc.read, "csv": csv_table.read, "coco": coco.read, "odvg": odvg.read}
@@ -136,7 +137,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _sample(options: argparse.Namespace) -> int:
-    from data_prep import cartoon_faces
+    from data_prep.sample import cartoon_faces
 
     faults = cartoon_faces.write(options.out, options.seed)
     print(f"images/ and annotations/ written to {options.out}; planted faults: {len(faults)}")

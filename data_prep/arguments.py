@@ -9,6 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 
+def one_line(message: object) -> str:
+    """The text of a message or an error, without line breaks."""
+    return " ".join(str(message).split())
+
+
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments, and what may be meant; options are spelled in full.
 
@@ -43,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, and exit status 2."""
-        self.exit(2, f"error: {' '.join(message.split())}; {self.prog} --help says more\n")
+        self.exit(2, f"error: {one_line(message)}; {self.prog} --help says more\n")
 
     def _check_names(self, args: list[str]) -> None:
         """Refuse unknown options and commands before argparse asks for those that it misses."""

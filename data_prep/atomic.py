@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -39,6 +40,28 @@ def atomic_file(path: Path | str, mode: str = "w", **options: Any) -> Iterator[I
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file for people and programs: UTF-8, indented by one space, one line end; whole or not at all.
+
+    Raises:
+        TypeError, ValueError: `value` holds something that JSON has no word for, NaN and infinity among it.
+        OSError: as `atomic_file`.
+    """
+    with atomic_file(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.write("\n")
+
+
+def check_free(path: Path | str, overwrite: bool = False) -> None:
+    """Refuse to replace a file or a folder unless the caller asked for it.
+
+    Raises:
+        FileExistsError: something stands at `path`, and `overwrite` is off.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep import csv_table, voc
 from data_prep.atomic import atomic_folder
 from data_prep.audit import Report, repair_all, report
+from data_prep.formats import csv_table, voc
 from data_prep.records import Dataset
 from data_prep.split import split
 

@@ -5,20 +5,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gdino_lib.config import GroundingDINOConfig
-    from gdino_lib.detector import Detector
+    from gdino_lib.detect.detector import Detector
     from gdino_lib.model.grounding_dino import GroundingDINO
     from gdino_lib.ops.deform_attn import ms_deform_attn
-    from gdino_lib.weights import load
+    from gdino_lib.weights.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "GroundingDINO", "GroundingDINOConfig", "load", "ms_deform_attn"]
 
 # imported when first asked for, so that `gdino --help` need not wait for torch
 _HOMES = {
-    "Detector": "gdino_lib.detector",
+    "Detector": "gdino_lib.detect.detector",
     "GroundingDINO": "gdino_lib.model.grounding_dino",
     "GroundingDINOConfig": "gdino_lib.config",
-    "load": "gdino_lib.weights",
+    "load": "gdino_lib.weights.loading",
     "ms_deform_attn": "gdino_lib.ops.deform_attn",
 }
 

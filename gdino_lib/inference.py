@@ -35,7 +35,7 @@ from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.images import prepare
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.prompts import tokenize_captions, tokenizer
-from gdino_lib.weights import choose_device, load
+from gdino_lib.weights.loading import choose_device, load
 
 if TYPE_CHECKING:
     import supervision as sv

@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import gdino_lib as gd
-from gdino_lib.data import pictograms
-from gdino_lib.data.scenes import draw_scene
+from gdino_lib.nano import pictograms
+from gdino_lib.nano.scenes import draw_scene
 
 COLOURS = ["#0072B2", "#B36B00", "#00805C", "#D55E00", "#A8528A"]
 SCENES = {

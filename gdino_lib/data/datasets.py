@@ -24,13 +24,14 @@ from torch.utils import data
 from torchvision.tv_tensors import BoundingBoxes
 
 import data_prep
-from data_prep import ImageRecord, coco, csv_table, odvg
+from data_prep import ImageRecord
 from data_prep.audit import repair_all
+from data_prep.formats import coco, csv_table, odvg
 from data_prep.records import Box
+from gdino_lib.data.targets import Target
 from gdino_lib.data.transforms import Transform
 from gdino_lib.images import pad, read_image
 from gdino_lib.prompts import word_pieces
-from gdino_lib.training.targets import Target
 
 READERS = {".csv": csv_table.read, ".json": coco.read, ".jsonl": odvg.read, ".odvg": odvg.read}
 FRAME = 2  # [CLS] and [SEP] of a prompt

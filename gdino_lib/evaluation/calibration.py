@@ -6,20 +6,13 @@ the result is reported on.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from data_prep.atomic import atomic_file
+from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.evaluation.matching import Matches
-
-if TYPE_CHECKING:
-    import supervision as sv
 
 
 @dataclass(frozen=True)
@@ -84,73 +77,6 @@ def calibrate(matches: Matches, bins: int = 10, min_confidence: float = 0.05) ->
         if count:
             error += count / len(confidence) * abs(mean - precision)
     return Calibration(error if len(confidence) else None, min_confidence, tuple(rows))
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The score above which a box is kept, for each class; saved beside the model's weights.
-
-    Attributes:
-        default: for classes that have none of their own.
-        classes: {name: threshold}.
-        f1: what each class reached with its threshold where it was chosen.
-    """
-
-    default: float
-    classes: Mapping[str, float]
-    f1: Mapping[str, float]
-
-    def keep(self, found: sv.Detections) -> sv.Detections:
-        """Those boxes whose score reaches the threshold of their class, by `data["class_name"]`.
-
-        Give the detector thresholds of 0, so that it leaves the choice to these.
-        """
-        names = found.data.get("class_name", ())
-        limits = np.array([self.classes.get(str(name), self.default) for name in names], dtype=np.float64)
-        if not len(found):
-            return found
-        if len(limits) != len(found) or found.confidence is None:
-            raise ValueError("expected detections with a confidence and data['class_name'], as a Detector gives them")
-        return found[found.confidence.astype(np.float64) >= limits]
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON's values."""
-        return {"default": self.default, "classes": dict(self.classes), "f1": dict(self.f1)}
-
-    def save(self, path: Path | str) -> None:
-        """Write JSON; `thresholds_path` says where it belongs. Nothing half-written ever stands there."""
-        with atomic_file(path) as file:
-            json.dump(self.to_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.write("\n")
-
-    @classmethod
-    def load(cls, path: Path | str) -> Thresholds:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: nothing is there; ValueError: it is something else.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file, expected thresholds as JSON")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            result = cls(values["default"], values["classes"], values.get("f1", {}))
-            numbers = [result.default, *result.classes.values()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}: expected default, classes and f1 as JSON, got {type(error).__name__}") from None
-        for number in numbers:
-            if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
-                raise ValueError(f"{path}: expected thresholds in 0..1, got {number!r}")
-        return result
-
-
-def thresholds_path(model: str | os.PathLike[str]) -> Path:
-    """Where the thresholds of a model's weights stand: `thresholds.json` in its folder, or beside its file
-    (`best.safetensors` -> `best.thresholds.json`).
-    """
-    path = Path(model)
-    return path / "thresholds.json" if path.is_dir() else path.with_suffix(".thresholds.json")
 
 
 def choose_thresholds(matches: Matches) -> Thresholds:

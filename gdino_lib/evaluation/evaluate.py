@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import data_prep
 from gdino_lib.data.datasets import class_names, targets
-from gdino_lib.evaluation.calibration import Calibration, Thresholds, calibrate, choose_thresholds
-from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all, detection_records
+from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.evaluation.calibration import Calibration, calibrate, choose_thresholds
+from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
 from gdino_lib.evaluation.false_positives import (
     THRESHOLDS,
     AbsentCount,
@@ -23,7 +24,7 @@ from gdino_lib.evaluation.matching import match_all
 from gdino_lib.evaluation.referring import ReferringAccuracy, grounding_records, referring_accuracy
 
 if TYPE_CHECKING:
-    from gdino_lib.detector import Detector
+    from gdino_lib.detect.detector import Detector
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import numpy as np
 import data_prep
 from data_prep import ImageRecord
 from gdino_lib.data.datasets import class_names
-from gdino_lib.evaluation.detection import detection_records, progress_bar, read_ahead
+from gdino_lib.evaluation.coco import detection_records, progress_bar, read_ahead
 from gdino_lib.evaluation.matching import Matches
 from gdino_lib.prompts import word_pieces
 
 if TYPE_CHECKING:
-    from gdino_lib.detector import Detector
+    from gdino_lib.detect.detector import Detector
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
 

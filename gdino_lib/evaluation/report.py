@@ -17,11 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.atomic import atomic_file
-from gdino_lib import pretrained
 from gdino_lib.data.datasets import class_names, read_records
-from gdino_lib.detector import Detector
-from gdino_lib.evaluation.calibration import thresholds_path
+from gdino_lib.detect.detector import Detector
+from gdino_lib.detect.thresholds import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate
+from gdino_lib.weights import hub
 
 SHOWN = 5  # misses of referring expressions, phrases that name nothing, classes that have changed
 
@@ -62,7 +62,7 @@ def evaluate_files(
     """
     if thresholds_file == "":
         if not Path(model).exists():
-            pretrained.check(model)
+            hub.check(model)
             raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
         thresholds_file = thresholds_path(model)
     for path in (json_file, thresholds_file):

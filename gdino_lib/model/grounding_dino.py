@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.decoder import Decoder, DecoderLayer
+from gdino_lib.model.denoising_queries import DenoisingQueries
 from gdino_lib.model.feature_enhancer import EnhancerLayer, FeatureEnhancer, FusionLayer, ImageLayer, TextLayer
 from gdino_lib.model.heads import ContrastiveHead, box_head
 from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens, TimmBackbone
@@ -18,9 +18,6 @@ from gdino_lib.model.query_selection import QuerySelection, StaticQueries
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import TextEncoder, TextTokens, build_bert
 from gdino_lib.prompts import Prompt, tokenize
-
-if TYPE_CHECKING:
-    from gdino_lib.training.denoising import DenoisingQueries
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,14 @@ class GroundingDINOOutput(Predictions):
     """The last decoder layer's predictions, and all that a loss needs.
 
     Attributes:
-        tokens: int64 [B, T], phrase index of each token; -1 for special tokens, closing "." and padding.
+        phrase_of_token: int64 [B, T], phrase index of each token; -1 for special tokens, closing "." and padding.
         layers: predictions after each decoder layer but the last.
         proposals: the encoder's; None where queries are static.
         denoising: predictions of the denoising queries after each decoder layer; None without them.
         denoising_queries: what these began as; None without them.
     """
 
-    tokens: Tensor
+    phrase_of_token: Tensor
     layers: list[Predictions]
     proposals: Predictions | None
     denoising: list[Predictions] | None = None
@@ -142,7 +139,7 @@ class GroundingDINO(nn.Module):
         Args:
             image, text: of as many images as prompts.
             denoising: for training only: makes noised queries of the enhanced text, decoded beside the others and unseen
-                by them: `gdino_lib.training.denoising.make` with its targets and seeds bound.
+                by them: `gdino_lib.training.denoising.noise_queries` with its targets and seeds bound.
         """
         image, text = self.feature_enhancer(image, text)
         queries = self.query_selection(image, text)

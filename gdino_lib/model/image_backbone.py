@@ -107,7 +107,7 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: a model's name in timm, for example "tf_efficientnet_lite0". Weights are random; loading is
-            `gdino_lib.weights`' task.
+            `gdino_lib.weights.loading`' task.
     """
 
     def __init__(self, name: str) -> None:

@@ -19,7 +19,7 @@ import torch
 
 import gdino_lib
 from data_prep.atomic import atomic_file, atomic_folder
-from gdino_lib.weight_files import read_tensors, write_safetensors, write_torch
+from gdino_lib.weights.files import read_tensors, write_safetensors, write_torch
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
 KEPT = 2  # the newest is enough; the one before is for a disk that lied

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data_prep.atomic import atomic_folder
-from gdino_lib.weight_files import read_tensors
+from gdino_lib.weights.files import read_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 

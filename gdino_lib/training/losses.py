@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
+from gdino_lib.data.targets import Target, pad_targets
+from gdino_lib.model.denoising_queries import DenoisingQueries
 from gdino_lib.model.grounding_dino import GroundingDINOOutput, Predictions
-from gdino_lib.training.denoising import DenoisingQueries
 from gdino_lib.training.matcher import HungarianMatcher
 from gdino_lib.training.settings import LossSettings
-from gdino_lib.training.targets import Target, pad_targets
 
 
 class Criterion:
@@ -51,9 +51,9 @@ class Criterion:
             ValueError: another number of targets; predictions that are not finite, with the image's name; a box whose
                 phrase has no token.
         """
-        if len(targets) != len(out.tokens):
-            raise ValueError(f"targets: expected {len(out.tokens)}, one per image, got {len(targets)}")
-        s, device, tokens = self.settings, out.logits.device, out.tokens.cpu()
+        if len(targets) != len(out.phrase_of_token):
+            raise ValueError(f"targets: expected {len(out.phrase_of_token)}, one per image, got {len(targets)}")
+        s, device, tokens = self.settings, out.logits.device, out.phrase_of_token.cpu()
         truth = _Truth(targets, tokens, device)
         if normaliser is None:
             normaliser = max(len(truth.boxes), 1)

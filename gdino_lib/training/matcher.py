@@ -12,8 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
+from gdino_lib.data.targets import Target, pad_targets
 from gdino_lib.model.grounding_dino import Predictions
-from gdino_lib.training.targets import Target, pad_targets
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class HungarianMatcher:
 
         Args:
             predictions: logits float [B, Q, T], boxes float [B, Q, 4].
-            tokens: int64 [B, T], the model's `out.tokens`.
+            tokens: int64 [B, T], the model's `out.phrase_of_token`.
             targets: one per image.
 
         Returns:

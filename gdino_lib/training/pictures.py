@@ -15,10 +15,10 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from data_prep.atomic import atomic_file
+from gdino_lib.data.targets import Target, positive_map
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.prompts import Prompt, tokenizer
 from gdino_lib.training.log import read_log
-from gdino_lib.training.targets import Target, positive_map
 
 LETTER = 0.13  # inches that a row or column of the token map takes
 SMOOTH = 50  # steps of which a curve shows the mean

@@ -55,7 +55,9 @@ class TrainingSettings:
 
     epochs: Annotated[int, "passes over the training data, but for what fills no whole step"] = 20
     batch_size: Annotated[int, "images per step, over all processes and passes together"] = 4
-    passes: Annotated[int, "forward and backward passes that make up a step: gradient accumulation, less memory"] = 1
+    accumulation_steps: Annotated[
+        int, "forward and backward passes that make up a step: gradient accumulation, less memory"
+    ] = 1
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
     lr_scale: Annotated[
         Mapping[str, float],
@@ -91,7 +93,7 @@ class TrainingSettings:
         object.__setattr__(self, "drops", tuple(self.drops))  # JSON knows lists only
         if isinstance(self.loss, dict):
             object.__setattr__(self, "loss", LossSettings(**self.loss))
-        at_least = {"epochs": 1, "batch_size": 1, "passes": 1, "validate_every": 1, "save_every": 1}
+        at_least = {"epochs": 1, "batch_size": 1, "accumulation_steps": 1, "validate_every": 1, "save_every": 1}
         at_least |= dict.fromkeys(("warmup_steps", "lora_rank", "denoising", "patience", "weight_decay", "clip"), 0)
         at_least |= dict.fromkeys(("lr", "lora_alpha", "box_noise"), 0)
         for name, least in at_least.items():
@@ -111,8 +113,10 @@ class TrainingSettings:
                     raise ValueError(
                         f"{name}: expected {'shares in 0..1' if name == 'drops' else '0 or more'}, got {value}"
                     )
-        if self.batch_size % self.passes:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of passes {self.passes}")
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulation_steps {self.accumulation_steps}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""

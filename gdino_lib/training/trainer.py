@@ -31,7 +31,6 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 import data_prep
-from gdino_lib import weights
 from gdino_lib.data.datasets import (
     Batch,
     SeededDataset,
@@ -41,9 +40,10 @@ from gdino_lib.data.datasets import (
     class_names,
     targets,
 )
-from gdino_lib.detector import DTYPES, Detector
-from gdino_lib.evaluation.calibration import Thresholds, choose_thresholds, thresholds_path
-from gdino_lib.evaluation.detection import AveragePrecision, average_precision, detect_all, detection_records
+from gdino_lib.detect.detector import DTYPES, Detector
+from gdino_lib.detect.thresholds import Thresholds, thresholds_path
+from gdino_lib.evaluation.calibration import choose_thresholds
+from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
 from gdino_lib.evaluation.matching import match_all
 from gdino_lib.model.grounding_dino import GroundingDINO, GroundingDINOOutput
 from gdino_lib.training import checkpoints, denoising, lora
@@ -58,13 +58,14 @@ from gdino_lib.training.optimization import (
     train_mode,
 )
 from gdino_lib.training.settings import TrainingSettings
+from gdino_lib.weights import loading
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 WRITTEN = {  # by a run, and removed by `overwrite`
     *(BEST, LAST, "best.thresholds.json", "best-adapters", "last-adapters", LOG, "tensorboard", "checkpoints")
 }
 MAY_CHANGE = {  # when a run goes on
-    *("epochs", "patience", "save_every", "validate_every", "passes", "gradient_checkpointing")
+    *("epochs", "patience", "save_every", "validate_every", "accumulation_steps", "gradient_checkpointing")
 }
 
 
@@ -153,9 +154,10 @@ class Trainer:
             raise ValueError("patience: nothing tells whether anything gets better; give data to validate by")
         self.accelerator = _accelerator(device)
         processes = self.accelerator.num_processes
-        if s.batch_size % (s.passes * processes):
+        if s.batch_size % (s.accumulation_steps * processes):
             raise ValueError(
-                f"batch_size {s.batch_size} is not a multiple of passes x processes, {s.passes} x {processes}"
+                f"batch_size {s.batch_size} is not a multiple of accumulation_steps x processes, "
+                f"{s.accumulation_steps} x {processes}"
             )
         self._identity = dataset.fingerprint
         if validation:
@@ -180,7 +182,9 @@ class Trainer:
         if checkpoint:
             self._restore(checkpoint)
         self.model = self.accelerator.prepare_model(model)
-        loader = build_loader(dataset, s.batch_size // s.passes, shuffle=True, workers=workers, drop_last=True)
+        loader = build_loader(
+            dataset, s.batch_size // s.accumulation_steps, shuffle=True, workers=workers, drop_last=True
+        )
         self._order = loader.sampler
         self.loader = self.accelerator.prepare_data_loader(loader)
         self._progress = progress and self.accelerator.is_main_process
@@ -236,7 +240,7 @@ class Trainer:
         before, losses = time.perf_counter(), []
         for batch in self.loader:
             waiting.append(batch)
-            if len(waiting) < s.passes:
+            if len(waiting) < s.accumulation_steps:
                 continue
             entry, stop = self._step(waiting, epoch)
             waiting, now = [], time.perf_counter()
@@ -312,7 +316,7 @@ class Trainer:
         s, noise = self.settings, None
         if s.denoising:
             noise = partial(
-                denoising.make,
+                denoising.noise_queries,
                 targets=batch.targets,
                 seeds=[_number(s.seed, epoch, target.name) for target in batch.targets],
                 queries=s.denoising,
@@ -406,7 +410,7 @@ class Trainer:
                 lora.save(model, self.out / name.replace(".safetensors", "-adapters"), overwrite=True)
                 model = lora.merge(copy.deepcopy(model))
             about = {"step": self.step, "best": self.best, "versions": checkpoints.versions()}
-            weights.save(model, self.out / name, about={"training": json.dumps(about)})
+            loading.save(model, self.out / name, about={"training": json.dumps(about)})
 
     def _find(self, resume: bool, overwrite: bool) -> checkpoints.Checkpoint | None:
         """The checkpoint to go on with; refuses a folder that this run must not touch, and changes nothing."""
@@ -538,7 +542,7 @@ def _accelerator(device: str) -> Accelerator:
     kind = str(accelerator.distributed_type.value)
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(f"expected one process a device, as accelerate's MULTI_GPU, got {kind}")
-    wanted = device if device == "cpu" else weights.choose_device("auto").type
+    wanted = device if device == "cpu" else loading.choose_device("auto").type
     if accelerator.device.type != wanted:  # accelerate keeps the choice of the first run in a process
         raise ValueError(
             f"device: an earlier run in this process chose {accelerator.device.type}; restart Python for {wanted}"

@@ -1,4 +1,4 @@
-// The kernels of gdino_lib/ops/csrc/cuda_kernels.cuh, run through the shim; called from tests/test_ops_cuda_source.py through ctypes.
+// The kernels of gdino_lib/ops/csrc/cuda_kernels.cuh, run through the shim; called from tests/gdino_lib/ops/test_cuda_source.py through ctypes.
 #include "cuda_kernels.cuh"
 
 namespace {

@@ -426,7 +426,7 @@ def test_data_prep_needs_no_torch():
     """None of its modules does."""
     code = """if True:
         import importlib, pkgutil, sys, data_prep
-        names = [module.name for module in pkgutil.iter_modules(data_prep.__path__, "data_prep.")]
+        names = [module.name for module in pkgutil.walk_packages(data_prep.__path__, "data_prep.")]
         for name in names:
             importlib.import_module(name)
         assert len(names) > 10

@@ -1,0 +1,287 @@
+"""ODVG: one image a line, as Open-GroundingDINO and MM-Grounding-DINO train on; boxes as [x1, y1, x2, y2].
+
+A line holds a detection or a grounding sample; a file may mix both (though those trainers take one kind a file):
+
+    {"filename": "a.jpg", "height": 480, "width": 640,
+     "detection": {"instances": [{"bbox": [10, 20, 30, 40], "label": 0, "category": "cat"}]}}
+    {"filename": "a.jpg", "height": 480, "width": 640,
+     "grounding": {"caption": "two cats", "regions": [{"bbox": [10, 20, 30, 40], "phrase": "two cats"}]}}
+
+The label map beside it, `{"0": "cat", "1": "dog"}`, names the labels of detection lines.
+
+Further fields are kept in `extra` under their own names: those of an instance or a region in `Box.extra`, those of a
+line in `ImageRecord.extra`, those beside `instances` or `regions` there too, in an object named `detection` or
+`grounding`. So file -> `read` -> `write` -> file gives equal JSON line by line, but that instances without a `category`
+get theirs.
+
+A region may have several boxes, `"bbox": [[...], [...]]`: each becomes a `Box` with the phrase and fields of the
+region, and `extra["odvg_region"]`, the region's index in its line, puts them together again. A phrase may be a list of
+pieces (MM-Grounding-DINO's GoldG): the label is the pieces joined by spaces, `extra["odvg_phrase"]` the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, groupby
+from pathlib import Path
+from typing import Any
+
+from data_prep.atomic import atomic_file
+from data_prep.formats.json_text import (
+    check_unique,
+    encode,
+    four_numbers,
+    joined,
+    located,
+    parse,
+    read_text,
+    take,
+    take_objects,
+    without,
+)
+from data_prep.records import Box, Dataset, ImageRecord
+
+LABEL_MAP = "label_map"
+"""Name in `Dataset.extra` of a label map whose labels are not simply 0, 1, 2, ..."""
+REGION = "odvg_region"
+"""Name in `Box.extra` of the region's index, where the region lists several boxes (or lists one)."""
+PHRASE_PIECES = "odvg_phrase"
+"""Name in `Box.extra` of a phrase that is a list of texts."""
+
+
+def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
+    """Read an ODVG file (JSON lines).
+
+    Blank lines are skipped; several lines may name the same image.
+
+    Args:
+        path: the file.
+        label_map: the JSON file `{"0": name, ...}`; without it `<stem>_label_map.json` beside `path` is taken if it is
+            there, and without both, every instance must carry its `category`.
+
+    Returns:
+        A data set with a record a line: caption None for detection lines, and for grounding lines a box for each box
+        of each region, its label the phrase, letter for letter. The categories are the label map's, in the order of
+        their labels, or those of the instances; `extra["label_map"]` has the map if its labels are not 0, 1, 2, ...
+
+    Raises:
+        FileNotFoundError: there is no file at `path`, or none at `label_map` if that is given.
+        ValueError: a line is no such JSON, a region has no box, a label is not in the map or means another category
+            there; with file and line.
+    """
+    path = Path(path)
+    map_path = label_map_path(path, label_map)
+    has_map = label_map is not None or map_path.is_file()
+    classes = _Classes(_read_label_map(map_path) if has_map else {}, is_open=not has_map)
+    records = []
+    for number, text in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also split within strings
+        if text.strip():
+            line = parse(text, path, number)
+            with located(f"{path}:{number}"):
+                records.append(_read_line(line, classes))
+    labels = sorted(classes.names)
+    categories = tuple(classes.names[label] for label in labels)
+    gaps = {LABEL_MAP: {str(label): classes.names[label] for label in labels}}
+    return Dataset(tuple(records), categories, {} if labels == list(range(len(labels))) else gaps)
+
+
+def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = None) -> Path | None:
+    """Write an ODVG file, and its label map.
+
+    Records with a caption become grounding lines, the others detection lines. Everything in the `extra` of records and
+    boxes becomes a field under its name. `tokens_positive`, which MM-Grounding-DINO needs in regions, is written where
+    it is in `extra`, not made up. The same data set gives the same bytes.
+
+    The labels are 0, 1, 2, ... in the order of `dataset.categories`, then of labels of detection records that it does
+    not list, sorted; `dataset.extra["label_map"]` comes first. Lines have no place for anything else in `dataset.extra`
+    (such as COCO's `info`, `licenses` and `categories`), which is refused: to drop it, pass
+    `dataclasses.replace(dataset, extra={})`.
+
+    Args:
+        dataset: the records.
+        path: the file to write.
+        label_map: where the map goes; `<stem>_label_map.json` beside `path` if not given. There is none for data
+            without categories, unless a file already stands there: that one would be read with the new lines, so it is
+            replaced by an empty map.
+
+    Returns:
+        The label map's file; None where there is none.
+
+    Raises:
+        ValueError: a name in `extra` is one that ODVG itself writes, or one of the data set's that has no place.
+        OSError: the folder of `path` does not exist, or the disk is full or not writable.
+    """
+    path = Path(path)
+    map_path = label_map_path(path, label_map)
+    with located(path):
+        if map_path == path:
+            raise ValueError("expected another file for the label map, got the same")
+        label_of = _labels(dataset)
+        lines = []
+        for record in dataset.images:
+            with located(f"image {record.file_name!r}"):
+                lines.append(encode(_write_line(record, label_of)))
+        map_data = encode({str(label): name for name, label in sorted(label_of.items(), key=lambda item: item[1])})
+    has_map = bool(label_of) or map_path.is_file()
+    if has_map:
+        with atomic_file(map_path, "wb") as file:
+            file.write(map_data)
+    with atomic_file(path, "wb") as file:
+        file.writelines(lines)
+    return map_path if has_map else None
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The class names by label: those of a label map, or (`is_open`) those that the instances tell one after
+    another.
+    """
+
+    names: dict[int, str]
+    is_open: bool
+
+    def name(self, label: int, category: str | None) -> str:
+        if self.is_open:
+            if category is None:
+                raise ValueError(f"expected a 'category' or a label map that names label {label}, got neither")
+            if label not in self.names and category in self.names.values():
+                raise ValueError(f"category {category!r} has label {label} here and another one before")
+            self.names.setdefault(label, category)
+        if label not in self.names:
+            raise ValueError(f"label {label} is not in the label map")
+        name = self.names[label]
+        if category not in (None, name):
+            source = "before" if self.is_open else "in the label map"
+            raise ValueError(f"label {label} is category {category!r} here and {name!r} {source}")
+        return name
+
+
+def _read_line(line: Mapping[str, Any], classes: _Classes) -> ImageRecord:
+    kinds = [kind for kind in ("detection", "grounding") if kind in line]
+    if len(kinds) != 1:
+        raise ValueError(f"expected one of 'detection' and 'grounding' a line, got {' and '.join(kinds) or 'none'}")
+    kind = kinds[0]
+    sample = take(line, kind, dict)
+    if kind == "detection":
+        caption, boxes = None, list(_read_instances(sample, classes))
+        rest = without(sample, "instances")
+    else:
+        caption, boxes = take(sample, "caption", str), list(_read_regions(sample))
+        rest = without(sample, "caption", "regions")
+    extra = without(line, "filename", "height", "width", kind) | ({kind: rest} if rest else {})
+    name, width, height = take(line, "filename", str), take(line, "width", int), take(line, "height", int)
+    return ImageRecord(name, width, height, tuple(boxes), caption, extra)
+
+
+def _read_instances(detection: Mapping[str, Any], classes: _Classes) -> Iterator[Box]:
+    for index, instance in enumerate(take_objects(detection, "instances")):
+        with located(f"instances[{index}]"):
+            label = take(instance, "label", int)
+            if label < 0:
+                raise ValueError(f"expected a label of 0 or more, got {label}")
+            name = classes.name(label, take(instance, "category", str) if "category" in instance else None)
+            xyxy = four_numbers(instance.get("bbox"))
+            yield Box(name, *xyxy, extra=without(instance, "bbox", "label", "category"))
+
+
+def _read_regions(grounding: Mapping[str, Any]) -> Iterator[Box]:
+    for index, region in enumerate(take_objects(grounding, "regions")):
+        with located(f"regions[{index}]"):
+            boxes = take(region, "bbox", list)
+            if not boxes:
+                raise ValueError("expected 'bbox' to be a box or a list of boxes, got an empty list")
+            phrase, ours = _read_phrase(region)
+            if isinstance(boxes[0], list):
+                ours[REGION] = index
+            else:
+                boxes = [boxes]
+            extra = without(region, "bbox", "phrase")
+            for box in boxes:
+                yield Box(phrase, *four_numbers(box), extra=joined(ours, extra))
+
+
+def _read_phrase(region: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The phrase of a region, and what `extra` must hold to give it back."""
+    if PHRASE_PIECES in region:
+        raise ValueError(f"the extra field {PHRASE_PIECES!r} has a name that data_prep itself uses; rename or drop it")
+    phrase = region.get("phrase")
+    if isinstance(phrase, list) and all(isinstance(piece, str) for piece in phrase):
+        return " ".join(phrase), {PHRASE_PIECES: phrase}
+    return take(region, "phrase", str), {}
+
+
+def _write_line(record: ImageRecord, label_of: Mapping[str, int]) -> dict[str, Any]:
+    if record.caption is None:
+        kind, other = "detection", "grounding"
+        sample = {"instances": [_write_instance(box, label_of) for box in record.boxes]}
+    else:
+        kind, other = "grounding", "detection"
+        sample = {"caption": record.caption, "regions": list(_write_regions(record.boxes))}
+    if other in record.extra:
+        raise ValueError(f"the extra field {other!r} does not belong in a {kind} line; rename or drop it")
+    extra = record.extra
+    if kind in extra:  # fields that stood beside the instances or regions
+        sample = joined(sample, take(extra, kind, dict))
+        extra = without(extra, kind)
+    return joined({"filename": record.file_name, "height": record.height, "width": record.width, kind: sample}, extra)
+
+
+def _write_instance(box: Box, label_of: Mapping[str, int]) -> dict[str, Any]:
+    return joined({"bbox": list(box.xyxy), "label": label_of[box.label], "category": box.label}, box.extra)
+
+
+def _write_regions(boxes: Sequence[Box]) -> Iterator[dict[str, Any]]:
+    for index, group in groupby(boxes, key=lambda box: box.extra.get(REGION)):
+        parts = list(group)
+        fields = [_region_fields(box) for box in parts]
+        if index is None or fields.count(fields[0]) < len(fields):
+            # apart: boxes that never shared a region, or no longer agree; REGION, if any, stays and says they once did
+            yield from (joined({"bbox": list(box.xyxy)}, own) for box, own in zip(parts, fields, strict=True))
+        else:
+            yield joined({"bbox": [list(box.xyxy) for box in parts]}, without(fields[0], REGION))
+
+
+def _region_fields(box: Box) -> dict[str, Any]:
+    pieces = box.extra.get(PHRASE_PIECES)
+    phrase = pieces if isinstance(pieces, list) and " ".join(map(str, pieces)) == box.label else box.label
+    return joined({"phrase": phrase}, without(box.extra, PHRASE_PIECES))
+
+
+def label_map_path(path: Path, label_map: Path | str | None = None) -> Path:
+    """Where the label map of an ODVG file is, if not elsewhere."""
+    return path.with_name(f"{path.stem}_label_map.json") if label_map is None else Path(label_map)
+
+
+def _read_label_map(path: Path) -> dict[int, str]:
+    label_map = parse(read_text(path), path)
+    with located(path):
+        return _check_label_map(label_map)
+
+
+def _check_label_map(label_map: Mapping[str, Any]) -> dict[int, str]:
+    for label, name in label_map.items():
+        if not (label.isascii() and label.isdigit() and str(int(label)) == label):
+            raise ValueError(f'expected a label map {{"0": name, "1": name}}, got the label {label!r}')
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"expected the name of label {label}, got {name!r}")
+    check_unique(label_map.values(), "category")
+    return {int(label): name for label, name in label_map.items()}
+
+
+def _labels(dataset: Dataset) -> dict[str, int]:
+    """The label of each class name; phrases of grounding records are no class names."""
+    rest = without(dataset.extra, LABEL_MAP)
+    if rest:
+        names = ", ".join(map(repr, rest))
+        raise ValueError(
+            f"ODVG has no place for what `Dataset.extra` says in {names}; "
+            "to drop it, pass dataclasses.replace(dataset, extra={}); to keep it, write COCO"
+        )
+    check_unique(dataset.categories, "category")
+    used = {box.label for record in dataset.images if record.caption is None for box in record.boxes}
+    names = (*dataset.categories, *sorted(used - set(dataset.categories)))
+    given = _check_label_map(take(dataset.extra, LABEL_MAP, dict)) if LABEL_MAP in dataset.extra else {}
+    label_of = {name: label for label, name in given.items() if name in names}
+    unused = (label for label in count() if label not in given)
+    return {name: label_of[name] if name in label_of else next(unused) for name in names}

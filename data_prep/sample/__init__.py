@@ -1,0 +1,1 @@
+"""The drawn face-mask sample, with planted faults."""

@@ -1,0 +1,1 @@
+"""What people run: detection in files and films."""

@@ -1,0 +1,1 @@
+"""The command `gdino`, one file a command."""

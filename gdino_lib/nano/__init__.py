@@ -1,0 +1,1 @@
+"""The embedded model: its scenes, its first weights, its recipe."""

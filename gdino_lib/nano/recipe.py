@@ -1,0 +1,350 @@
+"""Train the embedded model from scratch on pictogram scenes: `make nano`, or
+`python -m gdino_lib.nano.recipe --icons FOLDER --out runs/nano`.
+
+First the image backbone learns names from pictures of single things, then the whole model learns to find them, in six
+rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
+learned judge it now and then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_prep.atomic import atomic_file
+from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.data.datasets import read_records
+from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.text_encoder import TextEncoder
+from gdino_lib.nano import icons, pictograms
+from gdino_lib.nano.first_weights import alike, begin_nano
+from gdino_lib.nano.naming import learn_names
+from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.scenes import SceneDataset, write_scenes
+from gdino_lib.prompts import Prompt, tokenize
+from gdino_lib.training.pictures import draw_rounds
+from gdino_lib.training.settings import LossSettings, TrainingSettings
+from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.weights.files import write_safetensors
+from gdino_lib.weights.loading import SCALE, load, our_metadata, read, save
+from gdino_lib.weights.merge import merge
+
+CONFIG = GroundingDINOConfig.nano()
+EPOCH = 1600  # scenes
+JUDGED = 400  # fixed scenes, of 256 x 256 pixels
+NEGATIVES = 8  # absent names in a prompt, when judging ...
+MOST_NEGATIVES = 24  # ... and at most, when learning
+CROWDS = 0.15  # share of scenes in which most things are alike
+FURTHER = 0.4  # share of things that no emoji shows, where names are learned
+NOISE_IN_NAMES, NOISE = 0.8, 0.5  # added to the text's features, see `read_once`, where names are learned; in scenes
+TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
+SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
+TEXT = "text_encoder.bert."
+IN_8_BITS = f"{TEXT}embeddings.word_embeddings.weight", "text_encoder.landmarks"  # in the package
+FROZEN = {  # of the image backbone: what every picture is made of
+    f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
+}
+NAMING = TrainingSettings(  # the first stage: pictures of one thing
+    epochs=1,
+    batch_size=96,
+    lr=1e-3,
+    lr_scale={"image_backbone.backbone": 0.5, **FROZEN},
+    schedule="cosine",
+    warmup_steps=30,
+    clip=0,
+    dropout=0.3,
+    precision="bfloat16",
+    denoising=0,
+    save_every=100,
+)
+NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
+SETTINGS = TrainingSettings(  # the first round of scenes
+    epochs=32,
+    batch_size=16,
+    lr=5e-4,
+    lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.2, **FROZEN},
+    schedule="cosine",
+    warmup_steps=200,
+    clip=1.0,
+    ema=0.999,
+    precision="bfloat16",
+    denoising=50,
+    validate_every=8,
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training on scenes.
+
+    Attributes:
+        settings: of the trainer.
+        further: share of things that no emoji shows.
+        own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
+        noise: added to the text's features, see `read_once`.
+        dropped: share of the backbone's channels that a step does without, see `drop_channels`.
+        kept: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weights.merge`.
+    """
+
+    settings: TrainingSettings
+    further: float
+    own: float
+    noise: float = NOISE
+    dropped: float = 0.0
+    kept: float = 0.0
+
+
+VARIED = (
+    Round(  # more further things, noise and dropping, and a backbone that learns as fast as the rest: for unseen names
+        replace(
+            SETTINGS,
+            epochs=27,
+            lr_scale=SETTINGS.lr_scale | {"image_backbone.backbone": 1.0},
+            warmup_steps=150,
+            loss=LossSettings(match_class=4.0),
+            seed=3,
+            validate_every=9,
+        ),
+        further=0.4,
+        own=0.85,
+        noise=1.0,
+        dropped=0.3,
+        kept=0.4,
+    )
+)
+ROUNDS = (
+    Round(SETTINGS, further=0.2, own=0.7),
+    Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9),
+    Round(replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9),  # other scenes
+    Round(  # larger batches, in which names count four times as much in matching: made on a GPU
+        replace(
+            SETTINGS,
+            epochs=60,
+            batch_size=64,
+            warmup_steps=150,
+            loss=LossSettings(match_class=4.0),
+            seed=2,
+            validate_every=20,
+        ),
+        further=0.1,
+        own=0.85,
+        noise=0.8,
+    ),
+    VARIED,
+    replace(  # the same with larger batches and more noise: made on a GPU
+        VARIED,
+        settings=replace(VARIED.settings, epochs=70, batch_size=64, lr=7e-4, seed=5, validate_every=14),
+        noise=1.2,
+        kept=0.5,
+    ),
+)
+
+
+def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
+    """The emojis that are not held out, in the drawings of several hands, further things, and how often each is drawn.
+
+    Args:
+        folder: of the icon sets, see `gdino_lib.nano.icons`.
+        share: of further things, 0 to 1.
+    """
+    unseen = pictograms.unseen()
+    emojis = icons.drawn_by_others(pictograms.seen(), folder)
+    further = icons.further_things(
+        folder, known=pictograms.pictograms(), unseen=unseen, near_twins=pictograms.near_twins()
+    )
+    close = alike([thing.name for thing in further], wordings(unseen), CONFIG).amax(1)
+    further = tuple(thing for thing, most in zip(further, close.tolist(), strict=True) if most < TOO_CLOSE)
+    weights = [(1 - share) / len(emojis)] * len(emojis) + [share / len(further)] * len(further)
+    return emojis + further, weights
+
+
+def wordings(things: Iterable[Pictogram]) -> list[str]:
+    """All that prompts may call them."""
+    return [wording for thing in things for wording in thing.wordings]
+
+
+def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, workers: int = 1) -> None:
+    """The first stage, or what is left of it.
+
+    Args:
+        model: as `begin_nano` makes it; it is changed.
+        folder: of the icon sets, see `gdino_lib.nano.icons`.
+        out: folder of the run.
+        workers: processes that draw.
+    """
+    things, shares = things_to_learn(folder, FURTHER)
+    dataset = SceneDataset(
+        things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
+    )
+    read_once(model.text_encoder, wordings(things), NOISE_IN_NAMES)
+    learn_names(model, dataset, NAMING, out, workers)
+
+
+def find(
+    model: GroundingDINO, plan: Round, folder: Path | str, out: Path, validation: Validation, workers: int = 1
+) -> Path:
+    """One round of scenes, or what is left of it.
+
+    Each but the first begins with what the one before has left, at a rate that falls to 0 once more.
+
+    Args:
+        model: what the stage before has learned; it is changed.
+        plan: one of `ROUNDS`.
+        folder: of the icon sets, see `gdino_lib.nano.icons`.
+        out: folder of the run.
+        validation: to judge by.
+        workers: processes that draw.
+
+    Returns:
+        The weights.
+    """
+    things, shares = things_to_learn(folder, plan.further)
+    dataset = SceneDataset(
+        things,
+        EPOCH,
+        batch_size=plan.settings.batch_size,
+        weights=shares,
+        sizes=SIZES,
+        negatives=MOST_NEGATIVES,
+        own=plan.own,
+        crowds=CROWDS,
+        seed=plan.settings.seed,
+    )
+    read_once(model.text_encoder, wordings(things), plan.noise)
+    drop_channels(model.image_backbone.backbone, plan.dropped)
+    return (
+        Trainer(model, dataset, plan.settings, out, validation=validation, resume=True, workers=workers).fit().weights
+    )
+
+
+def read_once(encoder: TextEncoder, phrases: Iterable[str], noise: float = 0.0) -> None:
+    """Let a BERT that stays as it is read each phrase only once in training; it takes a sixth of a step otherwise.
+
+    All are read before the first step, in an order of their own, so that what a phrase becomes does not depend on when it is
+    met.
+
+    Args:
+        encoder: whose `encode` is changed.
+        phrases: all that prompts may hold.
+        noise: added to what each phrase of a prompt becomes, another vector in each step, the same for all its tokens; as a
+            share of the features' deviation. Names become regions instead of points, and unseen ones lie in more of them.
+    """
+    plain, known, order = partial(type(encoder).encode, encoder), {}, sorted(set(phrases), key=lambda p: (len(p), p))
+    deviation = torch.zeros(())
+
+    def encode(prompt: Prompt, kept: dict[tuple[int, ...], Tensor] | None = None) -> Tensor:
+        nonlocal deviation
+        if not torch.is_grad_enabled():
+            return plain(prompt, kept)
+        if not known:
+            with torch.no_grad():
+                for start in range(0, len(order), 256):
+                    plain(tokenize([[phrase] for phrase in order[start : start + 256]]).to(prompt.ids.device), known)
+            deviation = torch.cat(list(known.values())).std()
+        features = plain(prompt, known)  # (B, T, W)
+        blocks = prompt.blocks.clamp(min=0)  # (B, T), a number for each phrase
+        aside = torch.randn(len(blocks), len(prompt.ids[0]), features.shape[-1], device=features.device)
+        aside = aside.gather(1, blocks[..., None].expand_as(features)) * (noise * deviation)
+        return features + aside * prompt.mask[..., None]
+
+    encoder.encode = encode
+
+
+def drop_channels(backbone: nn.Module, share: float) -> None:
+    """Let names not hang on single channels: in training some are 0 in the maps of the backbone, others in each step and image.
+
+    Args:
+        backbone: gives maps, float [B, C, h, w] each; it is changed.
+        share: of the channels of each map and image, 0..1; the others grow in turn.
+    """
+
+    def drop(module: nn.Module, _: tuple, maps: list[Tensor]) -> list[Tensor]:
+        return [F.dropout2d(each, share, module.training) for each in maps]
+
+    backbone.register_forward_hook(drop)
+
+
+def remember(model: GroundingDINO, names: Iterable[str]) -> None:
+    """Give a trained model the names that it learned as landmarks, see `TextEncoder`.
+
+    Args:
+        model: it is changed, and its configuration.
+        names: all that prompts called the things (`wordings`), in any order.
+    """
+    model.text_encoder.set_landmarks(sorted(set(names)))
+    model.config = model.config.replace(landmarks=len(model.text_encoder.landmarks))
+
+
+def export(weights: Path, folder: Path) -> None:
+    """Write trained weights as the package carries them: half precision, word embeddings and landmarks in 8 bits.
+
+    BERT, which is not trained, has a file of its own: it stays the same from one training to the next.
+    """
+    checkpoint = read(weights)
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint.state.items()}
+    for name in checkpoint.state.keys() & set(IN_8_BITS):
+        rows = checkpoint.state[name]  # (N, bert width)
+        scale = (rows.abs().amax(1, keepdim=True) / 127).half().clamp(min=torch.finfo(torch.float16).tiny)
+        halves[name] = (rows / scale.float()).round().clamp(-127, 127).to(torch.int8)
+        halves[name + SCALE] = scale
+    parts = {"text.safetensors": {}, "detector.safetensors": {}}
+    for name, tensor in halves.items():
+        parts["text.safetensors" if name.startswith(TEXT) else "detector.safetensors"][name] = tensor
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, state in parts.items():
+        write_safetensors(
+            folder / file, state, our_metadata(checkpoint.config) if file.startswith("detector") else None
+        )
+    index = {"weight_map": {name: file for file, state in parts.items() for name in state}}
+    with atomic_file(folder / "model.safetensors.index.json") as file:
+        file.write(json.dumps(index, indent=0, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    """Train, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FOLDER",
+        help="at the end, write the weights and the curves as the package has them",
+    )
+    options = parser.parse_args()
+    parts = ("scenes", "names", *(f"round-{number}" for number in range(1, len(ROUNDS))))
+    scenes, names, *rounds = (options.out.with_name(f"{options.out.name}-{part}") for part in parts)
+    rounds.append(options.out)
+    if not scenes.exists():
+        write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
+    validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
+    model = begin_nano(CONFIG, SETTINGS.seed)
+    learn_first_names(model, options.icons, names, options.workers)
+    found = None
+    for plan, folder in zip(ROUNDS, rounds, strict=True):
+        before, found = found, find(model, plan, options.icons, folder, validation, options.workers)
+        if plan.kept:
+            merged = folder / "merged.safetensors"
+            merge(found, before, merged, plan.kept, overwrite=True)
+            found = merged
+        model = load(found)
+    remember(model, wordings(things_to_learn(options.icons, FURTHER)[0]))
+    found = options.out / "nano.safetensors"
+    save(model, found)
+    print(f"weights: {found}")
+    if options.export:
+        export(found, options.export)
+        draw_rounds(options.export / "training.png", rounds)
+
+
+if __name__ == "__main__":
+    main()

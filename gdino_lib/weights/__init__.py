@@ -1,0 +1,1 @@
+"""Weight files: every layout that people have, read and written with strict accounting."""

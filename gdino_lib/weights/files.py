@@ -1,0 +1,157 @@
+"""Tensors from files and into them: read without running anything that they hold, written whole or not at all.
+
+What the tensors mean is `gdino_lib.weights.loading`' business.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from data_prep.atomic import atomic_file
+
+State = dict[str, Tensor]
+
+
+def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
+    """What a weight file, or a folder of such files, holds: (dense tensors on the CPU, safetensors' metadata).
+
+    A folder has `model.safetensors`, or an index of shards, or the same as `pytorch_model.bin`, or one file only.
+
+    Raises:
+        FileNotFoundError: nothing there, or a shard is missing.
+        ValueError: damaged, or something other than tensors inside; the latter is not executed.
+        OSError: not readable.
+    """
+    if path.is_dir():
+        state: State = {}
+        metadata: dict[str, str] = {}
+        for file in _files_of(path):
+            tensors, more = read_tensors(file)
+            if twice := state.keys() & tensors.keys():
+                raise ValueError(f"{file} holds {min(twice)}, which another file of its folder holds, too")
+            state |= tensors
+            metadata |= more
+        return state, metadata
+    if not path.is_file():
+        raise FileNotFoundError(f"no weight file at {path}")
+    state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    if not state or not all(isinstance(t, Tensor) and t.layout is torch.strided and t.is_cpu for t in state.values()):
+        raise ValueError(f"{path} holds no state dict of tensors")
+    return state, metadata
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {_brief(error)}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, whole or not at all, for which they stand twice in memory."""
+    # clones: the format refuses tensors that share memory, or have gaps
+    plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
+    data = safetensors.torch.save(plain, {"format": "pt"} | (metadata or {}))
+    with atomic_file(path, "wb") as file:
+        file.write(data)
+
+
+def write_pth(path: Path, state: State) -> None:
+    """Write tensors as `{"model": state}`, see `write_torch`."""
+    write_torch(path, {"model": {name: tensor.detach() for name, tensor in state.items()}})
+
+
+def write_torch(path: Path, content: Any) -> None:
+    """Write what `torch.save` can, whole or not at all, for which it stands twice in memory.
+
+    Raises:
+        OSError: a full disk, or not writable.
+    """
+    data = io.BytesIO()  # of a full disk torch tells in words of its own, Python in the system's
+    torch.save(content, data)
+    with atomic_file(path, "wb") as file:
+        file.write(data.getbuffer())
+
+
+def _files_of(folder: Path) -> list[Path]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index)
+    files = [file for suffix in ("safetensors", "pth", "pt", "bin") for file in folder.glob(f"*.{suffix}")]
+    if not files:
+        raise FileNotFoundError(f"no weight file in the folder {folder}; expected model.safetensors")
+    if len(files) > 1:
+        names = ", ".join(sorted(file.name for file in files)[:4])
+        raise ValueError(f"{folder} holds {len(files)} weight files ({names}); pass the path of one of them")
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(n, str) and Path(n).name == n for n in places.values()):
+        raise ValueError(f"{index}: expected a weight_map from tensors to files beside it")
+    files = [index.with_name(name) for name in sorted(set(places.values()))]
+    if absent := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(f"{index} names {', '.join(absent[:4])}, and no such file is there")
+    return files
+
+
+def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {_brief(error)}") from None
+
+
+def _read_pickle(path: Path) -> State:
+    """A `.pth` file's state dict: the file's only content, or under "model" or "state_dict"; without "module."."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))  # torch's own words advise to open it all the same
+        if wanted is None:
+            raise ValueError(f"{path} is damaged, or holds more than tensors, and is not opened further") from None
+        raise ValueError(
+            f"{path} holds more than tensors ({wanted[1]}), which could run code, and is not opened further; "
+            "save its state dict alone where it was made"
+        ) from None
+    except Exception as error:  # damaged bytes make torch fail in a dozen ways
+        reason = _brief(error).split(". ")[0]  # further sentences advise to open it all the same
+        raise ValueError(f"{path} is damaged, or no file of tensors: {reason}") from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds no state dict of tensors")
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error's text, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:300] if lines else type(error).__name__

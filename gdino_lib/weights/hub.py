@@ -1,0 +1,84 @@
+"""Where a model's weights are: at a path, in this package, or on the Hugging Face hub.
+
+Nothing heavy is imported before it is needed, so that a wrong name is refused at once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+HUB = {  # name on the Hugging Face hub, and the commit to fetch
+    "tiny": ("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71"),
+    "base": ("IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb"),
+}
+FILES = ("config.json", "model.safetensors")  # of each of them
+NANO = Path(__file__).parents[1] / "assets" / "nano"
+
+
+def names() -> list[str]:
+    """The models that this version has by name."""
+    return [*(["nano"] if any(NANO.glob("*.safetensors")) else []), *HUB]
+
+
+def check(path_or_name: str | os.PathLike[str]) -> None:
+    """Refuse what `find` cannot find, without asking the hub.
+
+    Raises:
+        TypeError: neither a name nor a path.
+        FileNotFoundError: nothing there; weights that this version lacks, or that were never released.
+    """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise TypeError(f"model: expected a name or a path, got {type(path_or_name).__name__}")
+    if path_or_name == "large":
+        raise FileNotFoundError("the weights of 'large' (Swin-L) were never released; use 'base', or train your own")
+    if path_or_name in names():
+        return
+    if path_or_name == "nano":
+        raise FileNotFoundError(
+            "the small model 'nano' is not part of this version; use --model tiny "
+            "(in Python 'tiny'; fetched once, 0.7 GB), or a weight file"
+        )
+    if not Path(path_or_name).exists():
+        known = ", ".join(names())
+        raise FileNotFoundError(f"no weight file at {path_or_name}, and no model of that name; names are {known}")
+
+
+def find(path_or_name: str | os.PathLike[str]) -> Path:
+    """The file or folder behind a path or a name; models on the hub are fetched, with progress, into its cache.
+
+    The names are "nano", "tiny", "base" and "large", as strings; a folder that happens to be called so is "./tiny".
+
+    Raises:
+        TypeError: neither a name nor a path.
+        FileNotFoundError: nothing there; weights that cannot be fetched, that this version lacks, or that were never
+            released.
+    """
+    check(path_or_name)
+    if path_or_name == "nano":
+        return NANO
+    return _fetch(str(path_or_name)) if path_or_name in HUB else Path(path_or_name)
+
+
+def _fetch(name: str) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repository, revision = HUB[name]
+    wanted = {"revision": revision, "allow_patterns": list(FILES)}
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True, **wanted))
+        if all((folder / file).is_file() for file in FILES):
+            return folder
+    except LocalEntryNotFoundError:  # nothing in the cache, or a part of it
+        pass
+    try:
+        # one question without retries: without a network, the download would try for half a minute, and say so each time
+        get_hf_file_metadata(hf_hub_url(repository, FILES[-1], revision=revision))
+        return Path(snapshot_download(repository, **wanted))
+    except Exception as error:  # the hub's versions use one HTTP library or another, each with errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(
+            f"cannot fetch {name!r} from the Hugging Face hub ({reason}); without a network, download "
+            f"{' and '.join(FILES)} of {repository} elsewhere, put them into a folder and pass its path"
+        ) from None

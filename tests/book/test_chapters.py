@@ -1,0 +1,264 @@
+"""The book's sources: what the build takes for granted, checked in a second and without building anything."""
+
+import json
+import pkgutil
+import re
+import tarfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from scripts import load_script
+
+import data_prep
+import gdino_lib
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+CHAPTERS = sorted(BOOK.glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = [*CHAPTERS, BOOK / "template.ipynb"]
+LONGEST_CELL, LONGEST_LINE, LARGEST_FILE = 25, 88, 300_000
+SETUP = """# @title Setup (Colab only)
+import importlib.util
+import subprocess
+import sys
+
+REPOSITORY = "{url}"  # filled in by `make repository`; empty while the project has no public address
+if importlib.util.find_spec("data_prep") is None:
+    if not REPOSITORY:
+        raise SystemExit("not installed: run `pip install -e '.[book,train,scenes]'` in the project's folder")
+    package = f"gdino_lib[train,scenes] @ git+{{REPOSITORY}}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", package], check=True)"""
+HEADINGS = ["What you will learn", "Before you start", "Take-aways", "Exercises", "What comes next"]
+
+
+def toc_files() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+
+
+def code_cells(path: Path) -> list[dict]:
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+
+
+def markdown(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+def test_every_toc_entry_exists_and_every_chapter_is_in_the_toc():
+    for file in toc_files():
+        assert (ROOT / f"{file}.md").is_file() or (ROOT / f"{file}.ipynb").is_file(), file
+    assert [file for file in toc_files() if re.match(r"book/\d\d_", file)] == [f"book/{path.stem}" for path in CHAPTERS]
+
+
+def test_the_map_and_the_index_name_the_same_chapters():
+    chapter_map = load_script("book/figures/draw_map")
+    assert (BOOK / "figures" / "map.svg").read_text() == chapter_map.draw(chapter_map.written_chapters(ROOT)), (
+        "run `python book/figures/draw_map.py`"
+    )
+    rows = re.findall(r"^\| (\d\d) \| \*\*(.*?)\*\* .*\| (ready|to come) \|$", (BOOK / "index.md").read_text(), re.M)
+    assert [(number, re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)) for number, title, _ in rows] == [
+        (number, title) for number, title, _ in chapter_map.CHAPTERS
+    ]
+    written = {path.name[:2]: path for path in CHAPTERS}
+    for number, title, status in rows:
+        assert (status == "ready") == (number in written), title
+        if number in written:
+            assert title.endswith(f"]({written[number].name})")
+            name = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title)
+            assert markdown(written[number]).startswith(f"# {name}\n")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestNotebook:
+    def test_is_valid_and_stripped(self, path):
+        notebook = json.loads(path.read_text())
+        nbformat.validate(notebook)
+        assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+        for cell in code_cells(path):
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+
+    def test_starts_with_the_setup_cell(self, path):
+        first = code_cells(path)[0]
+        source = "".join(first["source"])
+        url = re.search(r'^REPOSITORY = "(.*?)"', source, re.M)
+        assert url, "no REPOSITORY in the first code cell"
+        assert source == SETUP.format(url=url[1])
+        assert first["metadata"]["tags"] == ["remove-cell"]
+
+    def test_has_the_frame(self, path):
+        headings = re.findall(r"^## (.*)$", markdown(path), re.M)
+        assert [heading for heading in headings if heading in HEADINGS] == HEADINGS
+        assert headings[:2] == HEADINGS[:2]
+        assert headings[-3:] == HEADINGS[2:]
+        assert re.search(r"\*\*\d+ minutes\*\*", markdown(path))
+
+    def test_cells_are_short_and_fit_the_page(self, path):
+        for number, cell in enumerate(code_cells(path)[1:], start=2):
+            lines = "".join(cell["source"]).splitlines()
+            assert len(lines) <= LONGEST_CELL, f"code cell {number}"
+            assert all(len(line) <= LONGEST_LINE for line in lines), f"code cell {number}"
+
+    def test_every_exercise_has_a_folded_solution_that_asserts(self, path):
+        cells = json.loads(path.read_text())["cells"]
+        exercises = re.findall(r"```\{exercise\}.*\n:label: (\S+)", markdown(path))
+        assert exercises
+        starts = {}
+        for index, cell in enumerate(cells):
+            found = re.match(
+                r"```\{solution-start\} (\S+)\n:label: \S+\n:class: dropdown\n```", "".join(cell["source"])
+            )
+            if found:
+                starts[found[1]] = index
+        assert list(starts) == exercises
+        for name, start in starts.items():
+            end = next(i for i in range(start, len(cells)) if "{solution-end}" in "".join(cells[i]["source"]))
+            code = "\n".join("".join(cell["source"]) for cell in cells[start:end] if cell["cell_type"] == "code")
+            assert re.search(r"^assert ", code, re.M), f"the solution of {name} checks nothing"
+
+    def test_every_figure_says_what_it_shows(self, path):
+        for cell in code_cells(path):
+            if "plt.show()" in "".join(cell["source"]):
+                alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+                assert len(alt) > 20, "".join(cell["source"])[:80]
+
+
+def test_the_template_is_not_a_page():
+    assert "book/template" not in toc_files()
+    assert "book/template.ipynb" in yaml.safe_load((ROOT / "_config.yml").read_text())["exclude_patterns"]
+
+
+def test_the_template_runs():
+    """Its code, one cell after the other, without a kernel and without a screen."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    names: dict = {"__name__": "template"}
+    for cell in code_cells(BOOK / "template.ipynb"):
+        exec(compile("".join(cell["source"]), "template.ipynb", "exec"), names)
+
+
+def test_no_large_file_in_the_book():
+    ours = [path for path in BOOK.rglob("*") if path.is_file() and "_vendor" not in path.parts]
+    assert not [path.name for path in ours if path.stat().st_size > LARGEST_FILE]
+
+
+# helpers of other modules, and the command line, which has its own help
+WITHOUT_REFERENCE = {  # rooms and modules that no program imports
+    "data_prep": {"arguments", "formats.json_text"},
+    "gdino_lib": {
+        *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
+        *("weights.files", "weights.hub", "weights.names"),
+    },
+}
+
+
+@pytest.mark.parametrize("package", [data_prep, gdino_lib], ids=lambda package: package.__name__)
+def test_every_public_module_has_its_reference(package):
+    name = package.__name__
+    page = (BOOK / "api" / f"{name}.md").read_text()
+    modules = {
+        module.name.removeprefix(f"{name}.")
+        for module in pkgutil.walk_packages(package.__path__, f"{name}.")
+        if not module.ispkg and not any(part.startswith("_") for part in module.name.split("."))
+    }
+    described = re.findall(rf"^\.\. automodule:: {name}\.(\S+)$", page, re.M)
+    assert len(described) == len(set(described))
+    assert set(described) <= modules
+    helpers = {module for module in modules if {module, module.split(".")[0]} & WITHOUT_REFERENCE[name]}
+    assert modules - helpers == set(described), "only helpers may be missing"
+    assert re.findall(rf"^\| \[`(\S+)`\]\(#{name}\.\1\) \| \S", page, re.M) == described, (
+        "the table says what the page has"
+    )
+
+
+def test_the_curves_that_chapter_09_draws_are_of_the_settings_of_their_script():
+    pytest.importorskip("accelerate")
+    script = load_script("benchmarks/ablate_shapes")
+    measured = json.loads((BOOK / "data" / "ablate_shapes.json").read_text())
+    assert {name: measured[name] for name in script.about()} == script.about()
+    assert {run["variant"] for run in measured["runs"]} == set(script.VARIANTS)
+    seeds = {(run["variant"], run["seed"]) for run in measured["runs"]}
+    assert {("as it should be", seed) for seed in range(3)} | {("no denoising", seed) for seed in range(3)} <= seeds
+    assert len(seeds) == len(measured["runs"])
+
+
+def test_every_citation_is_in_the_bibliography():
+    keys = set(re.findall(r"^@\w+\{(\S+),", (BOOK / "references.bib").read_text(), re.M))
+    pages = [markdown(path) for path in NOTEBOOKS] + [path.read_text() for path in BOOK.rglob("*.md")]
+    cited = {key for page in pages for keys_ in re.findall(r"\{cite:p\}`(.*?)`", page) for key in keys_.split(",")}
+    assert cited <= keys
+
+
+def test_the_style_file_is_one():
+    style = pytest.importorskip("matplotlib.style")
+    with style.context(BOOK / "gdino.mplstyle"):
+        pass
+
+
+def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path):
+    outputs = load_script("book/fresh_outputs")
+    monkeypatch.delenv("FACE_MASK_DIR", raising=False)
+    for name in ("data_prep/a.py", "gdino_lib/b.py", "gdino_lib/csrc/c.cpp", "book/gdino.mplstyle"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    first = outputs.fingerprint(tmp_path)
+    assert outputs.fingerprint(tmp_path) == first
+    (tmp_path / "gdino_lib/b.py").write_text("two")
+    second = outputs.fingerprint(tmp_path)
+    (tmp_path / "gdino_lib/csrc/c.cpp").write_text("two")
+    third = outputs.fingerprint(tmp_path)
+    (tmp_path / "book/data").mkdir()
+    (tmp_path / "book/data/curves.json").write_text("{}")
+    fourth = outputs.fingerprint(tmp_path)
+    monkeypatch.setenv("FACE_MASK_DIR", "elsewhere")
+    assert len({first, second, third, fourth, outputs.fingerprint(tmp_path)}) == 5
+
+
+class TestVendor:
+    @pytest.fixture
+    def vendor(self, monkeypatch):
+        module = load_script("book/vendor")
+        monkeypatch.setattr(module, "print", lambda *_, **__: None, raising=False)
+        return module
+
+    def archive(self, folder: Path, members: dict[str, bytes]) -> Path:
+        path = folder / "asset-1.tgz"
+        with tarfile.open(path, "w:gz") as tarball:
+            for name, data in members.items():
+                (folder / "member").write_bytes(data)
+                tarball.add(folder / "member", name)
+        return path
+
+    def asset(self, vendor, digest="5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"):
+        roots, digests = dict.fromkeys(("npm", "pypi"), "package/"), dict.fromkeys(("npm", "pypi"), digest)
+        return vendor.Asset("asset", "asset@1", "asset==1", roots, ("main.js", "fonts/"), digests)
+
+    def test_keeps_what_is_listed_and_fetches_once(self, vendor, monkeypatch, tmp_path):
+        calls = []
+
+        def download(asset, source, aside):
+            calls.append(source)
+            files = ("package/main.js", "package/fonts/a.woff", "package/other.js", "package/fonts/../../../evil.js")
+            return self.archive(aside, dict.fromkeys(files, b"0"))
+
+        monkeypatch.setattr(vendor, "_download", download)
+        for _ in range(2):
+            target = vendor.fetch(self.asset(vendor), tmp_path / "_vendor")
+        assert calls == ["npm"]
+        assert sorted(path.name for path in target.rglob("*") if path.is_file()) == [".version", "a.woff", "main.js"]
+        assert not list(tmp_path.rglob("evil.js"))
+
+    def test_another_file_than_expected_is_refused(self, vendor, monkeypatch, tmp_path):
+        monkeypatch.setattr(vendor, "_download", lambda a, s, aside: self.archive(aside, {"package/main.js": b"1"}))
+        assert vendor.fetch(self.asset(vendor), tmp_path / "_vendor") is None
+        assert not list((tmp_path / "_vendor").iterdir())
+
+    def test_without_a_network_there_is_the_cdn(self, vendor, monkeypatch, tmp_path):
+        def refuse(*_):
+            raise OSError("no network")
+
+        monkeypatch.setattr(vendor, "_download", refuse)
+        assert vendor.fetch(self.asset(vendor), tmp_path / "_vendor") is None

@@ -1,0 +1,124 @@
+"""The built book in headless Chromium: no request beyond its folder, mathematics drawn, nothing wider than a phone.
+
+Needs `_build/html` (or the folder that GDINO_BOOK_HTML names) and Chromium; skipped, with the reason, where one is missing, and
+failing instead where GDINO_REQUIRE_BROWSER is set.
+"""
+
+import functools
+import http.server
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from chromium import lacking
+
+ROOT = Path(__file__).resolve().parents[2]
+HTML = Path(os.environ.get("GDINO_BOOK_HTML") or ROOT / "_build" / "html").resolve()
+# what the theme says on every page, whatever the book: nothing of ours may be added here
+THEME_NOISE = re.compile(r"THEBE_JS_URL.* has already been declared|Got invalid theme mode")
+
+pytestmark = pytest.mark.browser
+
+
+def built_pages() -> list[str]:
+    """Pages of the book, relative to its folder; those that Sphinx makes by itself are left out."""
+    made = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
+    pages = (path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html")))
+    return [page for page in pages if page not in made and not page.startswith(("_static/", "_modules/"))]
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    if not (HTML / "index.html").is_file():
+        lacking(f"no built book at {HTML}: run `make book` first")
+    handler = functools.partial(QuietHandler, directory=HTML)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Visit:
+    """One page, opened, and what happened meanwhile."""
+
+    def __init__(self, browser, address: str, page: str, width: int = 1280):
+        self.requests, self.missing, self.errors = [], [], []
+        self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.tab.on("response", lambda answer: self.missing.append(answer.url) if answer.status >= 400 else None)
+        self.tab.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.tab.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.tab.goto(f"{address}/{page}", wait_until="load")
+        self.tab.evaluate("() => window.MathJax?.startup?.promise")
+        self.tab.wait_for_timeout(150)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.tab.close()
+
+
+@pytest.mark.parametrize("page", built_pages() or ["index.html"])
+def test_page(page, address, browser):
+    with Visit(browser, address, page) as visit:
+        outside = [url for url in visit.requests if not url.startswith((f"{address}/", "data:", "blob:"))]
+        assert not outside, "requests beyond the folder"
+        assert not visit.missing, "files that are not there"
+        assert not [error for error in visit.errors if not THEME_NOISE.search(error)]
+
+        math = visit.tab.locator(".math").count()
+        drawn = visit.tab.locator("mjx-container").count()
+        failed = visit.tab.locator("mjx-merror, [data-mjx-error]").count()
+        assert drawn >= math, f"{drawn} of {math} formulas drawn"
+        assert not failed, "formulas with an error"
+        # outside of code, no formula is left as source
+        text = visit.tab.evaluate(
+            "() => { const copy = document.querySelector('article').cloneNode(true);"
+            " copy.querySelectorAll('pre, code, mjx-container, script').forEach(node => node.remove());"
+            " return copy.textContent; }"
+        )
+        assert not re.search(r"\$\$|\\\(|\\\[|\\frac|\{cite|\{doc\}", text)
+
+        silent = visit.tab.evaluate(
+            "() => [...document.querySelectorAll('img')].filter(i => !i.alt.trim()).map(i => i.outerHTML.slice(0, 120))"
+        )
+        assert not silent, "pictures without a text alternative"
+        broken = visit.tab.evaluate(
+            "() => Promise.all([...document.querySelectorAll('article img')].map(i => { i.loading = 'eager';"
+            " return i.decode().then(() => null, () => i.src); })).then(all => all.filter(Boolean))"
+        )
+        assert not broken, "pictures that do not show"
+
+
+@pytest.mark.parametrize("page", built_pages() or ["index.html"])
+def test_fits_a_phone(page, address, browser):
+    with Visit(browser, address, page, width=390) as visit:
+        width = visit.tab.evaluate("() => document.scrollingElement.scrollWidth")
+        wide = visit.tab.evaluate(
+            "() => [...document.querySelectorAll('article *')].filter(e => { const b = e.getBoundingClientRect();"
+            " if (b.right <= window.innerWidth + 1) return false;"
+            " for (let p = e.parentElement; p; p = p.parentElement) {"
+            "   const o = getComputedStyle(p).overflowX; if (p.tagName != 'BODY' && p.tagName != 'HTML' &&"
+            "   (o == 'auto' || o == 'scroll' || o == 'hidden')) return false; }"
+            " return true; }).map(e => e.tagName + '.' + e.className).slice(0, 5)"
+        )
+        assert width <= 390, f"the page is {width} pixels wide; {wide} stick out"
+        assert not wide, "elements beyond the right edge"
+
+
+def test_solutions_unfold(address, browser):
+    chapters = [page for page in built_pages() if re.search(r"/\d\d_", page)]
+    assert chapters, "no chapter among the pages"
+    with Visit(browser, address, chapters[0]) as visit:
+        solution = visit.tab.locator(".solution.dropdown").first
+        assert solution.evaluate("e => e.className").find("toggle-hidden") >= 0, "solutions are folded at first"
+        solution.locator("button.toggle-button").click()
+        assert "toggle-hidden" not in solution.evaluate("e => e.className")

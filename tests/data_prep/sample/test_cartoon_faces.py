@@ -1,0 +1,126 @@
+"""The cartoon set: the face-mask set's layout, the same for a seed, and faults exactly where it says."""
+
+import xml.etree.ElementTree as ElementTree  # our own files, so the standard parser will do
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from data_prep import audit
+from data_prep.sample import cartoon_faces
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cartoon") / "faces"
+    return folder, cartoon_faces.write(folder, seed=0)
+
+
+def annotations(folder: Path) -> dict[str, ElementTree.Element]:
+    parsed = {}
+    for path in sorted((folder / "annotations").iterdir()):
+        try:
+            parsed[path.name] = ElementTree.fromstring(path.read_bytes())
+        except ElementTree.ParseError:
+            parsed[path.name] = None
+    return parsed
+
+
+def boxes(root: ElementTree.Element) -> list[tuple]:
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    return [
+        (item.findtext("name"), *(int(item.findtext(f"bndbox/{corner}")) for corner in corners))
+        for item in root.iter("object")
+    ]
+
+
+def test_has_the_face_mask_layout(drawn):
+    folder, _ = drawn
+    assert sorted(path.name for path in folder.iterdir()) == ["annotations", "images"]
+    root = annotations(folder)["cartoon00.xml"]
+    assert [child.tag for child in root][:4] == ["folder", "filename", "size", "segmented"]
+    assert [child.tag for child in root.find("object")] == [
+        "name", "pose", "truncated", "occluded", "difficult", "bndbox",
+    ]  # fmt: skip
+    for path in (folder / "images").iterdir():
+        with Image.open(path) as image:
+            assert image.mode == "RGB"
+            assert 300 <= image.width <= 500
+        assert path.stat().st_size < 100_000
+
+
+def test_same_seed_same_bytes_another_seed_other_people(drawn, tmp_path):
+    folder, faults = drawn
+    assert cartoon_faces.write(tmp_path / "again", seed=0) == faults
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes(), path
+    cartoon_faces.write(tmp_path / "other", seed=1)
+    first = (folder / "annotations" / "cartoon00.xml").read_bytes()
+    assert first != (tmp_path / "other" / "annotations" / "cartoon00.xml").read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_seed_has_every_class_and_every_fault(seed, monkeypatch, tmp_path):
+    monkeypatch.setattr(cartoon_faces, "_draw_scene", lambda scene, rng: Image.new("RGB", (scene.width, scene.height)))
+    faults = cartoon_faces.write(tmp_path / "faces", seed=seed)
+    assert sorted({fault.kind for fault in faults}) == sorted(
+        set(audit.KINDS) - {"image unreadable", "image annotated twice"}
+    )
+    roots = [root for root in annotations(tmp_path / "faces").values() if root is not None]
+    counts = Counter(box[0] for root in roots for box in boxes(root))
+    assert sorted(counts) == sorted(cartoon_faces.CLASSES)
+    assert counts["with_mask"] > counts["without_mask"] > counts["mask_weared_incorrect"] >= 2
+
+
+def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
+    folder, faults = drawn
+    images = {path.stem for path in (folder / "images").iterdir()}
+    found = [("image without file", f"{stem}.jpg", None) for stem in images]
+    for name, root in annotations(folder).items():
+        stem = name.removesuffix(".xml")
+        if ("image without file", f"{stem}.jpg", None) in found:
+            found.remove(("image without file", f"{stem}.jpg", None))
+        if root is None:
+            found.append(("annotation unreadable", name, None))
+            continue
+        if stem not in images:
+            found.append(("file without image", name, None))
+            continue
+        if root.findtext("filename") != f"{stem}.jpg":
+            found.append(("file name differs", name, None))
+        size = int(root.findtext("size/width")), int(root.findtext("size/height"))
+        with Image.open(folder / "images" / f"{stem}.jpg") as image:
+            if image.size != size:
+                found.append(("size mismatch", name, None))
+            size = image.size
+        seen = set()
+        for number, (_, x1, y1, x2, y2) in enumerate(boxes(root), start=1):
+            if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]:
+                found.append(("box outside", name, number))
+            if x2 <= x1 or y2 <= y1:
+                found.append(("box degenerate", name, number))
+            if (x1, y1, x2, y2) in seen:
+                found.append(("box duplicated", name, number))
+            seen.add((x1, y1, x2, y2))
+    assert sorted(found, key=str) == sorted((tuple(fault) for fault in faults), key=str)
+
+
+def test_a_box_frames_its_face():
+    """The outline of the head, drawn alone, ends where the box says, give or take 15 % of its half height."""
+    scene = cartoon_faces._scenes(0)[0]
+    person = scene.people[-1]
+    canvas = Image.new("RGB", (scene.width * cartoon_faces.SCALE, scene.height * cartoon_faces.SCALE))
+    blank = canvas.copy()
+    face = cartoon_faces._Face(cartoon_faces.ImageDraw.Draw(canvas), person)
+    face.shape(cartoon_faces._HEAD, (255, 255, 255))
+    changed = [value / cartoon_faces.SCALE for value in ImageChops.difference(canvas, blank).getbbox()]
+    for edge, (drawn_at, said) in enumerate(zip(changed, person.box, strict=True)):
+        assert abs(drawn_at - said) <= 0.15 * person.radius, f"edge {edge}"
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(FileExistsError):
+        cartoon_faces.write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,396 @@
+"""Datasets over records: prompts with what is there, targets that agree with them, the same samples everywhere."""
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import data_prep
+from data_prep import Box, ImageRecord
+from data_prep.formats import coco, csv_table, odvg, voc
+from data_prep.sample import cartoon_faces
+from gdino_lib.data.datasets import (
+    GroundingDataset,
+    ImageError,
+    build_loader,
+    collate,
+    open_image,
+    read_records,
+)
+from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
+from gdino_lib.images import prepare
+from gdino_lib.prompts import tokenize, word_pieces
+
+COLOURS = {"red square": (220, 30, 30), "green square": (30, 200, 40), "blue_square": (40, 60, 230)}
+TRAIN, EVALUATION = TrainingTransform(64, 128), EvaluationTransform(64, 128)
+
+
+def box(label, *xyxy, **extra):
+    return Box(label, *(xyxy or (10, 10, 40, 40)), extra=extra)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures 0.png to 5.png of 100 x 80, with one to three coloured squares; `records` has their boxes."""
+    folder = tmp_path_factory.mktemp("squares")
+    rng = random.Random(0)
+    for number in range(6):
+        image = Image.new("RGB", (100, 80), (128, 128, 128))
+        for label in rng.sample(sorted(COLOURS), 1 + number % 3):
+            image.paste(COLOURS[label], tuple(SQUARES[label]))
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+SQUARES = {"red square": (5, 5, 30, 30), "green square": (40, 10, 70, 40), "blue_square": (60, 45, 95, 75)}
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    images = []
+    for number in range(6):
+        pixels = Image.open(folder / f"{number}.png")
+        found = [box(name, *square) for name, square in SQUARES.items() if pixels.getpixel(square[:2]) == COLOURS[name]]
+        images.append(ImageRecord(f"{number}.png", 100, 80, tuple(found)))
+    return data_prep.Dataset(tuple(images), tuple(COLOURS))
+
+
+def with_images(records, **changes):
+    return data_prep.Dataset(tuple(records), changes.get("categories", ()))
+
+
+def equal(one, other):
+    return (
+        torch.equal(one.pixel_values, other.pixel_values)
+        and one.prompt == other.prompt
+        and torch.equal(one.target.boxes, other.target.boxes)
+        and torch.equal(one.target.phrases, other.target.phrases)
+        and one.target.name == other.target.name
+    )
+
+
+# samples
+
+
+def test_a_sample(records, folder):
+    dataset = GroundingDataset(records, folder, EVALUATION)
+    assert len(dataset) == 6
+    assert dataset.classes == tuple(COLOURS)
+    for index, record in enumerate(records.images):
+        sample = dataset[index]
+        assert torch.equal(sample.pixel_values, prepare(folder / record.file_name, 64, 128))
+        assert sorted(sample.prompt) == sorted(COLOURS), "all classes, letter for letter"
+        assert [sample.prompt[phrase] for phrase in sample.target.phrases] == [b.label for b in record.boxes]
+        x, y, w, h = sample.target.boxes[0] * torch.tensor([100, 80, 100, 80])
+        corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+        assert [round(value.item(), 3) for value in corners] == list(record.boxes[0].xyxy)
+        assert sample.target.name == record.file_name
+    assert len({tuple(dataset[index].prompt) for index in range(6)}) > 1, "shuffled"
+
+
+def test_targets_show_their_colour_after_training_transforms(records, folder):
+    dataset = GroundingDataset(records, folder, TRAIN)
+    seen = 0
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        for record, sample in zip(records.images, dataset, strict=True):
+            shown = {b.label for b in record.boxes}
+            found = {sample.prompt[phrase] for phrase in sample.target.phrases}
+            assert set(sample.prompt) & shown == found, "what a crop cut off is not asked for"
+            height, width = sample.pixel_values.shape[1:]
+            assert len(sample.target.boxes) >= 1
+            for (x, y, _, _), phrase in zip(sample.target.boxes, sample.target.phrases, strict=True):
+                pixel = sample.pixel_values[:, int(y * height), int(x * width)]
+                strongest = sample.prompt[phrase].split()[0].split("_")[0]
+                assert ["red", "green", "blue"][pixel.argmax()] == strongest
+                seen += 1
+    assert seen > 50
+
+
+def test_the_order_of_iteration_ends(records, folder):
+    assert len(list(GroundingDataset(records, folder, EVALUATION))) == 6
+
+
+# prompts
+
+WORDS = ["cat", "dog", "person", "remote control", "fire hydrant", "a_long_class_name", "st. bernard", "Bus", "kite"]
+
+
+@settings(max_examples=40)
+@given(
+    shown=st.lists(st.sampled_from(WORDS), max_size=6),
+    negatives=st.one_of(st.none(), st.integers(0, 12)),
+    max_tokens=st.integers(40, 60),
+    seed=st.integers(0, 99),
+)
+def test_prompts_always_have_the_present_classes(folder, shown, negatives, max_tokens, seed):
+    record = ImageRecord("0.png", 100, 80, tuple(box(name) for name in shown))
+    dataset = GroundingDataset(
+        with_images([record], categories=tuple(WORDS)),
+        folder,
+        EVALUATION,
+        negatives=negatives,
+        seed=seed,
+        max_tokens=max_tokens,
+    )
+    sample = dataset[0]
+    assert set(shown) <= set(sample.prompt) <= set(WORDS)
+    assert len(set(sample.prompt)) == len(sample.prompt)
+    assert [sample.prompt[phrase] for phrase in sample.target.phrases] == shown
+    tokenize([sample.prompt], max_tokens)
+    absent = len(sample.prompt) - len(set(shown))
+    available = len(WORDS) - len(set(shown))
+    if negatives is not None:
+        assert absent <= max(negatives, not shown)
+    left = max_tokens - tokenize([sample.prompt]).ids.shape[1]
+    if negatives is None or negatives >= available:
+        rest = set(WORDS) - set(sample.prompt)
+        assert all(len(word_pieces(name)) + 1 > left for name in rest), "no more than what does not fit is left out"
+
+
+def test_negatives_differ_from_epoch_to_epoch(records, folder):
+    names = tuple(f"class {n}" for n in range(50))
+    dataset = GroundingDataset(
+        data_prep.Dataset(records.images, (*COLOURS, *names)), folder, EVALUATION, negatives=5, seed=3
+    )
+    prompts = set()
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        prompt = dataset[0].prompt
+        assert len(prompt) == len({b.label for b in records.images[0].boxes}) + 5
+        prompts.add(tuple(sorted(prompt)))
+    assert len(prompts) == 5
+
+
+def test_present_classes_that_do_not_fit(folder):
+    record = ImageRecord("0.png", 100, 80, tuple(box(f"thing number {n}") for n in range(80)))
+    with pytest.raises(
+        ValueError, match=r"'0\.png': the 80 phrases that it shows have 322 tokens, expected at most 256"
+    ):
+        GroundingDataset(with_images([record]), folder, EVALUATION)
+
+
+def test_a_class_that_never_fits(folder):
+    record = ImageRecord("0.png", 100, 80, (box("cat"),))
+    with pytest.raises(ValueError, match=r"the label 'dog dog .* has 300 tokens, expected at most 253"):
+        GroundingDataset(with_images([record], categories=("cat", "dog " * 300)), folder, EVALUATION)
+
+
+@pytest.mark.parametrize(("one", "other"), [("with_mask", "with mask"), ("Cat", "cat")])
+def test_classes_that_are_one_to_the_model(folder, one, other):
+    record = ImageRecord("0.png", 100, 80, (box(one), box(other)))
+    with pytest.raises(ValueError, match="are the same words to the model"):
+        GroundingDataset(with_images([record]), folder, EVALUATION)
+
+
+def test_a_label_without_words(folder):
+    record = ImageRecord("0.png", 100, 80, (box("\N{ZERO WIDTH SPACE}"),))
+    with pytest.raises(ValueError, match="no letters that the model can read"):
+        GroundingDataset(with_images([record]), folder, EVALUATION)
+
+
+def test_grounding_and_detection_together(folder):
+    caption = "A red square and the Red Square beside a blue one"
+    records = with_images(
+        [
+            ImageRecord("0.png", 100, 80, (box("cat"),)),
+            ImageRecord(
+                "0.png",
+                100,
+                80,
+                (box("a red square"), box("A Red Square", 50, 0, 80, 30), box("a blue one", 5, 5, 9, 9)),
+                caption,
+            ),
+            ImageRecord("1.png", 100, 80, (box("dog"),)),
+        ],
+        categories=("cat", "dog", "person"),
+    )
+    dataset = GroundingDataset(records, folder, EVALUATION)
+    assert dataset.classes == ("cat", "dog", "person"), "phrases are no classes"
+    pixel_values, pixel_mask, prompts, targets = collate([dataset[index] for index in range(3)])
+    assert pixel_values.shape == (3, 3, 64, 80)
+    assert pixel_mask.all()
+    assert sorted(prompts[0]) == sorted(prompts[2]) == ["cat", "dog", "person"]
+    assert sorted(prompts[1]) == ["a blue one", "a red square"], "alike phrases are one, absent ones none"
+    assert [prompts[1][phrase] for phrase in targets[1].phrases] == ["a red square", "a red square", "a blue one"]
+
+
+def test_captions_without_regions_are_left_out_and_named(folder):
+    records = [ImageRecord("0.png", 100, 80, (), "nothing"), ImageRecord("1.png", 100, 80, (box("a dog"),), "a dog")]
+    with pytest.warns(UserWarning, match=r"left out: 1, the first is '0\.png'"):
+        dataset = GroundingDataset(with_images(records), folder, EVALUATION)
+    assert [record.file_name for record in dataset.records] == ["1.png"]
+    with pytest.raises(ValueError, match="nothing to learn from: none of 1 records"):
+        GroundingDataset(with_images(records[:1]), folder, EVALUATION)
+    with pytest.raises(ValueError, match="nothing to learn from: none of 0 records"):
+        GroundingDataset(with_images([]), folder, EVALUATION)
+
+
+def test_an_image_without_boxes_is_asked_for_something(folder):
+    records = with_images([ImageRecord("0.png", 100, 80)], categories=("cat", "dog"))
+    sample = GroundingDataset(records, folder, TRAIN, negatives=0)[0]
+    assert len(sample.prompt) == 1
+    assert sample.target.boxes.shape == (0, 4)
+
+
+def test_crowds_are_neither_targets_nor_absent(folder):
+    boxes = (box("cat"), box("dog", iscrowd=1))
+    records = with_images([ImageRecord("0.png", 100, 80, boxes)], categories=("cat", "dog", "person"))
+    sample = GroundingDataset(records, folder, EVALUATION)[0]
+    assert sorted(sample.prompt) == ["cat", "person"]
+    assert len(sample.target.boxes) == 1
+
+
+def test_boxes_are_repaired_as_in_the_audit(folder):
+    boxes = (box("cat", -10, 20, 120, 60), box("cat", 20, 20, 20, 40), box("dog", 150, 10, 160, 20))
+    records = with_images([ImageRecord("0.png", 100, 80, boxes)], categories=("cat", "dog"))
+    dataset = GroundingDataset(records, folder, EVALUATION)
+    torch.testing.assert_close(dataset[0].target.boxes, torch.tensor([[0.5, 0.5, 1.0, 0.5]]))
+    assert [finding.action for finding in dataset.findings] == ["clipped", "dropped", "dropped"]
+
+
+# formats
+
+
+def test_csv_coco_and_odvg_give_the_same(records, folder, tmp_path):
+    csv_table.write(records, tmp_path / "a.csv")
+    coco.write(records, tmp_path / "a.json")
+    odvg.write(records, tmp_path / "a.jsonl")
+    sets = [
+        GroundingDataset(read_records(tmp_path / f"a.{suffix}"), folder, TRAIN) for suffix in ("csv", "json", "jsonl")
+    ]
+    for index in range(6):
+        target = sets[0][index].target
+        for other in sets[1:]:
+            assert torch.equal(other[index].target.boxes, target.boxes)
+            assert sorted(other[index].prompt) == sorted(sets[0][index].prompt)
+    with pytest.raises(ValueError, match=r"a\.txt: expected a file of boxes ending in \.csv, "):
+        read_records(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError):
+        read_records(tmp_path / "b.csv")
+
+
+def test_cartoon_faces(tmp_path):
+    cartoon_faces.write(tmp_path / "faces")
+    sources, _ = voc.read_folder(tmp_path / "faces" / "images", tmp_path / "faces" / "annotations", strict=False)
+    faces = data_prep.Dataset(tuple(source.record for source in sources), cartoon_faces.CLASSES)
+    dataset = GroundingDataset(faces, tmp_path / "faces" / "images", EvaluationTransform(64, 96))
+    for batch in build_loader(dataset, 5, shuffle=True, workers=0):
+        for prompt, target in zip(batch.prompts, batch.targets, strict=True):
+            assert sorted(prompt) == sorted(cartoon_faces.CLASSES)
+            assert len(target.boxes) == len(target.phrases) > 0
+
+
+# the same samples whatever reads them
+
+
+def batches(records, folder, workers, epochs=2, seed=7):
+    dataset = GroundingDataset(records, folder, TRAIN, negatives=1, seed=seed)
+    loader = build_loader(dataset, 2, shuffle=True, workers=workers)
+    result = []
+    for epoch in range(epochs):
+        dataset.set_epoch(epoch)
+        result.append(list(loader))
+    return result
+
+
+def same(one, other):
+    return all(
+        torch.equal(a.pixel_values, b.pixel_values)
+        and torch.equal(a.pixel_mask, b.pixel_mask)
+        and a.prompts == b.prompts
+        and [t.name for t in a.targets] == [t.name for t in b.targets]
+        and all(torch.equal(x.boxes, y.boxes) for x, y in zip(a.targets, b.targets, strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_workers_seeds_and_epochs(records, folder):
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    alone = batches(records, folder, 0)
+    assert torch.equal(torch.random.get_rng_state(), before), "torch's generator is left alone"
+    torch.manual_seed(2)
+    np.random.seed(3)
+    for workers in (1, 2):
+        together = batches(records, folder, workers)
+        assert all(same(one, other) for one, other in zip(alone, together, strict=True))
+    assert not same(alone[0], alone[1]), "another epoch, another draw"
+    assert not same(alone[0], batches(records, folder, 0, seed=8)[0])
+    assert sorted(t.name for batch in alone[1] for t in batch.targets) == [f"{n}.png" for n in range(6)]
+
+
+def test_a_pass_that_was_left_early_changes_nothing(records, folder):
+    expected = batches(records, folder, 0)
+    dataset = GroundingDataset(records, folder, TRAIN, negatives=1, seed=7)
+    loader = build_loader(dataset, 2, shuffle=True, workers=2)
+    next(iter(loader))
+    dataset.set_epoch(1)
+    assert same(list(loader), expected[1])
+
+
+def test_samples_depend_on_seed_epoch_and_index_only(records, folder):
+    dataset, other = (GroundingDataset(records, folder, TRAIN, negatives=1, seed=1) for _ in range(2))
+    dataset.set_epoch(5)
+    other.set_epoch(5)
+    forwards = [dataset[index] for index in range(6)]
+    backwards = [other[index] for index in reversed(range(6))][::-1]
+    assert all(equal(a, b) for a, b in zip(forwards, backwards, strict=True))
+
+
+def test_unshuffled_keeps_the_order(records, folder):
+    loader = build_loader(GroundingDataset(records, folder, EVALUATION), 4, shuffle=False, workers=0)
+    assert [t.name for batch in loader for t in batch.targets] == [f"{n}.png" for n in range(6)]
+    assert len(build_loader(loader.dataset, 4, shuffle=True, workers=0, drop_last=True)) == 1
+
+
+# images that cannot be used
+
+
+def test_missing_images_are_named_at_once(records, folder, tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes((folder / f"{number}.png").read_bytes())
+    with pytest.raises(
+        FileNotFoundError, match=r"4\.png': no such file, expected an image \(and 1 more are missing\)$"
+    ):
+        GroundingDataset(records, tmp_path, TRAIN)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        GroundingDataset(records, tmp_path / "nowhere", TRAIN)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_images_are_named_in_one_line(folder, tmp_path, workers):
+    (tmp_path / "a.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    dataset = GroundingDataset(with_images([ImageRecord("a.png", 100, 80, (box("cat"), box("dog")))]), tmp_path, TRAIN)
+    with pytest.raises(ImageError) as caught:
+        list(build_loader(dataset, 1, shuffle=True, workers=workers))
+    message = str(caught.value)
+    assert message.startswith(f"'{tmp_path / 'a.png'}': expected")
+    assert "\n" not in message
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ImageError, match=r"a\.png': no such file"):
+        dataset[0]
+
+
+def test_another_size_than_the_boxes_were_drawn_in(folder, tmp_path):
+    with pytest.raises(ImageError, match=r"drawn in 100 x 90 pixels, the upright image has 100 x 80"):
+        open_image(ImageRecord("0.png", 100, 90), folder)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(folder / "0.png").save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(ImageRecord("turned.jpg", 80, 100), tmp_path).size == (80, 100)
+    with pytest.raises(ImageError, match="the upright image has 80 x 100"):
+        open_image(ImageRecord("turned.jpg", 100, 80), tmp_path)
+
+
+def test_settings(records, folder):
+    with pytest.raises(ValueError, match="negatives: expected"):
+        GroundingDataset(records, folder, TRAIN, negatives=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GroundingDataset(records, folder, TRAIN)

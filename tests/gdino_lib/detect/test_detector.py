@@ -1,0 +1,491 @@
+"""The Detector on small random models: exact labels, whatever else changes."""
+
+import dataclasses
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+import supervision as sv
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peers import SMALL, randomise
+from PIL import Image
+from torchvision.ops import nms
+
+import gdino_lib as gd
+from gdino_lib.detect.detector import Vocabulary
+from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.prompts import tokenizer, word_pieces
+
+CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
+WORDS = [
+    "cat",
+    "remote control",
+    "a person with an umbrella",
+    "dog",
+    "Fire Hydrant",
+    "bus",
+    "red_circle",
+    "st. bernard",
+]
+ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
+
+
+def build(**changes):
+    model = gd.GroundingDINO(CONFIG.replace(**changes))
+    randomise(model, seed=3)
+    return gd.Detector(model, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return build()
+
+
+def picture(seed=0, size=(90, 60)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def rows(found):
+    """(name, box, confidence) of each, in an order that does not depend on ties."""
+    return sorted(
+        zip(
+            found.data["class_name"].tolist(),
+            found.xyxy.round(1).tolist(),
+            found.confidence.round(3).tolist(),
+            strict=True,
+        )
+    )
+
+
+def assert_same(one, other, names=True):
+    assert len(one) == len(other)
+    order = [np.lexsort((*found.xyxy.round(0).T, -found.confidence.round(3))) for found in (one, other)]
+    np.testing.assert_allclose(one.confidence[order[0]], other.confidence[order[1]], atol=1e-4)
+    np.testing.assert_allclose(one.xyxy[order[0]], other.xyxy[order[1]], atol=0.05)
+    if names:
+        assert sorted(n.lower() for n in one.data["class_name"]) == sorted(n.lower() for n in other.data["class_name"])
+
+
+def test_the_contract(detector):
+    found = detector(picture(), ["cat", "remote control"], **ALL)
+    assert isinstance(found, sv.Detections)
+    assert len(found) == CONFIG.queries
+    assert found.xyxy.dtype == np.float32
+    assert found.xyxy.min() >= 0
+    assert found.xyxy[:, 2].max() <= 90
+    assert found.xyxy[:, 3].max() <= 60
+    assert (np.diff(found.confidence) <= 0).all()
+    for number, name in zip(found.class_id, found.data["class_name"], strict=True):
+        assert ["cat", "remote control"][number] == name
+
+
+def test_an_empty_result_is_whole(detector):
+    found = detector(picture(), ["cat"], box_threshold=1.0, text_threshold=1.0, nms_iou=0.5, top_k=3)
+    assert len(found) == 0
+    assert found.xyxy.shape == (0, 4)
+    assert found.class_id.shape == found.confidence.shape == found.data["class_name"].shape == (0,)
+    merged = sv.Detections.merge([found, detector(picture(), ["cat"], **ALL)])
+    assert len(merged) == CONFIG.queries
+
+
+PHRASE_LISTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6)
+
+
+@settings(max_examples=15)
+@given(PHRASE_LISTS, st.randoms(use_true_random=False))
+def test_order_case_and_repetition_change_no_box_and_no_label(detector, phrases, random):
+    expected = detector(picture(), list(dict.fromkeys(phrases)), **ALL)
+    changed = [phrase.upper() if random.random() < 0.5 else phrase for phrase in phrases * 2]
+    random.shuffle(changed)
+    found = detector(picture(), changed, **ALL)
+    # the same prompt goes through the model, so the numbers are the same bits
+    assert np.array_equal(found.xyxy, expected.xyxy)
+    assert np.array_equal(found.confidence, expected.confidence)
+    assert [n.lower() for n in found.data["class_name"]] == [n.lower() for n in expected.data["class_name"]]
+    firsts = [n.lower() for n in changed]
+    for number, name in zip(found.class_id, found.data["class_name"], strict=True):
+        assert changed[number] == name
+        assert firsts.index(name.lower()) == number, "the first of those that are alike"
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.tuples(PHRASE_LISTS, st.integers(0, 2), st.sampled_from([(90, 60), (60, 90), (64, 64)])),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_neighbours_in_a_batch_change_nothing(detector, batch):
+    images = [picture(seed, size) for _, seed, size in batch]
+    together = detector(images, [phrases for phrases, _, _ in batch], **ALL)
+    assert len(together) == len(batch)
+    for found, image, (phrases, _, _) in zip(together, images, batch, strict=True):
+        assert_same(found, detector(image, phrases, **ALL))
+
+
+def test_one_vocabulary_for_many_images(detector):
+    images = [picture(seed, size) for seed, size in enumerate([(90, 60), (64, 64), (90, 60), (30, 80)])]
+    for found, image in zip(detector(images, "cat . dog .", **ALL), images, strict=True):
+        assert_same(found, detector(image, ["cat", "dog"], **ALL))
+    assert detector([], ["cat"]) == []
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "café au lait",
+        "with_mask",
+        "a/b, c; d",
+        "St. Bernard?",
+        "猫",
+        "кошка",
+        "x" * 200,
+        "a " * 100,
+        "'quoted' \"twice\"",
+        "é" * 30,
+    ],
+)
+def test_the_label_is_the_callers_string(detector, phrase):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = detector(picture(), [phrase, "dog"], **ALL)
+    assert set(found.data["class_name"]) <= {phrase, "dog"}
+    alone = detector(picture(), [phrase], **ALL)
+    assert set(alone.data["class_name"]) == {phrase}
+
+
+def test_substrings_are_never_mixed_up(detector, monkeypatch):
+    """Where the tokens of one phrase win, all boxes carry it, whatever other phrases share its letters or words."""
+    phrases = ["mask", "no mask", "car", "carpet", "car wash", "a mask and no mask"]
+    ground, pieces = gd.GroundingDINO.ground, {phrase: list(word_pieces(phrase)) for phrase in phrases}
+    for wanted in phrases:
+
+        def chosen(model, image, text, wanted=wanted):
+            out, ids = ground(model, image, text), text.prompt.ids[0].tolist()
+            logits = torch.full_like(out.logits, -9.0)
+            closing = tokenizer().convert_tokens_to_ids(".")
+            bounds = [0, *(place for place, number in enumerate(ids) if number == closing)]  # [CLS] and each "."
+            (start,) = (a + 1 for a, b in itertools.pairwise(bounds) if ids[a + 1 : b] == pieces[wanted])
+            logits[..., start : start + len(pieces[wanted])] = 9.0
+            return dataclasses.replace(out, logits=logits)
+
+        monkeypatch.setattr(gd.GroundingDINO, "ground", chosen)
+        found = detector(picture(), phrases, **ALL)
+        assert set(found.data["class_name"]) == {wanted}
+        assert {phrases[number] for number in found.class_id} == {wanted}
+
+
+def test_a_model_that_changes_is_asked_anew():
+    """Weights that were loaded since, and training mode."""
+    detector, other = build(), build()
+    detector(picture(), WORDS, **ALL)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight.add_(torch.sin(torch.arange(weight.numel(), dtype=torch.float32)).reshape(weight.shape) * 0.02)
+    detector.model.load_state_dict(other.model.state_dict())
+    detector.model.train()
+    found = detector(picture(), WORDS, **ALL)
+    assert_same(found, other(picture(), WORDS, **ALL))
+    assert not detector.model.training
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda detector: detector([picture(), picture(1)], ["cat", "😀😀"]),
+        lambda detector: detector([picture(), picture(1)], [["cat"], ["cat", "😀😀"]]),
+        lambda detector: detector.refer(picture(), "😀😀"),
+    ],
+)
+def test_phrases_without_known_words_warn(detector, ask):
+    with pytest.warns(UserWarning, match="phrase ., '😀😀', has no word that the model knows") as said:
+        ask(detector)
+    assert [warning.filename for warning in said] == [__file__], "once, at the caller's line"
+
+
+def test_phrases_of_signs_that_nobody_sees_warn_and_find_nothing(detector):
+    with pytest.warns(UserWarning, match="has no word"):
+        assert len(detector(picture(), ["\u200b"], **ALL)) == 0
+
+
+def test_a_phrase_of_too_many_tokens_is_refused_with_their_number(detector):
+    with pytest.raises(ValueError, match=r"phrase 1, .* has 300 tokens; expected at most 253"):
+        detector(picture(), ["cat", "dog " * 300])
+
+
+LONG = [
+    f"{colour} {thing}"
+    for colour in ("red", "blue", "green")
+    for thing in ["cat", "dog", "bus", "car", "cup", "pen", "hat", "box", "key", "jar"]
+]
+
+
+def test_a_long_vocabulary_is_dealt_into_chunks():
+    detector = build(max_tokens=32)
+    vocabulary = Vocabulary.build(LONG, 32)
+    assert len(vocabulary.chunks) == 3
+    found = detector(picture(), LONG, **ALL)
+    assert len(found) > 0
+    overlaps = sv.box_iou_batch(found.xyxy, found.xyxy) - np.eye(len(found))
+    assert overlaps.max() <= 0.7, "boxes of several chunks do not overlap by more"
+    shuffled = list(reversed(LONG))
+    again = detector(picture(), shuffled, **ALL)
+    assert np.array_equal(again.xyxy, found.xyxy)
+    assert again.data["class_name"].tolist() == found.data["class_name"].tolist()
+
+
+def test_chunked_equals_unchunked_where_phrases_cannot_meet():
+    # phrases meet in the fusion, in the selection of queries and in the decoder's text attention
+    apart = {"fusion": False, "language_guided": False, "text_cross_attention": False}
+    whole, chunked = build(**apart), build(**apart, max_tokens=32)
+    found = whole(picture(), LONG, **ALL)
+    keep = torch.from_numpy(found.xyxy), torch.from_numpy(found.confidence)
+    assert_same(chunked(picture(), LONG, **ALL), found[nms(*keep, 0.7).numpy()])
+
+
+@pytest.mark.parametrize("max_tokens", [256, 32])
+def test_every_phrase_of_a_box_holds_what_its_best_one_says(max_tokens):
+    """In one chunk and in several: the pairs marked as best are what is found without the others."""
+    detector, words = build(max_tokens=max_tokens), LONG
+    plain, every = detector(picture(), words, **ALL), detector(picture(), words, **ALL, every_phrase=True)
+    assert rows(every[every.data["best"]]) == rows(plain)
+    assert len(every) > len(plain)
+    assert (np.diff(every.confidence) <= 0).all()
+    kept = detector(picture(), words, **ALL, every_phrase=True, top_k=7)
+    assert kept.confidence.tolist() == every.confidence[:7].tolist()
+
+
+def test_per_image_chunks_of_different_number():
+    detector = build(max_tokens=32)
+    both = detector([picture(0), picture(1)], [LONG, ["cat"]], **ALL)
+    assert_same(both[0], detector(picture(0), LONG, **ALL))
+    assert_same(both[1], detector(picture(1), ["cat"], **ALL))
+
+
+def test_an_embedded_image_answers_like_the_image(detector):
+    embedding = detector.encode_image(picture())
+    for phrases in (["cat"], ["dog", "bus"]):
+        assert_same(detector(embedding, phrases, **ALL), detector(picture(), phrases, **ALL))
+    mixed = detector([picture(1), embedding], ["cat"], **ALL)
+    assert_same(mixed[1], detector(picture(), ["cat"], **ALL))
+
+
+def test_bert_reads_each_phrase_once(monkeypatch):
+    monkeypatch.setattr("gdino_lib.detect.detector.KEPT_TOKENS", 40)
+    detector = gd.Detector(gd.GroundingDINO(CONFIG))
+    read = []
+    encoder = detector.model.text_encoder
+    monkeypatch.setattr(
+        encoder, "_read", lambda new, device, own=encoder._read: read.append(len(new)) or own(new, device)
+    )
+    before = detector(picture(), ["kept words"], **ALL)
+    assert read == [3]  # [CLS], the phrase, [SEP]
+    assert_same(detector(picture(), ["kept words"], **ALL), before)
+    detector([picture(), picture(1)], [["kept words", "dog"], ["dog"]], **ALL)
+    assert read == [3, 1]
+    fresh = gd.Detector(detector.model)
+    both, again = (one(picture(), ["dog", "kept words"], **ALL) for one in (detector, fresh))
+    assert np.allclose(both.xyxy, again.xyxy, atol=1e-3)
+    assert np.allclose(both.confidence, again.confidence, atol=1e-5)
+    for number in range(70):
+        detector(detector.encode_image(picture()), [f"word {number}"])
+    assert 30 < sum(map(len, detector._known)) <= 40
+    detector(picture(), ["long " * 30], **ALL)
+    assert sum(map(len, detector._known)) <= 40
+    assert_same(detector(picture(), ["kept words"], **ALL), before)
+
+
+def test_what_was_kept_of_phrases_is_forgotten_with_other_landmarks():
+    detector = gd.Detector(gd.GroundingDINO(CONFIG))
+    detector(picture(), ["kept words"], **ALL)
+    for number in range(6):  # an allocator likes to give the place of the old ones to the new
+        detector.model.text_encoder.set_landmarks([f"name {number}", f"word {number}"])
+        found = detector(picture(), ["kept words"], **ALL)
+        assert_same(found, gd.Detector(detector.model)(picture(), ["kept words"], **ALL))
+
+
+def test_each_threshold_is_compared_with_its_own(detector):
+    """The box threshold with the best token, the text threshold with the phrase's mean, which is lower."""
+    phrases = ["a person with an umbrella"]
+    everything = detector(picture(), phrases, **ALL)
+    limit = float(np.median(everything.confidence))
+    by_text = detector(picture(), phrases, box_threshold=0.0, text_threshold=limit)
+    assert len(by_text) == (everything.confidence >= limit).sum()
+    by_box = detector(picture(), phrases, box_threshold=limit, text_threshold=0.0)
+    best = detector(picture(), phrases, **ALL, score="max")
+    assert len(by_box) == (best.confidence >= limit).sum() > len(by_text)
+
+
+def test_top_k_nms_score_and_referring(detector):
+    everything = detector(picture(), ["cat", "dog"], **ALL)
+    assert np.array_equal(detector(picture(), ["cat", "dog"], **ALL, top_k=5).xyxy, everything.xyxy[:5])
+    suppressed = detector(picture(), ["cat", "dog"], **ALL, nms_iou=0.01)
+    kept = []
+    for number in (0, 1):
+        own = (everything.class_id == number).nonzero()[0]
+        boxes, scores = torch.tensor(everything.xyxy[own]), torch.tensor(everything.confidence[own])
+        kept += own[nms(boxes, scores, 0.01).numpy()].tolist()
+    assert np.array_equal(suppressed.xyxy, everything.xyxy[sorted(kept)])
+    assert len(suppressed) < len(everything)
+    best = detector(picture(), ["a red circle"], **ALL, score="max").confidence.max()
+    assert best > detector(picture(), ["a red circle"], **ALL).confidence.max()
+    one = detector.refer(picture(), "the cat on the left")
+    assert len(one) == 1
+    assert one.data["class_name"].tolist() == ["the cat on the left"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3000, 20)])
+def test_sizes_far_from_a_photograph(detector, size):
+    found = detector(picture(0, size), ["cat"], **ALL)
+    assert np.isfinite(found.xyxy).all()
+    assert (found.xyxy[:, 2] <= size[0]).all()
+    assert (found.xyxy[:, 3] <= size[1]).all()
+
+
+def test_the_largest_image(detector):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(detector(Image.new("L", (10_000, 10_000)), ["cat"], **ALL)) == CONFIG.queries
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_every_mode(detector, tmp_path, mode):
+    image = Image.new("I;16", (50, 40)) if mode == "I;16" else picture(0, (50, 40)).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    assert_same(detector(path, ["cat"], **ALL), detector(image, ["cat"], **ALL))
+
+
+def test_half_precision():
+    model = build().model
+    exact = gd.Detector(model)(picture(), ["cat"], **ALL)
+    for dtype in ("bfloat16", "float16"):
+        found = gd.Detector(model, dtype=dtype)(picture(), ["cat"], **ALL)
+        assert len(found) == len(exact)
+        assert not np.array_equal(found.confidence, exact.confidence)
+        assert abs(np.median(found.confidence) - np.median(exact.confidence)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((picture(), []), ValueError, "no phrases"),
+        ((picture(), " . "), ValueError, "no phrases"),
+        ((picture(), ["cat", " "]), ValueError, "phrase 1 is empty"),
+        ((picture(), ["cat", 3]), ValueError, "phrases: expected strings"),
+        ((picture(), 3), TypeError, "phrases: expected a string or a list, got int"),
+        ((picture(), [["cat"]]), ValueError, "lists go with a list of images"),
+        (([picture()], [["cat"], ["dog"]]), ValueError, "expected 1 lists of phrases"),
+        (("nowhere.jpg", ["cat"]), FileNotFoundError, "nowhere.jpg"),
+        ((picture(), ["cat"], 1.5), ValueError, r"box_threshold: expected a number in 0\.\.1, got 1\.5"),
+        ((picture(), ["cat"], 0.1, float("nan")), ValueError, "text_threshold"),
+        ((picture(), ["cat"], 0.1, 0.1, -1), ValueError, "nms_iou"),
+        ((picture(), ["cat"], "0.3"), ValueError, r"box_threshold: expected a number in 0\.\.1, got '0\.3'"),
+        ((picture(), ["cat"], 0.1, None), ValueError, r"text_threshold: expected a number in 0\.\.1, got None"),
+        ((picture(), ["cat"], 0.1, 0.1, True), ValueError, "nms_iou: expected a number"),
+        ((picture(), ["cat"], 0.1, 0.1, None, 0), ValueError, "top_k: expected a whole number"),
+        (
+            (picture(), ["cat"], 0.1, 0.1, None, "3"),
+            ValueError,
+            "top_k: expected a whole number of at least 1, got '3'",
+        ),
+        ((picture(), ["cat"], 0.1, 0.1, None, 2.5), ValueError, r"got 2\.5"),
+        (
+            (picture(), ["cat"], 0.1, 0.1, None, None, "mean", 0.3),
+            TypeError,
+            "thresholds: expected calibration.Thresholds",
+        ),
+        ((torch.zeros(3, 8, 8), ["cat"]), ValueError, "expected a path, a PIL image or a uint8 array, got Tensor"),
+        ((None, ["cat"]), ValueError, "got NoneType"),
+        ((picture(), ["cat"], 0.1, 0.1, None, None, "sum"), ValueError, "score: expected one of mean, max"),
+    ],
+)
+def test_what_cannot_be_used_is_named(detector, arguments, error, message):
+    with pytest.raises(error, match=message) as caught:
+        detector(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_reference_is_one_string_for_one_image(detector):
+    with pytest.raises(TypeError, match="phrase: expected one string, got list"):
+        detector.refer(picture(), ["the cup", "the pen"])
+    with pytest.raises(TypeError, match="image: expected one image, got list"):
+        detector.refer([picture()], "the cup")
+
+
+def test_a_file_is_no_model_and_is_told_where_to_go(tmp_path):
+    for file in ("file.pth", tmp_path / "file.pth"):
+        with pytest.raises(
+            TypeError, match=r"expected a GroundingDINO, got .*file.pth.*; weights: Detector.from_pretr"
+        ):
+            gd.Detector(file)
+    with pytest.raises(TypeError, match="got dict"):
+        gd.Detector({})
+    with pytest.raises(ValueError, match="device: expected auto, cpu, cuda, cuda:1 or mps, got 'gpu'"):
+        gd.Detector.from_pretrained(tmp_path, device="gpu")
+    with pytest.raises(ValueError, match="dtype: expected one of"):
+        gd.Detector.from_pretrained(tmp_path, dtype="half")
+
+
+def test_what_they_show_of_themselves(detector):
+    count = sum(parameter.numel() for parameter in detector.model.parameters())
+    assert repr(detector) == f"<Detector: GroundingDINO of {count / 1e6:.1f} million parameters, on cpu, float32>"
+    embedding = detector.encode_image(picture())
+    tokens = sum(height * width for height, width in embedding.tokens.shapes)
+    assert repr(embedding) == f"<ImageEmbedding: 90 x 60 pixels as {tokens} tokens, on cpu>"
+
+
+def test_thresholds_of_classes_take_the_place_of_both(detector):
+    phrases = ["red_circle", "cat", "bus"]
+    everything = detector(picture(), phrases, **ALL)
+    middle = float(np.median(everything.confidence))
+    chosen = Thresholds(middle, {"Red circle": 0.0, "bus": 1.0}, {})
+    found = detector(picture(), phrases, box_threshold=1.0, text_threshold=1.0, thresholds=chosen)
+    limits = np.float32([[0.0, middle, 1.0][number] for number in everything.class_id])
+    expected = everything[everything.confidence >= limits]
+    assert 0 < len(expected) < len(everything)
+    assert np.array_equal(found.xyxy, expected.xyxy)
+    assert np.array_equal(found.class_id, expected.class_id)
+    by_name = Thresholds(middle, {"red_circle": 0.0, "bus": 1.0}, {}).keep(everything)
+    assert np.array_equal(found.xyxy, by_name.xyxy), "as `keep` does afterwards, where names are equal"
+    top = detector(picture(), phrases, top_k=2, thresholds=chosen)
+    assert np.array_equal(top.xyxy, expected.xyxy[:2])
+    many = build(max_tokens=8)([picture(), picture(1)], [phrases, ["cat"]], thresholds=chosen)
+    assert all("bus" not in one.data["class_name"] for one in many)
+
+
+def test_unknown_settings_are_named():
+    model = gd.GroundingDINO(CONFIG)
+    with pytest.raises(ValueError, match="dtype: expected one of float32"):
+        gd.Detector(model, dtype="int8")
+    with pytest.raises(ValueError, match="batch_size: expected at least 1"):
+        gd.Detector(model, batch_size=0)
+
+
+def test_supervision_draws_slices_and_tracks(detector):
+    scene = np.asarray(picture(0, (200, 150)))
+    found = detector(scene, ["cat", "dog"], **ALL, top_k=8)
+    drawn = sv.BoxAnnotator().annotate(scene.copy(), found)
+    drawn = sv.LabelAnnotator().annotate(drawn, found)
+    assert drawn.shape == scene.shape
+    assert (drawn != scene).any()
+    slicer = sv.InferenceSlicer(
+        lambda tile: detector(tile, ["cat", "dog"], **ALL, top_k=3), slice_wh=100, overlap_wh=10
+    )
+    sliced = slicer(scene)
+    assert set(sliced.data["class_name"]) <= {"cat", "dog"}
+    assert sliced.xyxy[:, 2].max() <= 200
+
+
+def test_bytetrack_follows_boxes_over_frames(detector):
+    trackers = pytest.importorskip("trackers")  # supervision's own tracker moved there
+    found = detector(picture(), ["cat", "dog"], **ALL, top_k=4, nms_iou=0.1)
+    tracker = trackers.ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
+    frames = [tracker.update(found) for _ in range(5)]
+    assert set(frames[-1].data["class_name"]) <= {"cat", "dog"}
+    assert set(frames[-1].tracker_id) == set(frames[-2].tracker_id) != {-1}

@@ -1,0 +1,135 @@
+"""Drawings and names of further hands, from icon sets in Iconify's JSON files."""
+
+import json
+import random
+import re
+
+import numpy as np
+import pytest
+
+from gdino_lib.nano import icons, pictograms, scenes
+from gdino_lib.nano.pictograms import Pictogram
+
+SQUARE = '<path fill="#c00" d="M2 4h12v8H2z"/>'
+SHADE = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
+CAT = Pictogram("cat", ("cat", "feline"), ("\N{CAT}",))
+HAT = Pictogram("top hat", ("top hat",), ("\N{TOP HAT}",))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Every set, empty but for a few icons."""
+    contents = {name: {} for name in icons.SETS}
+    contents["twemoji"] = {"cat": SQUARE, "top-hat": SQUARE}
+    contents["emojione"] = {"feline": SHADE, "cat-3": SHADE + " "}
+    contents["game-icons"] = {
+        "anvil": SHADE,
+        "cat": SHADE,
+        "fur-hat": SHADE,
+        "card-10-spades": SHADE,
+        "arrow-up": SHADE,
+    }
+    contents["ph"] = {"anvil-fill": SQUARE, "anvil-thin": SHADE, "black-small": SHADE, "rocket-on-a-high-table": SHADE}
+    for name, bodies in contents.items():
+        (tmp_path / name).mkdir()
+        entries = {icon: {"body": body} for icon, body in bodies.items()}
+        (tmp_path / name / "icons.json").write_text(json.dumps({"icons": entries, "width": 20}))
+        codes = {"1f408": "cat", "1f3a9-fe0f": "top-hat"} if name == "twemoji" else {}
+        (tmp_path / name / "chars.json").write_text(json.dumps(codes))
+    return tmp_path
+
+
+def test_emojis_by_their_code_points_and_else_by_their_names(folder):
+    cat, hat = icons.drawn_by_others([CAT, HAT], folder)
+    assert cat.drawings[0] == "\N{CAT}"
+    assert [SHADE in drawing for drawing in cat.drawings[1:]] == [False, True, True]
+    assert len(hat.drawings) == 2
+    assert cat.wordings == CAT.wordings
+
+
+def test_further_things_have_names_of_their_own_and_no_unseen_thing_is_among_them(folder):
+    (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
+    assert anvil.name == "anvil"
+    assert [SQUARE in drawing for drawing in anvil.drawings] == [False, True], "of both sets, in the styles asked for"
+    names = {thing.name for thing in icons.further_things(folder, known=[], unseen=[])}
+    assert names == {"anvil", "cat", "fur hat"}
+
+
+def test_a_near_twin_keeps_out_what_says_the_same_and_nothing_else(folder):
+    any_hat = Pictogram("hat", ("hat",), ())
+    for twin, names in ((HAT, {"anvil", "cat", "fur hat"}), (any_hat, {"anvil", "cat"})):
+        found = icons.further_things(folder, known=[], unseen=[], near_twins=[twin])
+        assert {thing.name for thing in found} == names, twin.name
+
+
+def test_a_name_is_taken_however_it_is_spelled(folder):
+    spelled = Pictogram("Furhat", ("Furhat",), ())
+    assert {thing.name for thing in icons.further_things(folder, known=[spelled], unseen=[])} == {"anvil", "cat"}
+
+
+def test_other_words_for_an_unseen_thing_are_left_out(folder):
+    path = folder / "game-icons" / "icons.json"
+    found = json.loads(path.read_text())
+    found["icons"]["spanner"] = found["icons"]["anvil"]
+    path.write_text(json.dumps(found))
+    wrench = next(thing for thing in pictograms.unseen() if thing.name == "wrench")
+    for unseen, names in ((HAT, {"anvil", "cat", "spanner"}), (wrench, {"anvil", "cat", "fur hat"})):
+        assert {thing.name for thing in icons.further_things(folder, known=[], unseen=[unseen])} == names
+
+
+def test_of_openmoji_only_what_is_no_emoji_is_a_further_thing(folder):
+    entries = {"narwhal": {"body": SQUARE}, "unicorn": {"body": SQUARE}}
+    (folder / "openmoji" / "icons.json").write_text(json.dumps({"icons": entries}))
+    (folder / "openmoji" / "chars.json").write_text(json.dumps({"e009": "narwhal", "1f984": "unicorn"}))
+    assert {thing.name for thing in icons.further_things(folder, known=[CAT], unseen=[HAT])} == {"anvil", "narwhal"}
+
+
+def test_what_is_left_out_is_listed_for_unseen_things():
+    listed = pictograms.read_list("icons_left_out.txt")
+    assert set(listed) <= {thing.name for thing in pictograms.unseen()}
+    assert all(names and all(re.fullmatch(r"[a-z ]{2,}", name) for name in names) for names in listed.values())
+
+
+def test_a_missing_set_is_named(folder):
+    (folder / "temaki" / "icons.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"temaki.icons\.json: missing; `make nano` fetches"):
+        icons.further_things(folder, known=[], unseen=[])
+
+
+def test_an_icon_is_drawn_and_cropped(folder):
+    (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
+    image = pictograms.draw(anvil.drawings[1], 48)
+    assert image.width == 48
+    assert image.height == pytest.approx(32, abs=2)
+    assert image.getpixel((24, 16)) == (204, 0, 0, 255)
+
+
+def test_what_has_no_colour_gets_one(folder):
+    shade = Pictogram("anvil", ("anvil",), icons.further_things(folder, known=[CAT], unseen=[HAT])[0].drawings[:1])
+    colours = set()
+    for index in range(6):
+        scene = scenes.draw_scene(index, seed=0, size=96, things=[shade], most=1)
+        pixels = np.asarray(scene.image)[scene.masks[0]]
+        colours.add(tuple(np.median(pixels, 0)))
+    assert len(colours) == 6
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5, 0.75, 1.0])
+def test_an_emoji_is_drawn_by_its_own_font_as_often_as_wished(folder, own):
+    (cat,) = icons.drawn_by_others([CAT], folder)
+    rng = random.Random(0)
+    drawn = [scenes._choose_drawing(rng, cat, own) for _ in range(400)]
+    assert abs(sum(drawing == "\N{CAT}" for drawing in drawn) / 400 - own) < 0.1
+
+
+def test_weights_say_how_often_a_thing_is_shown():
+    drawn = [
+        box.label
+        for index in range(60)
+        for box in scenes.draw_scene(
+            index, seed=1, size=128, things=[CAT, HAT], cum_weights=[0.9, 1.0], most=3
+        ).record.boxes
+    ]
+    assert 0.75 < drawn.count("cat") / len(drawn) < 1
+    with pytest.raises(ValueError, match="weights: expected 2, one a thing, got 1"):
+        scenes.SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])

@@ -1,0 +1,219 @@
+"""The recipe of the embedded model: what it learns from, and how its weights are kept."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripts import load_script
+from small_runs import model, shapes
+
+from gdino_lib.nano import pictograms, recipe
+from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.prompts import tokenize
+from gdino_lib.training import pictures
+from gdino_lib.training.log import LOG
+from gdino_lib.training.pictures import draw_rounds
+from gdino_lib.training.settings import LossSettings
+from gdino_lib.training.trainer import Validation
+from gdino_lib.weights import loading
+
+
+def test_weights_are_exported_in_half_precision_and_come_back(tmp_path):
+    before = model().eval()
+    recipe.remember(before, ["cat", "red circle", "dog"])
+    loading.save(before, tmp_path / "best.safetensors")
+    recipe.export(tmp_path / "best.safetensors", tmp_path / "nano")
+    after = loading.load(tmp_path / "nano", "cpu")
+    assert after.config == before.config
+    kept = after.state_dict()
+    for name, tensor in before.state_dict().items():
+        largest = tensor.float().abs().max()
+        bound = 0.005 if name in recipe.IN_8_BITS else 0.0006  # half of 1/127; half of a half's last digit
+        assert (kept[name].float() - tensor.float()).abs().max() <= bound * largest, name
+    images, mask = torch.randn(1, 3, 96, 96), torch.ones(1, 96, 96, dtype=torch.bool)
+    with torch.inference_mode():
+        one, other = (m(images, [["cat", "dog"]], mask) for m in (before, after))
+    torch.testing.assert_close(other.boxes, one.boxes, atol=0.02, rtol=0)
+
+
+def test_the_text_file_stays_the_same_when_the_rest_is_trained_further(tmp_path):
+    trained = model()
+    for number in range(2):
+        loading.save(trained, tmp_path / "best.safetensors")
+        recipe.export(tmp_path / "best.safetensors", tmp_path / str(number))
+        with torch.no_grad():
+            trained.decoder.norm.weight.add_(1)
+    files = [
+        [(tmp_path / n / file).read_bytes() for n in "01"] for file in ("text.safetensors", "detector.safetensors")
+    ]
+    assert [one == other for one, other in files] == [True, False]
+
+
+def test_what_is_learned_from(monkeypatch):
+    """No unseen name, near-twin or what MiniLM takes for nearly the same; emojis and further things in the shares wished for."""
+    further = [Pictogram(name, (name,), ("<svg ",)) for name in ("anvil", "kitten", "lathe")]
+
+    def further_things(folder, known, unseen, near_twins):
+        assert (folder, known, unseen) == ("folder", pictograms.pictograms(), pictograms.unseen())
+        assert near_twins == pictograms.near_twins()
+        return tuple(further)
+
+    def alike(names, others, _):
+        assert names == ["anvil", "kitten", "lathe"]
+        assert set(others) == {wording for thing in pictograms.unseen() for wording in thing.wordings}
+        return torch.tensor([[0.1, 0.2], [0.1, 0.8], [0.3, 0.1]])
+
+    monkeypatch.setattr(recipe.icons, "drawn_by_others", lambda things, _: tuple(things))
+    monkeypatch.setattr(recipe.icons, "further_things", further_things)
+    monkeypatch.setattr(recipe, "alike", alike)
+    things, shares = recipe.things_to_learn("folder", 0.3)
+    names = [thing.name for thing in things]
+    assert names[-2:] == ["anvil", "lathe"]
+    assert not set(names).intersection(thing.name for thing in (*pictograms.unseen(), *pictograms.near_twins()))
+    assert abs(sum(shares) - 1) < 1e-9
+    assert abs(sum(shares[-2:]) - 0.3) < 1e-9
+
+
+def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
+    m = model().eval()
+    prompts = [["cat", "red hat", "sunflower seed oil"], ["red hat"]]
+    with torch.no_grad():
+        before = m.text_encoder(tokenize(prompts)).features
+    calls, kind = [], type(m.text_encoder.bert)
+    read = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda bert, **inputs: calls.append(1) or read(bert, **inputs))
+    recipe.read_once(m.text_encoder, [phrase for prompt in prompts for phrase in prompt])
+    with torch.no_grad():  # judging: as ever
+        torch.testing.assert_close(m.text_encoder(tokenize(prompts)).features, before)
+    calls.clear()
+    first, again = (m.text_encoder(tokenize(batch)).features for batch in (prompts, prompts[::-1]))
+    torch.testing.assert_close(first, before, atol=1e-5, rtol=1e-4)
+    assert torch.equal(again[1], first[0])  # bit for bit, whatever it is read beside
+    assert len(calls) == 1  # all at once, before the first step
+
+
+@pytest.mark.parametrize("plan", recipe.ROUNDS, ids=range(1, len(recipe.ROUNDS) + 1))
+def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
+    """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
+    settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
+    plan = replace(plan, settings=settings)
+    monkeypatch.setattr(recipe, "EPOCH", 4)
+    monkeypatch.setattr(recipe, "SIZES", (64,))
+    monkeypatch.setattr(recipe, "things_to_learn", lambda *_: (pictograms.seen()[:5], [0.2] * 5))
+    validation = Validation(shapes(tmp_path / "judged", 2), tmp_path / "judged")
+    before, trained = model().state_dict(), model()
+    path = recipe.find(trained, plan, "icons", tmp_path / "run", validation, workers=0)
+    after = loading.load(path, "cpu").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith(recipe.TEXT) for name in changed)
+    assert any(name.startswith("decoder") for name in changed)
+    written = path.stat().st_mtime_ns
+    assert recipe.find(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
+    assert path.stat().st_mtime_ns == written
+
+
+def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch):
+    rounds = []
+
+    def find(trained, plan, icons, out, validation, workers):
+        with torch.no_grad():
+            trained.decoder.norm.weight.add_(1)
+        out.mkdir()
+        loading.save(trained, out / "best.safetensors")
+        rounds.append((plan, out.name))
+        return out / "best.safetensors"
+
+    monkeypatch.setattr(recipe, "begin_nano", lambda *_: model())
+    monkeypatch.setattr(recipe, "learn_first_names", lambda *_: None)
+    monkeypatch.setattr(recipe, "find", find)
+    monkeypatch.setattr(recipe, "things_to_learn", lambda *_: (pictograms.seen()[:3], [1 / 3] * 3))
+    monkeypatch.setattr(recipe, "JUDGED", 1)
+    monkeypatch.setattr("sys.argv", ["nano", "--icons", "icons", "--out", str(tmp_path / "nano")])
+    recipe.main()
+    assert [plan for plan, _ in rounds] == list(recipe.ROUNDS)
+    assert [name for _, name in rounds] == [*(f"nano-round-{n}" for n in range(1, len(rounds))), "nano"]
+    trained = loading.load(tmp_path / "nano/nano.safetensors", "cpu")
+    steps = sum(1 - plan.kept for plan, _ in rounds)  # each adds 1, of which a mixture keeps a part
+    torch.testing.assert_close(trained.decoder.norm.weight, model().decoder.norm.weight + steps)
+    assert trained.config.landmarks == len(set(recipe.wordings(pictograms.seen()[:3])))
+    assert trained.text_encoder.landmarks.isfinite().all()
+
+
+def test_the_curves_of_several_rounds_become_one_picture(tmp_path, monkeypatch):
+    for number, run in enumerate(("first", "second")):
+        entries = [{"step": step, "loss": 100 / (step + 120 * number)} for step in range(1, 121)]
+        entries.append({"step": 120, "ap": 0.3 + 0.2 * number, "ap50": 0.5 + 0.2 * number})
+        (tmp_path / run).mkdir()
+        (tmp_path / run / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "second"])
+    with Image.open(tmp_path / "training.png") as picture:
+        assert picture.size == (880, 330)
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100  # curves, not blank axes
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / LOG).write_text("".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in range(1, 11)))
+    curves = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, _: curves.extend(figure.axes[0].lines))
+    draw_rounds(tmp_path / "short.png", [tmp_path / "short"])
+    assert np.allclose([curve.get_xydata() for curve in curves], [[[10, 1]]])
+    with pytest.raises(FileNotFoundError, match=r"third.*expected the log of a training run"):
+        draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "third"])
+
+
+def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
+    m = model().eval()
+    recipe.read_once(m.text_encoder, ["black cat", "dog"], noise=0.5)
+    prompt = tokenize([["black cat", "dog"], ["dog"]])  # [CLS] black cat . dog . [SEP] | [CLS] dog . [SEP]
+    with torch.no_grad():
+        plain = m.text_encoder.encode(prompt)
+    torch.manual_seed(0)
+    one, other = (m.text_encoder.encode(prompt) - plain for _ in range(2))
+    torch.testing.assert_close(one[0, 1:4], one[0, 1:2].expand(3, -1), atol=1e-4, rtol=1e-4)  # one vector a phrase
+    assert (one[0, 1] - one[0, 4]).abs().max() > 0.1
+    assert not one[1, 4:].any()  # padding stays 0
+    assert (one - other)[prompt.mask].abs().amax(-1).min() > 0.1  # another in each step
+    assert 0.3 < (one[0, 1].std() / plain[prompt.mask].std()).item() < 0.7
+
+
+def test_other_channels_are_dropped_in_each_step_and_image_and_none_when_judging():
+    backbone = model().image_backbone.backbone
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        plain = backbone.eval()(images)
+        recipe.drop_channels(backbone, 0.3)
+        for one, other in zip(plain, backbone(images), strict=True):
+            assert torch.equal(one, other)
+        one, other = (backbone.train()(images) for _ in range(2))
+    for before, maps, again in zip(plain, one, other, strict=True):
+        gone = (maps == 0).all(dim=(2, 3))  # (B, C)
+        torch.testing.assert_close(maps, torch.where(gone[..., None, None], 0, before / 0.7), atol=1e-5, rtol=1e-4)
+        assert 0.1 < gone.float().mean() < 0.5
+        assert (gone[0] != gone[1]).any()
+        assert (gone != (again == 0).all(dim=(2, 3))).any()
+
+
+def test_all_variants_that_are_compared_exist_and_differ():
+    script = load_script("benchmarks/ablate_nano")
+    made = {}
+    for name, variant in script.VARIANTS.items():
+        settings, config = replace(recipe.SETTINGS, **variant.settings), recipe.CONFIG.replace(**variant.config)
+        assert set(variant.data) <= {"things", "share", "wordings", "negatives", "crowds", "unanswered"}, name
+        loss = replace(settings.loss, **variant.loss)
+        made[name] = repr((settings, loss, config, sorted(variant.data.items()), variant.noise, variant.names))
+    assert len(set(made.values())) == len(made)
+
+
+def test_variants_in_the_fourth_round_differ_from_it_only_in_what_they_name():
+    script, fourth = load_script("benchmarks/ablate_nano"), recipe.ROUNDS[3]
+    plain = script.in_fourth_round(script.VARIANTS["recipe"])
+    assert LossSettings(**plain.loss) == fourth.settings.loss
+    assert plain.noise == fourth.noise
+    fewer = script.in_fourth_round(script.VARIANTS["60 queries"])
+    assert (fewer.loss, fewer.noise, fewer.config) == (plain.loss, plain.noise, {"queries": 60})
+    paper = script.in_fourth_round(script.VARIANTS["weights of section 4.1"])
+    assert LossSettings(**paper.loss) == LossSettings.section_4_1()
+    alone = script.in_fourth_round(script.VARIANTS["no losses before the last layer"])
+    assert LossSettings(**alone.loss) == replace(fourth.settings.loss, layers=0)
+    assert script.in_fourth_round(script.VARIANTS["no noise on the text"]).noise == 0

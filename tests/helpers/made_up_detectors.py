@@ -1,0 +1,60 @@
+"""Squares of three colours, and detectors that need no model to find them, or not."""
+
+import numpy as np
+import supervision as sv
+
+from data_prep import Box
+
+COLOURS = {"red square": (220, 30, 30), "green square": (30, 200, 40), "blue_square": (40, 60, 230)}
+SQUARES = {"red square": (5, 5, 30, 30), "green square": (40, 10, 70, 40), "blue_square": (60, 45, 95, 75)}
+SHOWN = [["red square"], ["red square", "green square"], ["blue_square"], ["green square", "blue_square"], []]
+
+
+def box(label, xyxy, **extra):
+    return Box(label, *xyxy, extra=extra)
+
+
+def detections(*rows, classes=tuple(COLOURS)):
+    """Rows of (class name, xyxy, score)."""
+    names, boxes, scores = zip(*rows, strict=True) if rows else ((), (), ())
+    return sv.Detections(
+        xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        confidence=np.array(scores, dtype=np.float32),
+        class_id=np.array([classes.index(name) for name in names], dtype=np.int64),
+        data={"class_name": np.array(names, dtype=str)},
+    )
+
+
+class ColourDetector:
+    """Finds squares by their colour: right always, with score 0.9."""
+
+    def __call__(self, images, phrases, box_threshold=0.35, text_threshold=0.25, nms_iou=None, top_k=None, **_):
+        nested = phrases if isinstance(phrases[0], list) else [phrases] * len(images)
+        return [self.find(image, own) for image, own in zip(images, nested, strict=True)]
+
+    def find(self, image, phrases):
+        pixels = np.asarray(image)
+        rows = []
+        for phrase in phrases:
+            ys, xs = np.nonzero((pixels == COLOURS.get(phrase, (1, 2, 3))).all(-1))
+            if len(xs):
+                rows.append((phrase, (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1), 0.9))
+        return detections(*rows, classes=phrases)
+
+    def encode_image(self, image):
+        return image
+
+    def refer(self, image, phrase):
+        return self.find(image, [phrase.removeprefix("the ")])
+
+
+class BlindDetector(ColourDetector):
+    def find(self, image, phrases):
+        return detections()
+
+
+class Hallucinating(ColourDetector):
+    """Finds every phrase everywhere."""
+
+    def find(self, image, phrases):
+        return detections(*[(phrase, (0, 0, 20, 20), 0.6) for phrase in phrases], classes=phrases)
