@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
 from data_prep.audit import LEFT_OUT, SKIPPED, Finding, check_pixels, list_images
-from data_prep.formats.json_text import joined, located
+from data_prep.formats.fields import joined, located
 from data_prep.records import Box, Dataset, ImageRecord, check_file_name, parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -137,8 +137,8 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             set, an extra field with a name of VOC's own or none that XML can hold.
         FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
     """
-    if dataset.extra:
-        raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
+    if lost := left_out(dataset):
+        raise ValueError(f"VOC has no place for data about the whole set: {', '.join(lost)}")
     stems = Counter(Path(record.file_name).stem for record in dataset.images)
     for record in dataset.images:
         if "/" in record.file_name or stems[Path(record.file_name).stem] > 1:
@@ -151,6 +151,11 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
                 tree = ElementTree.ElementTree(_element(record))
             ElementTree.indent(tree)
             tree.write(aside / f"{Path(record.file_name).stem}.xml", encoding="utf-8", xml_declaration=True)
+
+
+def left_out(dataset: Dataset) -> dict[str, int]:
+    """What VOC has no place for, as `csv_table.left_out` tells it: all of `dataset.extra`."""
+    return dict.fromkeys(dataset.extra, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ def _parse(path: Path) -> Element:
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file at {path}")
     try:
-        root = defusedxml.ElementTree.parse(path, forbid_dtd=True).getroot()
+        root = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except DefusedXmlException as error:
         raise ValueError(f"{path}: document types and entities are refused ({type(error).__name__})") from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:
