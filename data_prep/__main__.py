@@ -170,7 +170,7 @@ def _convert(options: argparse.Namespace) -> int:
     for path in target.files(options.output):
         check_free(path, options.overwrite)
     dataset = source.read(options.input)
-    lost = target.left_out(dataset)
+    lost = target.left_out(dataset) if target.left_out else {}
     _print_lost(target.lacks, lost)
     dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name not in lost})
     second_file = target.write(dataset, options.output)

@@ -21,10 +21,10 @@ class Format:
         suffixes: of its files, in lower case; none for a format that fills a folder.
         read: the data set that a path holds.
         write: writes a data set to a path, whatever stands there; returns the second file, where the format has one.
-        left_out: {field: how often it stands in the data set} for all that the format has no place for. `write` refuses
-            fields of `Dataset.extra` that are among it, or drops them.
+        left_out: {field: how often it stands in the data set} for all that the format has no place for; None where
+            the format has a place for everything. `write` drops these fields, or refuses those of `Dataset.extra`.
         lacks: the words that tell a user so, before the fields.
-        files: all files and folders that `write` makes for a path.
+        second_file: where `write` puts the second file for a path; None where the format has none.
     """
 
     name: str
@@ -32,9 +32,13 @@ class Format:
     suffixes: tuple[str, ...]
     read: Callable[[Path], Dataset]
     write: Callable[[Dataset, Path], Path | None]
-    left_out: Callable[[Dataset], dict[str, int]] = lambda _: {}
+    left_out: Callable[[Dataset], dict[str, int]] | None = None
     lacks: str = ""
-    files: Callable[[Path], tuple[Path, ...]] = lambda path: (path,)
+    second_file: Callable[[Path], Path] | None = None
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files and folders that `write` makes for `path`."""
+        return (path, self.second_file(path)) if self.second_file else (path,)
 
 
 _VOC = Format(
@@ -64,14 +68,14 @@ _ODVG = Format(
     odvg.write,
     left_out=odvg.left_out,
     lacks="odvg has no place for",
-    files=lambda path: (path, odvg.label_map_path(path)),
+    second_file=odvg.label_map_path,
 )
 
 FORMATS: dict[str, Format] = {each.name: each for each in (_VOC, _CSV, _COCO, _ODVG)}
 """All formats by name; commands stand in this order."""
 
 BY_SUFFIX: dict[str, Format] = {}
-"""The format of a file by its suffix in lower case: of formats that share a suffix, the first."""
+"""The format of a file by its suffix in lower case; the first format where several share a suffix."""
 for _format in FORMATS.values():
     for _suffix in _format.suffixes:
         BY_SUFFIX.setdefault(_suffix, _format)

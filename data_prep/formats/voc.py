@@ -89,12 +89,12 @@ def read_folder(
 
     findings: list[Finding] = []
 
-    def note(kind: str, file: Path, detail: str, action: str = SKIPPED) -> None:
+    def add_finding(kind: str, file: Path, detail: str, action: str = SKIPPED) -> None:
         if strict and action == SKIPPED:
             raise ValueError(f"{file}: {detail}")
         findings.append(Finding(kind, file.name, None, detail, action))
 
-    found = _pair(files, images, names, note)
+    found = _pair(files, images, names, add_finding)
     broken = {Path(f.file).stem: f"its {f.file} cannot be used" for f in findings if f.kind == "annotation unreadable"}
     findings += [
         Finding("image without file", name, None, broken.get(Path(name).stem, "no .xml file describes it"), LEFT_OUT)
@@ -179,9 +179,9 @@ def _annotation_files(folder: Path) -> list[Path]:
 
 
 def _pair(
-    files: list[Path], images: Path, names: list[str], note: Callable[..., None]
+    files: list[Path], images: Path, names: list[str], add_finding: Callable[..., None]
 ) -> dict[str, tuple[Path, _Contents]]:
-    """{image name: (annotation file, its contents)} for each file that can be used; `note` is told of the rest."""
+    """{image name: (annotation file, its contents)} for each file that can be used; the rest go to `add_finding`."""
     by_stem = defaultdict(list)
     for name in names:
         by_stem[Path(name).stem].append(name)
@@ -198,18 +198,20 @@ def _pair(
                         f"<filename> {stated!r} names a folder; expected the name of an image in {images.name}"
                     )
         except ValueError as error:
-            note("annotation unreadable", file, str(error).removeprefix(f"{file}: "))
+            add_finding("annotation unreadable", file, str(error).removeprefix(f"{file}: "))
             continue
         candidates = by_stem[file.stem] or [name for name in names if name == stated]
         if not candidates:
-            note("file without image", file, f"neither {file.stem}.* nor <filename> {stated!r} is in {images.name}")
+            add_finding(
+                "file without image", file, f"neither {file.stem}.* nor <filename> {stated!r} is in {images.name}"
+            )
             continue
         name = stated if stated in candidates else candidates[0]
         if name in found:
-            note("image annotated twice", file, f"{name} has {found[name][0].name} already")
+            add_finding("image annotated twice", file, f"{name} has {found[name][0].name} already")
             continue
         if stated and stated != name:
-            note("file name differs", file, f"<filename> {stated}, image {name}", "kept")
+            add_finding("file name differs", file, f"<filename> {stated}, image {name}", "kept")
         found[name] = file, contents
     return found
 
