@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data_prep import __version__
-from data_prep.arguments import Parser
+from data_prep.arguments import Parser, one_line
+from data_prep.atomic import check_free
 from data_prep.audit import audit, repair_all, report
 from data_prep.convert import voc_to_csv
-from data_prep.formats import coco, csv_table, odvg, voc
+from data_prep.formats import voc
+from data_prep.formats.registry import BY_SUFFIX, FORMATS
 from data_prep.records import Dataset
 
-READERS = {"voc": voc.read, "csv": csv_table.read, "coco": coco.read, "odvg": odvg.read}
-WRITERS = {"voc": voc.write, "csv": csv_table.write, "coco": coco.write, "odvg": odvg.write}
-FILES = {"voc": "a folder of .xml files", "csv": "a .csv file", "coco": "a .json file", "odvg": "a .jsonl file"}
-SUFFIXES = {".csv": "csv", ".json": "coco", ".jsonl": "odvg"}
 SHOWN = 30  # findings printed in full; the files have all
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}  # an option that takes a folder
+SEED: dict[str, Any] = {"type": int, "default": 0, "metavar": "N"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: 143, on SIGTERM; nothing half-written is left.
     """
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a file name must not fail on a terminal that lacks its letters
+        if isinstance(stream, io.TextIOWrapper):  # a file name must not fail on a terminal that lacks its letters
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was begun is removed
     try:
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError, RecursionError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -54,15 +57,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m data_prep", description="Convert, split and audit detection data sets.")
     parser.add_argument("--version", action="version", version=f"data_prep {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_voc_to_csv(commands)
+    _add_audit(commands)
+    _add_sample(commands)
+    for source in FORMATS:
+        for target in FORMATS:
+            if source != target and (source, target) != ("voc", "csv"):
+                _add_conversion(commands, source, target)
+    return parser
 
+
+def _add_voc_to_csv(commands: Any) -> None:
     command = commands.add_parser("voc-to-csv", help="Pascal VOC folders to a split, audited CSV set")
-    command.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images")
-    command.add_argument("--annotations", type=Path, required=True, metavar="DIR", help="folder of .xml files")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    command.add_argument("--images", **FOLDER, required=True, help="folder of images")
+    command.add_argument("--annotations", **FOLDER, required=True, help="folder of .xml files")
+    command.add_argument("--out", **FOLDER, required=True, help="folder to make")
     command.add_argument(
-        "--train", type=_count, required=True, metavar="N", help="how many images train; the rest test"
+        "--train", type=_image_count, required=True, metavar="N", help="how many images train; the rest test"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, another split (default: 0)")
+    command.add_argument("--seed", **SEED, help="another seed, another split (default: 0)")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--copy", action="store_true", help="copy the images (the default)")
     how.add_argument("--link", action="store_true", help="make symbolic links to the images")
@@ -70,30 +83,33 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     command.set_defaults(run=_voc_to_csv)
 
+
+def _add_audit(commands: Any) -> None:
     command = commands.add_parser("audit", help="say what is wrong with a data set")
-    command.add_argument("--data", type=Path, required=True, metavar="PATH", help="; ".join(FILES.values()))
-    command.add_argument("--images", type=Path, metavar="DIR", help="check the image files, too")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for audit.json and audit.txt")
+    known = "; ".join(each.description for each in FORMATS.values())
+    command.add_argument("--data", type=Path, required=True, metavar="PATH", help=known)
+    command.add_argument("--images", **FOLDER, help="check the image files, too")
+    command.add_argument("--out", **FOLDER, required=True, help="folder for audit.json and audit.txt")
     command.set_defaults(run=_audit)
 
+
+def _add_sample(commands: Any) -> None:
     command = commands.add_parser("sample", help="draw a small VOC set to try things on, faults included")
-    command.add_argument("out", type=Path, metavar="DIR", help="folder to make")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other people (default: 0)")
+    command.add_argument("out", **FOLDER, help="folder to make")
+    command.add_argument("--seed", **SEED, help="another seed, other people (default: 0)")
     command.set_defaults(run=_sample)
 
-    for source in READERS:
-        for target in WRITERS:
-            if source == target or (source, target) == ("voc", "csv"):
-                continue
-            command = commands.add_parser(f"{source}-to-{target}", help=f"{FILES[source]} to {FILES[target]}")
-            command.add_argument("input", type=Path, metavar="INPUT", help=FILES[source])
-            command.add_argument("output", type=Path, metavar="OUTPUT", help=FILES[target])
-            command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
-            command.set_defaults(run=_convert, source=source, target=target)
-    return parser
+
+def _add_conversion(commands: Any, source: str, target: str) -> None:
+    read, written = FORMATS[source].description, FORMATS[target].description
+    command = commands.add_parser(f"{source}-to-{target}", help=f"{read} to {written}")
+    command.add_argument("input", type=Path, metavar="INPUT", help=read)
+    command.add_argument("output", type=Path, metavar="OUTPUT", help=written)
+    command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    command.set_defaults(run=_convert, source=source, target=target)
 
 
-def _count(text: str) -> int:
+def _image_count(text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -113,7 +129,7 @@ def _voc_to_csv(options: argparse.Namespace) -> int:
     )
     print(result.to_text(SHOWN), end="")
     empty = sum(part["without boxes"] for part in result.parts.values())
-    _note("a CSV has no row for an", {"image without boxes": empty} if empty else {})
+    _print_lost("a CSV has no row for an", {"image without boxes": empty} if empty else {})
     print(f"written to {options.out}")
     return int(result.has_skipped)
 
@@ -125,10 +141,12 @@ def _audit(options: argparse.Namespace) -> int:
         sources, findings = voc.read_folder(options.images, options.data)
         records, more = repair_all((source.annotation.name, source.record) for source in sources)
         result = report([source.record for source in sources], {"all": Dataset(records)}, findings + more)
-    elif options.data.suffix.lower() in SUFFIXES:
-        _, result = audit(READERS[SUFFIXES[options.data.suffix.lower()]](options.data), options.images)
+    elif options.data.suffix.lower() in BY_SUFFIX:
+        dataset = BY_SUFFIX[options.data.suffix.lower()].read(options.data)
+        _, result = audit(dataset, options.images)
     else:
-        raise ValueError(f"--data {options.data}: expected {', '.join(FILES.values())}")
+        expected = ", ".join(each.description for each in FORMATS.values())
+        raise ValueError(f"--data {options.data}: expected {expected}")
     options.out.mkdir(parents=True, exist_ok=True)
     result.write(options.out)
     print(result.to_text(SHOWN), end="")
@@ -145,38 +163,27 @@ def _sample(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    if SUFFIXES.get(options.output.suffix.lower(), options.target) != options.target:
-        command = f"{options.source}-to-{options.target}"
-        raise ValueError(f"cannot write {options.output}: {command} writes {FILES[options.target]}")
-    written = [options.output] + [odvg.label_map_path(options.output)] * (options.target == "odvg")
-    for path in written:
-        if path.exists() and not options.overwrite:
-            raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
-    dataset = READERS[options.source](options.input)
-    if options.target == "csv":
-        _note("a CSV has no column for", csv_table.left_out(dataset))
-    elif options.target in ("voc", "odvg"):
-        # neither has a place for what COCO says of the whole set; the label map is ODVG's own
-        kept = {"label_map"} if options.target == "odvg" else set()
-        _note(f"{options.target} has no place for", {name: 1 for name in dataset.extra if name not in kept})
-        dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name in kept})
-    label_map = None
-    if options.target == "voc":
-        voc.write(dataset, options.output, options.overwrite)
-    elif options.target == "odvg":
-        label_map = odvg.write(dataset, options.output)
-    else:
-        WRITERS[options.target](dataset, options.output)
+    source, target = FORMATS[options.source], FORMATS[options.target]
+    suffix = options.output.suffix.lower()
+    if suffix in BY_SUFFIX and suffix not in target.suffixes:
+        raise ValueError(f"cannot write {options.output}: {source.name}-to-{target.name} writes {target.description}")
+    for path in target.files(options.output):
+        check_free(path, options.overwrite)
+    dataset = source.read(options.input)
+    lost = target.left_out(dataset) if target.left_out else {}
+    _print_lost(target.lacks, lost)
+    dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name not in lost})
+    second_file = target.write(dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
-    names = f" and {label_map}" if label_map else ""
+    names = f" and {second_file}" if second_file else ""
     print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}{names}")
     return 0
 
 
-def _note(what: str, lost: dict[str, int]) -> None:
-    """Nothing is dropped silently."""
+def _print_lost(lacks: str, lost: Mapping[str, int]) -> None:
+    """Say on standard error what a format has no place for: nothing is dropped silently."""
     if lost:
-        print(f"note: {what} " + ", ".join(f"{name} ({count})" for name, count in lost.items()), file=sys.stderr)
+        print(f"note: {lacks} " + ", ".join(f"{name} ({count})" for name, count in lost.items()), file=sys.stderr)
 
 
 if __name__ == "__main__":

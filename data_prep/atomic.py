@@ -65,7 +65,7 @@ def check_free(path: Path | str, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = "(?s).*") -> Iterator[Path]:
+def atomic_folder(path: Path | str, overwrite: bool = False, replaceable: str = "(?s).*") -> Iterator[Path]:
     """Yield an empty folder beside `path`; it takes `path`'s place when the block ends without an error.
 
     The folder aside is `.NAME.partial`. A killed run leaves it there, and the next run on the same `path` removes it
@@ -74,10 +74,10 @@ def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = "(?s).*
     Args:
         path: must not exist, or be an empty folder, unless `overwrite`. Of a link, the folder that it leads to.
         overwrite: replace a folder that exists; the old one stays whole until the new one is.
-        ours: a regular expression for the files that may be replaced, with "/" between folders.
+        replaceable: a regular expression for the files that may be replaced, with "/" between folders.
 
     Raises:
-        FileExistsError: `path` holds something and `overwrite` is off, or a file that is not `ours`.
+        FileExistsError: `path` holds something and `overwrite` is off, or a file that is not `replaceable`.
         ValueError: `path` is the working folder, or a disk of its own.
         OSError: the disk is full or not writable.
     """
@@ -92,7 +92,7 @@ def atomic_folder(path: Path | str, overwrite: bool = False, ours: str = "(?s).*
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise FileExistsError(f"{path} is not empty; choose another folder, or pass --overwrite to replace it")
     files = (file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
-    if stranger := min((file for file in files if not re.fullmatch(ours, file)), default=None):
+    if stranger := min((file for file in files if not re.fullmatch(replaceable, file)), default=None):
         raise FileExistsError(f"{path} holds {stranger}, which is not of an earlier result; choose another folder")
     for leftover in (partial, old):
         if leftover.exists():

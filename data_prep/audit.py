@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-from data_prep.atomic import atomic_file
+from data_prep.arguments import one_line
+from data_prep.atomic import atomic_file, write_json
 from data_prep.records import Dataset, ImageRecord
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -102,7 +102,8 @@ class Report:
 
     def to_text(self, limit: int | None = None) -> str:
         """The report as tables of at most 120 columns; at most `limit` findings in full, all of them by default."""
-        console = Console(file=StringIO(), width=120, color_system=None, legacy_windows=False, force_jupyter=False)
+        text = StringIO()
+        console = Console(file=text, width=120, color_system=None, legacy_windows=False, force_jupyter=False)
         console.print(_parts_table(self))
         found = Table("finding", "count", "meaning", title="Findings", title_justify="left")
         for kind, count in self.counts().items():
@@ -120,13 +121,11 @@ class Report:
             console.print(each)
         if len(shown) < len(self.findings):
             console.print(f"... and {len(self.findings) - len(shown)} more, all in audit.txt and audit.json")
-        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
     def write(self, folder: Path | str) -> None:
         """Write `audit.json` and `audit.txt` into `folder`."""
-        with atomic_file(Path(folder) / "audit.json") as file:
-            json.dump(self.to_json(), file, ensure_ascii=False, indent=1)
-            file.write("\n")
+        write_json(Path(folder) / "audit.json", self.to_json())
         with atomic_file(Path(folder) / "audit.txt") as file:
             file.write(self.to_text())
 
@@ -177,7 +176,8 @@ def repair(record: ImageRecord, file: str | None = None) -> tuple[ImageRecord, l
     kept, findings = [], []
     first_number: dict[tuple, int] = {}
     for number, box in enumerate(record.boxes, start=1):
-        where = f"{box.label} {_numbers(box.xyxy)} in {record.width} x {record.height}"
+        corners = ", ".join(str(value) for value in box.xyxy)
+        where = f"{box.label} ({corners}) in {record.width} x {record.height}"
         clipped = box.clipped(record.width, record.height)
         action = "dropped" if clipped.is_degenerate else "clipped"
         if not box.is_inside(record.width, record.height):
@@ -246,9 +246,10 @@ def check_pixels(
         try:
             with Image.open(path) as image:
                 image.load()  # before asking for the orientation: PIL applies it to TIFF files by itself
-                return image.size[::-1] if _lies_on_its_side(image) else image.size
+                width, height = image.size
+                return (height, width) if _lies_on_its_side(image) else (width, height)
         except Exception as error:  # Pillow raises many types for broken files; each means "cannot be decoded"
-            return " ".join(f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name).split())
+            return one_line(f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name))
 
     sizes, findings = [], []
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while it decodes
@@ -299,7 +300,3 @@ def _parts_table(result: Report) -> Table:
     for name in names:
         table.add_row(escape(f"  {name}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values()))
     return table
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return "(" + ", ".join(str(value) for value in values) + ")"

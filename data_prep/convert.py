@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
-from data_prep.audit import Report, repair_all, report
+from data_prep.audit import Finding, Report, repair_all, report
 from data_prep.formats import csv_table, voc
 from data_prep.records import Dataset
 from data_prep.split import split
 
+PARTS = ("train", "test")
 OUTPUTS = r"(train|test)/(images/.+|labels/[^/]+|annotations\.csv)|audit\.(json|txt)"
 
 
@@ -52,34 +54,49 @@ def voc_to_csv(
     sources, findings = voc.read_folder(images, annotations, strict)
     if not sources:
         raise ValueError(f"no annotation in {annotations} could be used: {findings[0].file}: {findings[0].detail}")
-    names = split([source.record.file_name for source in sources], train, seed)
-    parts: dict[str, Dataset] = {}
+    training, testing = split([source.record.file_name for source in sources], train, seed)
+    part_of = dict.fromkeys(training, "train") | dict.fromkeys(testing, "test")
     with atomic_folder(out, overwrite, OUTPUTS) as aside:
-        progress = tqdm(
-            total=len(sources), desc="linking" if link else "copying", unit=" images", delay=1, disable=None
-        )
-        for part, members in zip(("train", "test"), map(set, names), strict=True):
-            for folder in ("images", "labels"):
-                (aside / part / folder).mkdir(parents=True)
-            mine = [source for source in sources if source.record.file_name in members]
-            for source in mine:
-                target = aside / part / "images" / source.image.name
-                if link:
-                    target.symlink_to(source.image.resolve())
-                else:
-                    shutil.copyfile(source.image, target)
-                shutil.copyfile(source.annotation, aside / part / "labels" / source.annotation.name)
-                progress.update()
-            records, more = repair_all((source.annotation.name, source.record) for source in mine)
-            findings += more
-            parts[part] = Dataset(records)
-            csv_table.write(parts[part], aside / part / "annotations.csv")
-        progress.close()
-        classes = tuple(sorted({name for part in parts.values() for name in part.class_counts}))
-        parts = {name: replace(part, categories=classes) for name, part in parts.items()}
-        result = report([source.record for source in sources], parts, findings)
+        _copy_files(sources, part_of, aside, link)
+        parts, repairs = _write_tables(sources, part_of, aside)
+        result = report([source.record for source in sources], parts, findings + repairs)
         result.write(aside)
     return result
+
+
+def _copy_files(sources: Sequence[voc.Source], part_of: Mapping[str, str], folder: Path, link: bool) -> None:
+    """Put images and XML files, as they are, into `images/` and `labels/` of the part of each image's name."""
+    for part in PARTS:
+        for kind in ("images", "labels"):
+            (folder / part / kind).mkdir(parents=True)
+    for source in tqdm(sources, desc="linking" if link else "copying", unit=" images", delay=1, disable=None):
+        part = folder / part_of[source.record.file_name]
+        image = part / "images" / source.image.name
+        if link:
+            image.symlink_to(source.image.resolve())
+        else:
+            shutil.copyfile(source.image, image)
+        shutil.copyfile(source.annotation, part / "labels" / source.annotation.name)
+
+
+def _write_tables(
+    sources: Sequence[voc.Source], part_of: Mapping[str, str], folder: Path
+) -> tuple[dict[str, Dataset], list[Finding]]:
+    """Write the repaired boxes of each part as a table.
+
+    Returns:
+        ({part: its repaired data set}, all with the classes of both; what was repaired).
+    """
+    parts: dict[str, Dataset] = {}
+    findings: list[Finding] = []
+    for part in PARTS:
+        chosen = [source for source in sources if part_of[source.record.file_name] == part]
+        records, repairs = repair_all((source.annotation.name, source.record) for source in chosen)
+        findings += repairs
+        parts[part] = Dataset(records)
+        csv_table.write(parts[part], folder / part / "annotations.csv")
+    classes = tuple(sorted({name for part in parts.values() for name in part.class_counts}))
+    return {name: replace(part, categories=classes) for name, part in parts.items()}, findings
 
 
 def _check_target(out: Path, *sources: Path) -> None:

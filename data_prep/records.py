@@ -56,9 +56,7 @@ class Box:
 
     @property
     def is_degenerate(self) -> bool:
-        """True when the box has no area: its right edge is not right of its left one, or its bottom not below its
-        top.
-        """
+        """True when the box has no area: its right edge is not right of its left, or its bottom not below its top."""
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def is_inside(self, width: int, height: int) -> bool:

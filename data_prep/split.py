@@ -11,8 +11,8 @@ def split(names: Iterable[str], train: int, seed: int = 0) -> tuple[list[str], l
     """Deal image names into a training and a test part.
 
     Every name gets a lot drawn from itself and the seed (its SHA-256), and the `train` lowest lots train. So the parts
-    depend on
-    the set of names and the seed alone: not on the order of the directory, the platform or Python's random generator.
+    depend on the set of names and the seed alone: not on the order of the directory, the platform or Python's random
+    generator.
 
     Args:
         names: file names; a repeated name counts once.

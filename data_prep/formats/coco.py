@@ -1,5 +1,4 @@
-"""COCO: one JSON file with `images`, `annotations` and `categories`, tied together by ids; boxes as [x, y, width,
-height].
+"""COCO: one JSON file with `images`, `annotations` and `categories`, tied by ids; boxes as [x, y, width, height].
 
 COCO is open: any object may have more fields than the format knows. All of them are kept in `extra`, under their own names:
 
@@ -20,21 +19,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data_prep.atomic import atomic_file
-from data_prep.formats.json_text import (
-    check_unique,
-    encode,
-    four_numbers,
-    joined,
-    located,
-    parse,
-    read_text,
-    take,
-    take_objects,
-    without,
-)
+from data_prep.formats.fields import check_unique, four_numbers, joined, located, take, take_objects, without
+from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord, Number
 
 Id = int | str
@@ -77,7 +66,7 @@ def read(path: Path | str) -> Dataset:
         records = []
         for position, image in enumerate(images):
             with located(_place("image", image, position)):
-                records.append(_read_image(image, boxes_of.get(image.get("id"), ())))
+                records.append(_read_image(image, boxes_of[image["id"]] if "id" in image else ()))
     extra = without(root, "images", "annotations", "categories")
     if categories != _plain_categories(names):
         extra["categories"] = categories
@@ -167,8 +156,8 @@ def _bbox(box: Box) -> list[Number]:
 
 def _write_categories(dataset: Dataset) -> list[dict[str, Any]]:
     check_unique(dataset.categories, "category")
-    known = take_objects(dataset.extra, "categories") if "categories" in dataset.extra else []
-    fields_of = dict(zip(_category_names(known), known, strict=True))
+    described = take_objects(dataset.extra, "categories") if "categories" in dataset.extra else []
+    fields_of = dict(zip(_category_names(described), described, strict=True))
     categories = [fields_of.get(name, {"name": name}) for name in dataset.class_counts]
     ids = _fill_ids("category", categories)
     return [{**category, "id": category_id} for category, category_id in zip(categories, ids, strict=True)]
@@ -199,7 +188,7 @@ def _check_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> None:
     check_unique((item["id"] for item in items if "id" in item), f"{kind} id")
 
 
-def _is_id(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[Id]:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 

@@ -40,7 +40,7 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What `write` has no column for: {field name: how many records carry it}; empty when the table says all."""
+    """What the table has no column for: {field name: how often it stands in the data set}; empty when it says all."""
     lost = Counter(dict.fromkeys(dataset.extra, 1))
     for image in dataset.images:
         lost.update(list(image.extra))
@@ -68,7 +68,8 @@ def read(path: Path | str) -> Dataset:
     boxes: dict[str, list[Box]] = {}
     for line, row in _rows(path):
         try:
-            box = Box(row["label_name"], *(parse_number(row[name]) for name in COLUMNS[1:5]))
+            x1, y1, x2, y2 = (parse_number(row[name]) for name in COLUMNS[1:5])
+            box = Box(row["label_name"], x1, y1, x2, y2)
             width, height = (_parse_size(row[name]) for name in COLUMNS[6:])
             image = ImageRecord(row["image_name"], width, height)
         except ValueError as error:

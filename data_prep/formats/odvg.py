@@ -28,18 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.atomic import atomic_file
-from data_prep.formats.json_text import (
-    check_unique,
-    encode,
-    four_numbers,
-    joined,
-    located,
-    parse,
-    read_text,
-    take,
-    take_objects,
-    without,
-)
+from data_prep.formats.fields import check_unique, four_numbers, joined, located, take, take_objects, without
+from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 
 LABEL_MAP = "label_map"
@@ -132,11 +122,14 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
     return map_path if has_map else None
 
 
+def left_out(dataset: Dataset) -> dict[str, int]:
+    """What ODVG has no place for, as `csv_table.left_out` tells it: all of `dataset.extra` but the label map."""
+    return dict.fromkeys(without(dataset.extra, LABEL_MAP), 1)
+
+
 @dataclass(frozen=True)
 class _Classes:
-    """The class names by label: those of a label map, or (`is_open`) those that the instances tell one after
-    another.
-    """
+    """The class names by label: those of a label map or, if `is_open`, those that the instances tell in turn."""
 
     names: dict[int, str]
     is_open: bool
@@ -271,9 +264,8 @@ def _check_label_map(label_map: Mapping[str, Any]) -> dict[int, str]:
 
 def _labels(dataset: Dataset) -> dict[str, int]:
     """The label of each class name; phrases of grounding records are no class names."""
-    rest = without(dataset.extra, LABEL_MAP)
-    if rest:
-        names = ", ".join(map(repr, rest))
+    if lost := left_out(dataset):
+        names = ", ".join(map(repr, lost))
         raise ValueError(
             f"ODVG has no place for what `Dataset.extra` says in {names}; "
             "to drop it, pass dataclasses.replace(dataset, extra={}); to keep it, write COCO"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
 from data_prep.audit import LEFT_OUT, SKIPPED, Finding, check_pixels, list_images
-from data_prep.formats.json_text import joined, located
+from data_prep.formats.fields import joined, located
 from data_prep.records import Box, Dataset, ImageRecord, check_file_name, parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -89,12 +89,12 @@ def read_folder(
 
     findings: list[Finding] = []
 
-    def note(kind: str, file: Path, detail: str, action: str = SKIPPED) -> None:
+    def add_finding(kind: str, file: Path, detail: str, action: str = SKIPPED) -> None:
         if strict and action == SKIPPED:
             raise ValueError(f"{file}: {detail}")
         findings.append(Finding(kind, file.name, None, detail, action))
 
-    found = _pair(files, images, names, note)
+    found = _pair(files, images, names, add_finding)
     broken = {Path(f.file).stem: f"its {f.file} cannot be used" for f in findings if f.kind == "annotation unreadable"}
     findings += [
         Finding("image without file", name, None, broken.get(Path(name).stem, "no .xml file describes it"), LEFT_OUT)
@@ -137,8 +137,8 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             set, an extra field with a name of VOC's own or none that XML can hold.
         FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
     """
-    if dataset.extra:
-        raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
+    if lost := left_out(dataset):
+        raise ValueError(f"VOC has no place for data about the whole set: {', '.join(lost)}")
     stems = Counter(Path(record.file_name).stem for record in dataset.images)
     for record in dataset.images:
         if "/" in record.file_name or stems[Path(record.file_name).stem] > 1:
@@ -151,6 +151,11 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
                 tree = ElementTree.ElementTree(_element(record))
             ElementTree.indent(tree)
             tree.write(aside / f"{Path(record.file_name).stem}.xml", encoding="utf-8", xml_declaration=True)
+
+
+def left_out(dataset: Dataset) -> dict[str, int]:
+    """What VOC has no place for, as `csv_table.left_out` tells it: all of `dataset.extra`."""
+    return dict.fromkeys(dataset.extra, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +179,9 @@ def _annotation_files(folder: Path) -> list[Path]:
 
 
 def _pair(
-    files: list[Path], images: Path, names: list[str], note: Callable[..., None]
+    files: list[Path], images: Path, names: list[str], add_finding: Callable[..., None]
 ) -> dict[str, tuple[Path, _Contents]]:
-    """{image name: (annotation file, its contents)} for each file that can be used; `note` is told of the rest."""
+    """{image name: (annotation file, its contents)} for each file that can be used; the rest go to `add_finding`."""
     by_stem = defaultdict(list)
     for name in names:
         by_stem[Path(name).stem].append(name)
@@ -193,18 +198,20 @@ def _pair(
                         f"<filename> {stated!r} names a folder; expected the name of an image in {images.name}"
                     )
         except ValueError as error:
-            note("annotation unreadable", file, str(error).removeprefix(f"{file}: "))
+            add_finding("annotation unreadable", file, str(error).removeprefix(f"{file}: "))
             continue
         candidates = by_stem[file.stem] or [name for name in names if name == stated]
         if not candidates:
-            note("file without image", file, f"neither {file.stem}.* nor <filename> {stated!r} is in {images.name}")
+            add_finding(
+                "file without image", file, f"neither {file.stem}.* nor <filename> {stated!r} is in {images.name}"
+            )
             continue
         name = stated if stated in candidates else candidates[0]
         if name in found:
-            note("image annotated twice", file, f"{name} has {found[name][0].name} already")
+            add_finding("image annotated twice", file, f"{name} has {found[name][0].name} already")
             continue
         if stated and stated != name:
-            note("file name differs", file, f"<filename> {stated}, image {name}", "kept")
+            add_finding("file name differs", file, f"<filename> {stated}, image {name}", "kept")
         found[name] = file, contents
     return found
 
@@ -228,7 +235,7 @@ def _parse(path: Path) -> Element:
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file at {path}")
     try:
-        root = defusedxml.ElementTree.parse(path, forbid_dtd=True).getroot()
+        root = defusedxml.ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except DefusedXmlException as error:
         raise ValueError(f"{path}: document types and entities are refused ({type(error).__name__})") from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""The drawn face-mask sample, with planted faults."""
+"""The drawn practice set: cartoon people with face masks, and planted faults."""

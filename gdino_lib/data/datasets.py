@@ -26,14 +26,13 @@ from torchvision.tv_tensors import BoundingBoxes
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair_all
-from data_prep.formats import coco, csv_table, odvg
+from data_prep.formats.registry import BY_SUFFIX
 from data_prep.records import Box
 from gdino_lib.data.targets import Target
 from gdino_lib.data.transforms import Transform
 from gdino_lib.images import pad, read_image
 from gdino_lib.prompts import word_pieces
 
-READERS = {".csv": csv_table.read, ".json": coco.read, ".jsonl": odvg.read, ".odvg": odvg.read}
 FRAME = 2  # [CLS] and [SEP] of a prompt
 
 
@@ -264,11 +263,11 @@ def read_records(path: Path | str) -> data_prep.Dataset:
         FileNotFoundError: nothing stands at `path`; ValueError: another suffix, or what the format's reader finds.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in READERS:
+    if suffix not in BY_SUFFIX:
         raise ValueError(
-            f"{path}: expected a file of boxes ending in {', '.join(READERS)}, got {suffix or 'no suffix'!r}"
+            f"{path}: expected a file of boxes ending in {', '.join(BY_SUFFIX)}, got {suffix or 'no suffix'!r}"
         )
-    return READERS[suffix](path)
+    return BY_SUFFIX[suffix].read(Path(path))
 
 
 def class_names(records: data_prep.Dataset) -> tuple[str, ...]:

@@ -147,7 +147,10 @@ def test_no_large_file_in_the_book():
 
 # helpers of other modules, and the command line, which has its own help
 WITHOUT_REFERENCE = {  # rooms and modules that no program imports
-    "data_prep": {"arguments", "formats.json_text"},
+    "data_prep": {
+        *("arguments", "formats.fields", "formats.json_text"),
+        *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
+    },
     "gdino_lib": {
         *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
         *("weights.files", "weights.hub", "weights.names"),

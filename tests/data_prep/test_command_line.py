@@ -404,6 +404,14 @@ def test_audit_reads_every_format(voc_folder, tmp_path, capsys, kind):
     assert main(command) == 1
 
 
+def test_an_odvg_file_may_end_as_training_takes_it(voc_folder, tmp_path, capsys):
+    voc_folder.add("a")
+    assert main(["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.odvg")]) == 0
+    assert main(["audit", "--data", str(tmp_path / "a.odvg"), "--out", str(tmp_path / "report")]) == 0
+    assert main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "b.odvg")]) == 2
+    assert "b.odvg: voc-to-coco writes a .json file" in capsys.readouterr().err
+
+
 def test_audit_refuses_what_it_does_not_know(tmp_path, capsys):
     assert main(["audit", "--data", str(tmp_path / "a.txt"), "--out", str(tmp_path)]) == 2
     assert_one_line(capsys.readouterr().err)

@@ -1,10 +1,10 @@
 import json
-import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from data_prep.formats import coco, odvg
 from data_prep.records import Box, Dataset, ImageRecord
@@ -271,18 +271,9 @@ def test_lines_come_back_equal(tmp_path_factory, source, has_map):
 # errors
 
 
-def test_missing_file(path):
-    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
-        odvg.read(path)
-
-
 @pytest.mark.parametrize(
     ("second", "place", "words"),
     [
-        ('{"filename": "a.jpg", ', ":2:23", "cut off"),
-        ("[{}]", ":2", "expected an object"),
-        ('{"a": 1, "a": 1}', ":2", "'a' stands twice"),
-        ('{"a": NaN}', ":2", "NaN"),
         (line(), ":2", "expected one of 'detection' and 'grounding' a line, got none"),
         (detection() | grounding(), ":2", "got detection and grounding"),
         (line(detection=[]), ":2", "expected 'detection' to be an object, got []"),
@@ -322,12 +313,9 @@ def test_missing_file(path):
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(path, second, place, words):
-    text = second if isinstance(second, str) else json.dumps(second)
-    path.write_text(json.dumps(detection(INSTANCE)) + "\n" + text + "\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path}{place}: ")) as error:
+    save(path, detection(INSTANCE), second)
+    with refused(f"{path}{place}", words):
         odvg.read(path)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -347,9 +335,8 @@ def test_what_cannot_be_read_is_named_with_its_line(path, second, place, words):
 def test_a_label_map_that_is_wrong_or_disagrees(path, label_map, place, words):
     map_beside(path).write_text(label_map)
     save(path, detection(INSTANCE))
-    with pytest.raises(ValueError, match=re.escape(f"{path.parent / place}: ")) as error:
+    with refused(path.parent / place, words):
         odvg.read(path)
-    assert words in str(error.value)
 
 
 def one(boxes=(), caption=None, **extra):
@@ -375,9 +362,8 @@ def one(boxes=(), caption=None, **extra):
 )
 def test_what_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset, words):
     path.write_text("old")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: ")) as error:
+    with refused(path, words):
         odvg.write(dataset, path)
-    assert words in str(error.value)
     assert path.read_text() == "old"
     assert not map_beside(path).exists()
 

@@ -1,11 +1,12 @@
 """The cartoon set: the face-mask set's layout, the same for a seed, and faults exactly where it says."""
 
+import hashlib
 import xml.etree.ElementTree as ElementTree  # our own files, so the standard parser will do
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
 from data_prep import audit
 from data_prep.sample import cartoon_faces
@@ -60,6 +61,15 @@ def test_same_seed_same_bytes_another_seed_other_people(drawn, tmp_path):
     assert first != (tmp_path / "other" / "annotations" / "cartoon00.xml").read_bytes()
 
 
+def test_the_annotations_of_a_seed_stay_what_they_are(drawn):
+    """Figures in the book are told of these files. (Pixels depend on Pillow's version, annotations do not.)"""
+    folder, _ = drawn
+    digest = hashlib.sha256()
+    for path in sorted((folder / "annotations").iterdir()):
+        digest.update(path.read_bytes())
+    assert digest.hexdigest() == "f0be4f697e6e27bc89eff0c78cb82390fa9a15150aedd852ce0f35394de06147"
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_every_seed_has_every_class_and_every_fault(seed, monkeypatch, tmp_path):
     monkeypatch.setattr(cartoon_faces, "_draw_scene", lambda scene, rng: Image.new("RGB", (scene.width, scene.height)))
@@ -104,19 +114,6 @@ def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
                 found.append(("box duplicated", name, number))
             seen.add((x1, y1, x2, y2))
     assert sorted(found, key=str) == sorted((tuple(fault) for fault in faults), key=str)
-
-
-def test_a_box_frames_its_face():
-    """The outline of the head, drawn alone, ends where the box says, give or take 15 % of its half height."""
-    scene = cartoon_faces._scenes(0)[0]
-    person = scene.people[-1]
-    canvas = Image.new("RGB", (scene.width * cartoon_faces.SCALE, scene.height * cartoon_faces.SCALE))
-    blank = canvas.copy()
-    face = cartoon_faces._Face(cartoon_faces.ImageDraw.Draw(canvas), person)
-    face.shape(cartoon_faces._HEAD, (255, 255, 255))
-    changed = [value / cartoon_faces.SCALE for value in ImageChops.difference(canvas, blank).getbbox()]
-    for edge, (drawn_at, said) in enumerate(zip(changed, person.box, strict=True)):
-        assert abs(drawn_at - said) <= 0.15 * person.radius, f"edge {edge}"
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -1,0 +1,75 @@
+"""What holds for every format; what only one of them does stands in its own file."""
+
+import re
+
+import pytest
+
+from data_prep.formats import coco, odvg
+from data_prep.formats.registry import BY_SUFFIX, FORMATS
+from data_prep.records import Box, Dataset, ImageRecord
+
+ALL = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+BOXES = (Box("cat", 1, 2, 11, 12), Box("dog", 0, 0, 5, 5), Box("cat", 3, 4, 5.5, 6.25))
+DATASET = Dataset((ImageRecord("a.jpg", 40, 30, BOXES), ImageRecord("b.jpg", 7, 9, BOXES[:1])), ("cat", "dog"))
+
+
+def place(folder, format):
+    """Where a data set of this format may stand."""
+    return folder / f"set{format.suffixes[0] if format.suffixes else ''}"
+
+
+def boxes(dataset):
+    return [(image.file_name, [(box.label, box.xyxy) for box in image.boxes]) for image in dataset.images]
+
+
+def test_each_format_stands_under_its_name_and_its_suffixes():
+    assert all(format.name == name for name, format in FORMATS.items())
+    assert {suffix: format.name for suffix, format in BY_SUFFIX.items()} == {
+        ".csv": "csv", ".json": "coco", ".jsonl": "odvg", ".odvg": "odvg",
+    }  # fmt: skip
+
+
+@ALL
+def test_what_is_written_is_read_again_and_nothing_else_lies_there(format, tmp_path):
+    path = place(tmp_path, format)
+    second_file = format.write(DATASET, path)
+    back = format.read(path)
+    assert boxes(back) == boxes(DATASET)
+    assert back.categories == DATASET.categories
+    assert set(tmp_path.iterdir()) == {path, second_file} - {None} == set(format.files(path))
+
+
+@ALL
+def test_what_stands_there_is_replaced(format, tmp_path):
+    path = place(tmp_path, format)
+    format.write(Dataset((ImageRecord("old.jpg", 1, 1, (Box("cat", 0, 0, 1, 1),)),)), path)
+    format.write(DATASET, path)
+    assert boxes(format.read(path)) == boxes(DATASET)
+
+
+@ALL
+def test_nothing_there_is_named(format, tmp_path):
+    path = place(tmp_path, format)
+    with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
+        format.read(path)
+
+
+@ALL
+def test_what_a_format_has_no_place_for_is_told_and_the_rest_is_written(format, tmp_path):
+    dataset = Dataset(DATASET.images, DATASET.categories, {"info": {"year": 2017}})
+    lost = format.left_out(dataset) if format.left_out else {}
+    assert lost == ({} if format.name == "coco" else {"info": 1})
+    assert bool(format.lacks) == bool(format.left_out)
+    kept = {name: value for name, value in dataset.extra.items() if name not in lost}
+    format.write(Dataset(dataset.images, dataset.categories, kept), place(tmp_path, format))
+
+
+def test_odvg_has_a_place_for_its_label_map_alone(tmp_path):
+    odvg.write(DATASET, tmp_path / "a.jsonl")
+    (tmp_path / "a_label_map.json").write_text('{"3": "cat", "1": "dog"}')
+    (tmp_path / "a.jsonl").write_text("")
+    dataset = odvg.read(tmp_path / "a.jsonl")
+    assert dataset.extra
+    assert odvg.left_out(dataset) == {}
+    coco.write(dataset, tmp_path / "a.json")
+    assert coco.read(tmp_path / "a.json").extra["label_map"] == dataset.extra["label_map"]
