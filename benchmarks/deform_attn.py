@@ -7,7 +7,6 @@ arithmetic.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from results import report
 
-from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.ops import deform_attn, native
@@ -181,11 +180,7 @@ def main() -> None:
     }
     if options.model:
         figures["Swin-T"] = time_model(max(1, options.repeats // 3))
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        with atomic_file(options.json) as file:
-            file.write(text + "\n")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ turns, medians), and which share of a Swin-T detection at 800 x 1066 is spent ou
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -20,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from results import report
 
 import gdino_lib as gd
-from data_prep.atomic import atomic_file
 
 PHRASES = ["cat", "dog", "remote control", "person with an umbrella"]
 LOW = {"box_threshold": 0.0, "text_threshold": 0.0}  # random weights: every box is kept and labelled
@@ -164,11 +163,7 @@ def main() -> None:
     finally:
         scene.unlink(missing_ok=True)
     result["machine"]["load_after"] = os.getloadavg() if hasattr(os, "getloadavg") else None
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.json:
-        with atomic_file(options.json) as file:
-            file.write(text + "\n")
+    report(result, options.json)
 
 
 if __name__ == "__main__":

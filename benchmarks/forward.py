@@ -5,7 +5,6 @@ cuda` times a GPU.
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from peers import captions, hugging_face, ours_from
+from results import report
 
-from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 
 
@@ -56,11 +55,7 @@ def main() -> None:
         medians = {peer_name: round(median(values), 4) for peer_name, values in seconds.items()}
         ratio = round(medians["transformers"] / medians["gdino_lib"], 2)
         figures[name] = {f"{peer_name} (s)": value for peer_name, value in medians.items()} | {"times as fast": ratio}
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        with atomic_file(options.json) as file:
-            file.write(text + "\n")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":
