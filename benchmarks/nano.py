@@ -37,7 +37,7 @@ from torchvision.ops import box_iou
 
 from data_prep import Dataset
 from data_prep.atomic import atomic_file
-from gdino_lib.data.datasets import class_names
+from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.postprocess import phrase_wise_nms
 from gdino_lib.evaluation.coco import average_precision, detect_all

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 from tqdm import tqdm
 
-from gdino_lib.data.datasets import Batch, build_loader
+from gdino_lib.data.loader import Batch, build_loader
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.nano.scenes import SceneDataset
