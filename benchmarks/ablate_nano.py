@@ -22,7 +22,8 @@ from gdino_lib.detect.detector import Detector
 from gdino_lib.evaluation.coco import average_precision, detect_all
 from gdino_lib.nano import icons, pictograms, recipe
 from gdino_lib.nano.first_weights import begin_nano
-from gdino_lib.nano.scenes import SceneDataset, write_scenes
+from gdino_lib.nano.scene_dataset import SceneDataset
+from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.training.settings import Precision
 from gdino_lib.training.trainer import Trainer
 from gdino_lib.weights import loading

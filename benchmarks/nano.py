@@ -36,15 +36,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.ops import box_iou
 
 from data_prep import Dataset
-from data_prep.atomic import atomic_file
-from gdino_lib.data.datasets import class_names
+from data_prep.atomic import write_json
+from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.postprocess import phrase_wise_nms
 from gdino_lib.evaluation.coco import average_precision, detect_all
 from gdino_lib.evaluation.false_positives import absent_names
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.nano import pictograms
-from gdino_lib.nano.pictograms import SVG, Pictogram
+from gdino_lib.nano.drawings import SVG
+from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.weights import loading
 
@@ -138,10 +139,8 @@ def main() -> None:
                     hand: Scenes.drawn(Path(folder) / f"{kind}-{hand}", fewer, drawn, seed).measure(detector)
                     for hand, drawn in hands.items()
                 }
-    text = json.dumps(figures, indent=1)
-    print(text)
-    with atomic_file(options.json) as file:
-        file.write(text + "\n")
+    print(json.dumps(figures, indent=1))
+    write_json(options.json, figures)
 
 
 class Scenes(NamedTuple):
@@ -264,8 +263,9 @@ def without_fusion(model: GroundingDINO) -> GroundingDINO:
 
 
 def in_two_hands(things: Sequence[Pictogram], font_file: Path) -> tuple[list[Pictogram], list[Pictogram]]:
-    """The same emojis in Noto's drawings and in OpenMoji's: those that are one character, which needs no shaping, and that
-    the font has.
+    """The same emojis in Noto's drawings and in OpenMoji's.
+
+    They are the emojis of a single character, which needs no shaping, that Noto's font has.
     """
     font = ImageFont.truetype(font_file, NOTO_SIZE, layout_engine=ImageFont.Layout.BASIC)
     noto, openmoji = [], []

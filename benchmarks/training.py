@@ -81,7 +81,7 @@ def port(case: str, images: torch.Tensor, targets: list[Target]) -> Callable[[],
     from peers import captions
     from transformers import GroundingDinoForObjectDetection, TimmBackboneConfig
 
-    from gdino_lib.weights.loading import hugging_face_config
+    from gdino_lib.weights.layouts import hugging_face_config
 
     config = config_of(case)
     sizes = hugging_face_config(config if config.backbone == "swin" else config.replace(backbone="swin"))

@@ -6,7 +6,6 @@ twelve names for each picture. So nothing limits them but what the two know, wha
 """
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from itertools import accumulate
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data_prep.atomic import atomic_file
+from data_prep.atomic import write_json
 from gdino_lib.images import prepare
 from gdino_lib.nano import icons, pictograms, recipe
 from gdino_lib.nano.first_weights import backbone_weights, name_features
@@ -87,8 +86,7 @@ def main() -> None:
                 right[kind] += heads.right(pictures[kind], read) / len(SEEDS)
         figures[title] = right
         print(f"{title:36} seen {right['seen']:.3f}  unseen {right['unseen']:.3f}", flush=True)
-    with atomic_file(options.json) as file:
-        file.write(json.dumps(figures, indent=1) + "\n")
+    write_json(options.json, figures)
 
 
 def draw(kind: str, things: Sequence[Pictogram], shares: Sequence[float] | None = None) -> Pictures:

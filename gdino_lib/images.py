@@ -11,12 +11,14 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from gdino_lib.messages import reason
+
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-UPRIGHT = {  # EXIF orientation -> what brings the image upright; any other value: it is
+UPRIGHT = {  # EXIF orientation -> what brings the image upright; any other value: upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -65,7 +67,7 @@ def read_image(source: ImageSource) -> Image.Image:
     try:
         image = Image.open(source)
     except Exception as error:  # each of PIL's formats fails in its own way: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name}: expected an image file that PIL can read, got {_reason(error)}") from error
+        raise ValueError(f"{name}: expected an image file that PIL can read, got {reason(error)}") from error
     with image:
         return _decode(image, name)
 
@@ -171,9 +173,9 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()  # before asking for the orientation: PIL applies it to TIFF files by itself, and then forgets it
     except Exception as error:
-        raise ValueError(f"{name}: expected a whole image, got {_reason(error)}") from error
+        raise ValueError(f"{name}: expected a whole image, got {reason(error)}") from error
     try:
-        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block is no reason to refuse good pixels
         turn = None
     if image.mode == "RGB" and turn is None:
@@ -198,8 +200,4 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         return image.convert("RGB")
     except Exception as error:
-        raise ValueError(f"{name}: expected a mode that converts to RGB, got {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{name}: expected a mode that converts to RGB, got {reason(error)}") from error

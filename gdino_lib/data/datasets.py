@@ -8,29 +8,24 @@ changes it.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils import data
-from torchvision.tv_tensors import BoundingBoxes
 
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair_all
 from data_prep.formats.registry import BY_SUFFIX
-from data_prep.records import Box
+from gdino_lib.data.records import check_distinct, check_files, class_names, open_image, phrases_merged, single_objects
 from gdino_lib.data.targets import Target
-from gdino_lib.data.transforms import Transform
-from gdino_lib.images import pad, read_image
+from gdino_lib.data.transforms import Transform, pixel_boxes
 from gdino_lib.prompts import word_pieces
 
 FRAME = 2  # [CLS] and [SEP] of a prompt
@@ -50,34 +45,8 @@ class Sample(NamedTuple):
     target: Target
 
 
-class Batch(NamedTuple):
-    """Samples together, as `GroundingDINO` and the losses take them.
-
-    Attributes:
-        pixel_values: float32 [B, 3, H, W], padded at the right and the bottom.
-        pixel_mask: bool [B, H, W], True = real.
-        prompts: phrases for each image.
-        targets: one per image.
-    """
-
-    pixel_values: Tensor
-    pixel_mask: Tensor
-    prompts: list[list[str]]
-    targets: list[Target]
-
-
-class ImageError(ValueError):
-    """An image that is missing, cannot be decoded, or has another size than its boxes were drawn in; one line."""
-
-    def __init__(self, message: str) -> None:
-        # a loader's worker hands its whole traceback over as the message: the reason is its last line
-        super().__init__(message.strip().splitlines()[-1].rpartition("ImageError: ")[2])
-
-
-class SeededDataset(data.Dataset[Sample]):
+class SeededDataset(data.Dataset[Sample], ABC):
     """Samples whose random choices are drawn from the seed, the epoch and the index alone; what the trainer learns from.
-
-    Subclasses have `__len__`, `__getitem__` and `fingerprint`.
 
     Attributes:
         seed: of everything random.
@@ -87,6 +56,18 @@ class SeededDataset(data.Dataset[Sample]):
         self.seed = seed
         # shared memory: workers that live on from epoch to epoch see the change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of this epoch."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of what is learnt from, and how it is drawn."""
 
     @property
     def epoch(self) -> int:
@@ -173,9 +154,9 @@ class GroundingDataset(SeededDataset):
         """
         record = self.records[index]
         rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
-        boxes = targets(record)
+        boxes = single_objects(record)
         corners = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
-        corners = BoundingBoxes(corners, format="XYXY", canvas_size=(record.height, record.width))
+        corners = pixel_boxes(corners, record.width, record.height)
         image = open_image(record, self.images)
         pixels, relative, kept = self.transform(image, corners, [box.label for box in boxes], rng)
         labels = [boxes[place].label for place in kept.tolist()]
@@ -208,10 +189,10 @@ class GroundingDataset(SeededDataset):
         return FRAME + sum(self._lengths[phrase] for phrase in phrases)
 
     def _usable(self, records: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
-        """Those with something to ask for; all of their own phrases must fit."""
+        """The records with something to ask for; all phrases of a record must fit into one prompt."""
         usable, left_out, too_long = [], [], []
         for record in records:
-            labels = {box.label for box in targets(record)}
+            labels = {box.label for box in single_objects(record)}
             self._lengths |= _prompt_lengths(labels - self._lengths.keys(), self.max_tokens)
             if self._tokens(labels) > self.max_tokens:
                 too_long.append((record.file_name, len(labels), self._tokens(labels)))
@@ -236,26 +217,6 @@ class GroundingDataset(SeededDataset):
         return tuple(usable)
 
 
-class EpochOrder(data.Sampler[int]):
-    """All indices of a data set, in an order drawn from its seed and epoch.
-
-    Attributes:
-        start: how many to leave out at the beginning, for a pass that was interrupted.
-    """
-
-    def __init__(self, dataset: SeededDataset) -> None:
-        self.dataset = dataset
-        self.start = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[int]:
-        order = list(range(len(self.dataset)))
-        random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order").shuffle(order)
-        return iter(order[self.start :])
-
-
 def read_records(path: Path | str) -> data_prep.Dataset:
     """Read a CSV table (.csv), a COCO file (.json) or an ODVG file (.jsonl, .odvg).
 
@@ -268,104 +229,6 @@ def read_records(path: Path | str) -> data_prep.Dataset:
             f"{path}: expected a file of boxes ending in {', '.join(BY_SUFFIX)}, got {suffix or 'no suffix'!r}"
         )
     return BY_SUFFIX[suffix].read(Path(path))
-
-
-def class_names(records: data_prep.Dataset) -> tuple[str, ...]:
-    """The detection classes: the categories in their order, then further labels of detection records, sorted."""
-    used = {box.label for record in records.images if record.caption is None for box in record.boxes}
-    return (*records.categories, *sorted(used - set(records.categories)))
-
-
-def check_distinct(classes: Iterable[str]) -> None:
-    """Refuse classes that are one to the model, such as "Cat" and "cat", "with_mask" and "with mask".
-
-    Raises:
-        ValueError: naming the two.
-    """
-    first: dict[tuple[int, ...], str] = {}
-    for name in classes:
-        twin = first.setdefault(word_pieces(name), name)
-        if twin != name:
-            raise ValueError(f"the classes {twin!r} and {name!r} are the same words to the model; rename or join them")
-
-
-def targets(record: ImageRecord) -> list[Box]:
-    """The boxes of single objects: all but crowds."""
-    return [box for box in record.boxes if not is_crowd(box)]
-
-
-def is_crowd(box: Box) -> bool:
-    """True for COCO's boxes around many objects at once."""
-    return bool(box.extra.get("iscrowd", 0))
-
-
-def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
-    """The record's image, upright, RGB, of the size that its boxes were drawn in.
-
-    Raises:
-        ImageError: it is missing, cannot be decoded, or has another size; named, in one line.
-    """
-    path = Path(images) / record.file_name
-    try:
-        image = read_image(path)
-    except (OSError, ValueError) as error:
-        raise ImageError(str(error)) from None
-    if image.size != (record.width, record.height):
-        raise ImageError(
-            f"'{path}': its boxes were drawn in {record.width} x {record.height} pixels, "
-            f"the upright image has {image.width} x {image.height}; mend the size and the boxes"
-        )
-    return image
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad the images to the largest of them; prompts and targets stay lists, one entry an image."""
-    pixel_values, pixel_mask = pad([sample.pixel_values for sample in samples])
-    return Batch(pixel_values, pixel_mask, [sample.prompt for sample in samples], [sample.target for sample in samples])
-
-
-def build_loader(
-    dataset: SeededDataset, batch_size: int, *, shuffle: bool, workers: int | None = None, drop_last: bool = False
-) -> data.DataLoader[Sample]:
-    """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
-
-    Args:
-        shuffle: draw the order anew for each epoch; False: the records' order.
-        workers: processes that read ahead, and live on from epoch to epoch; 0: none; None: one a core of this process's
-            share, at most 8.
-        drop_last: leave out a last batch that is not full.
-
-    Raises:
-        ImageError: while iterating, in one line whatever the number of workers.
-    """
-    if workers is None:
-        workers = min(_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 8)  # torchrun's and accelerate's count
-    return data.DataLoader(
-        dataset,
-        batch_size,
-        sampler=EpochOrder(dataset) if shuffle else None,
-        num_workers=workers,
-        collate_fn=collate,
-        drop_last=drop_last,
-        worker_init_fn=_stand_apart,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
-        # else each pass would take a number from torch's global generator, and a resumed run would draw others
-        generator=torch.Generator().manual_seed(dataset.seed),
-    )
-
-
-def _stand_apart(_: int) -> None:
-    """In a worker: a signal to the process group, as Ctrl-C and launchers send it, is the trainer's, which then saves."""
-    if hasattr(os, "setsid"):
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else a forked worker would have the trainer's handler
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
@@ -382,26 +245,3 @@ def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
             limit = max_tokens - FRAME - 1
             raise ValueError(f"the label '{phrase[:40]}...' has {length - 1} tokens, expected at most {limit}")
     return lengths
-
-
-def phrases_merged(record: ImageRecord) -> ImageRecord:
-    """A grounding record whose phrases that tokenise alike are spelled alike, as the first of them."""
-    if record.caption is None:
-        return record
-    first: dict[tuple[int, ...], str] = {}
-    boxes = [replace(box, label=first.setdefault(word_pieces(box.label), box.label)) for box in record.boxes]
-    return replace(record, boxes=tuple(boxes))
-
-
-def check_files(records: Sequence[ImageRecord], images: Path) -> None:
-    """See that the images are there.
-
-    Raises:
-        FileNotFoundError: the folder or an image is not.
-    """
-    if not images.is_dir():
-        raise FileNotFoundError(f"{images}: no such folder, expected the images")
-    missing = [name for name in dict.fromkeys(r.file_name for r in records) if not (images / name).is_file()]
-    if missing:
-        others = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"'{images / missing[0]}': no such file, expected an image{others}")

@@ -44,9 +44,10 @@ class Transform(Protocol):
     """`transform(image, boxes, phrases, rng)`: whatever it draws at random comes from `rng`."""
 
     def __call__(
-        self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random
+        self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random, /
     ) -> Transformed:
         """Image (RGB), its boxes (float XYXY in pixels, inside it) and the phrase of each, to what the model takes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class EvaluationTransform:
     long_side: int = 1333
 
     def __call__(
-        self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random
+        self, image: Image.Image, boxes: BoundingBoxes, _phrases: Sequence[str], _rng: random.Random
     ) -> Transformed:
         """Nothing is random here; see `Transform`."""
         return Transformed(prepare(image, self.short_side, self.long_side), _relative(boxes), torch.arange(len(boxes)))
@@ -108,15 +109,16 @@ class TrainingTransform:
     ) -> Transformed:
         """See `Transform`. The same `rng` gives the same bits."""
         if rng.random() < self.flip and not any(SIDED.search(phrase) for phrase in phrases):
-            image, boxes = functional.horizontal_flip(image), functional.horizontal_flip(boxes)
+            boxes = pixel_boxes(functional.horizontal_flip(boxes), *image.size)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         kept = torch.arange(len(boxes))
         if rng.random() < self.crop:
-            window = self._window(image.size, rng)
-            visible = functional.crop(boxes, *window)
+            top, left, height, width = self._window(image.size, rng)
+            visible = functional.crop(boxes, top, left, height, width)
             shown = (_area(visible) >= self.min_visible * _area(boxes)) & (_sides(visible) >= 1).all(1)
             if shown.any() or not len(boxes):
-                image = functional.crop(image, *window)
-                boxes = BoundingBoxes(visible[shown], format="XYXY", canvas_size=window[2:])
+                image = image.crop((left, top, left + width, top + height))
+                boxes = pixel_boxes(visible[shown], width, height)
                 kept = kept[shown]
         short_side = self._in_proportion(rng.choice(SCALES))
         return Transformed(prepare(image, short_side, self.long_side), _relative(boxes), kept)
@@ -135,6 +137,13 @@ class TrainingTransform:
 
     def _in_proportion(self, pixels: int) -> int:
         return max(round(pixels * self.short_side / FULL_SIDE), 1)
+
+
+def pixel_boxes(corners: Tensor, width: int, height: int) -> BoundingBoxes:
+    """Boxes of an image that is so large in pixels: float [n, 4], XYXY."""
+    return BoundingBoxes(  # pyright: ignore[reportCallIssue]  # the stubs check Tensor's __init__, which is not called
+        corners, format="XYXY", canvas_size=(height, width)
+    )
 
 
 def _sides(boxes: Tensor) -> Tensor:

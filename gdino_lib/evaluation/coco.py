@@ -22,7 +22,7 @@ from tqdm import tqdm
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
-from gdino_lib.data.datasets import check_distinct, class_names, is_crowd, open_image
+from gdino_lib.data.records import check_distinct, class_names, is_crowd, open_image
 
 if TYPE_CHECKING:
     import supervision as sv

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data_prep
-from gdino_lib.data.datasets import class_names, targets
+from gdino_lib.data.records import class_names, single_objects
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.evaluation.calibration import Calibration, calibrate, choose_thresholds
 from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
@@ -78,7 +78,7 @@ def evaluate(
         ValueError: nothing to measure by.
     """
     records, captions = detection_records(dataset), grounding_records(dataset)
-    has_objects = any(targets(record) for record in records)
+    has_objects = any(single_objects(record) for record in records)
     if not has_objects and not captions:
         raise ValueError(f"none of {len(dataset.images)} records has a box; expected some to measure by")
     precision = calibration = chosen = referring = None

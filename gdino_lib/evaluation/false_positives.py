@@ -13,7 +13,7 @@ import numpy as np
 
 import data_prep
 from data_prep import ImageRecord
-from gdino_lib.data.datasets import class_names
+from gdino_lib.data.records import class_names
 from gdino_lib.evaluation.coco import detection_records, progress_bar, read_ahead
 from gdino_lib.evaluation.matching import Matches
 from gdino_lib.prompts import word_pieces

@@ -12,7 +12,7 @@ from torchvision.ops import box_area, box_iou
 
 import data_prep
 from data_prep import ImageRecord
-from gdino_lib.data.datasets import class_names, is_crowd
+from gdino_lib.data.records import class_names, is_crowd
 from gdino_lib.evaluation.coco import check_found, detection_records
 
 if TYPE_CHECKING:

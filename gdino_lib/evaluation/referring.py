@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
-from gdino_lib.data.datasets import phrases_merged, targets
+from gdino_lib.data.records import phrases_merged, single_objects
 from gdino_lib.evaluation.coco import progress_bar, read_ahead
 
 if TYPE_CHECKING:
@@ -90,12 +90,12 @@ def referring_accuracy(
 def grounding_records(dataset: data_prep.Dataset) -> list[ImageRecord]:
     """The records with a caption and at least one box of a single object, repaired; what is the same phrase to the model is one."""
     records = (phrases_merged(repair(record)[0]) for record in dataset.images if record.caption is not None)
-    return [record for record in records if targets(record)]
+    return [record for record in records if single_objects(record)]
 
 
 def _phrases(record: ImageRecord) -> Iterator[tuple[str, torch.Tensor]]:
     """Each phrase with its boxes, float64 [n, 4]."""
-    boxes = targets(record)
+    boxes = single_objects(record)
     for phrase in dict.fromkeys(box.label for box in boxes):
         yield phrase, torch.tensor([box.xyxy for box in boxes if box.label == phrase], dtype=torch.float64)
 

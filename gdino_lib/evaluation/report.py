@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.atomic import atomic_file
-from gdino_lib.data.datasets import class_names, read_records
+from gdino_lib.data.datasets import read_records
+from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.thresholds import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate

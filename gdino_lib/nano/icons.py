@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gdino_lib.nano.pictograms import PRESENTATION, SVG, Pictogram, naming_words, read_list, say_the_same, subjects
+from gdino_lib.nano.drawings import PRESENTATION, SVG
+from gdino_lib.nano.pictograms import Pictogram, read_list
+from gdino_lib.nano.wordings import naming_words, say_the_same, subjects
 
 
 class IconSet(NamedTuple):
@@ -78,9 +80,9 @@ def drawn_by_others(things: Sequence[Pictogram], folder: Path | str) -> tuple[Pi
                 if icon in icons:
                     found[code].append(icons.pop(icon))
             for icon, svg in icons.items():  # of sets without code points, by name
-                found[_plain(icon)].append(svg)
+                found[_name_of(icon)].append(svg)
     return tuple(
-        thing._replace(drawings=thing.drawings + _distinct([*thing.drawings, *thing.wordings], found))
+        thing._replace(drawings=thing.drawings + _unique_drawings([*thing.drawings, *thing.wordings], found))
         for thing in things
     )
 
@@ -92,11 +94,11 @@ def further_things(
     unseen: Sequence[Pictogram],
     near_twins: Sequence[Pictogram] = (),
 ) -> tuple[Pictogram, ...]:
-    """What the other sets show that `known` has no name for, however spelled, sorted by name; nothing that an unseen thing or
-    a near-twin of one might be.
+    """What the other sets show that `known` has no name for, however spelled, sorted by name.
 
-    Left out is a name with a word for what an unseen thing is ("top hat": no hat of any kind), one that `say_the_same`, and
-    what `icons_left_out.txt` lists: other words for the same ("spanner" for "wrench"), and drawings that show it, too.
+    Names that an unseen thing or a near-twin of it might bear are left out: a name with a word for what an unseen thing is
+    ("top hat": no hat of any kind), a name that `say_the_same`, and the names that `icons_left_out.txt` lists: other words
+    for an unseen thing ("spanner" for "wrench"), and drawings that show it, too.
 
     Args:
         folder: has the packages, `<set>/icons.json` each.
@@ -107,27 +109,15 @@ def further_things(
     Raises:
         FileNotFoundError: a set is missing.
     """
-    found: dict[str, list[str]] = defaultdict(list)
-    for name, icon_set in SETS.items():
-        if not icon_set.emojis:
-            private = icon_set.private and {
-                icon for code, icon in _characters(folder, name).items() if unicodedata.category(code[0]) == "Co"
-            }
-            for icon, svg in _icons(folder, name):
-                if icon_set.private and icon not in private:
-                    continue
-                style = next((style for style in icon_set.styles if icon.endswith(style)), None)
-                if style is not None:
-                    found[_plain(icon.removesuffix(style))].append(svg)
-    taken = {_letters(wording) for thing in known for wording in thing.wordings}
+    taken = {_spelling(wording) for thing in known for wording in thing.wordings}
     forbidden = {subject for thing in unseen for subject in subjects(thing)}
     listed = read_list("icons_left_out.txt")
     left_out = {name for thing in unseen for name in listed.get(thing.name, ())}
     result = []
-    for name, drawings in sorted(found.items()):
+    for name, drawings in sorted(_further_drawings(folder).items()):
         thing = Pictogram(name, (name,), tuple(drawings))
         if (
-            _letters(name) not in taken
+            _spelling(name) not in taken
             and name not in left_out
             and re.fullmatch(r"[a-z ]{3,}", name)
             and len(name.split()) <= LONGEST
@@ -140,23 +130,41 @@ def further_things(
     return tuple(result)
 
 
-def _plain(icon: str) -> str:
+def _further_drawings(folder: Path | str) -> dict[str, list[str]]:
+    """{name: drawings} of the sets that are no emojis, in the styles to take."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, icon_set in SETS.items():
+        if icon_set.emojis:
+            continue
+        if icon_set.private:
+            codes = _characters(folder, name).items()
+            private = {icon for code, icon in codes if unicodedata.category(code[0]) == "Co"}
+        for icon, svg in _icons(folder, name):
+            if icon_set.private and icon not in private:
+                continue
+            style = next((style for style in icon_set.styles if icon.endswith(style)), None)
+            if style is not None:
+                found[_name_of(icon.removesuffix(style))].append(svg)
+    return found
+
+
+def _name_of(icon: str) -> str:
     """From "ghost-2" to "ghost"."""
     return re.sub(r"-\d+$", "", icon).replace("-", " ")
 
 
-def _letters(name: str) -> str:
+def _spelling(name: str) -> str:
     """The same for "ladybug" and "Lady bug"."""
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def _distinct(keys: Sequence[str], found: dict[str, list[str]]) -> tuple[str, ...]:
+def _unique_drawings(keys: Sequence[str], found: dict[str, list[str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(svg for key in keys for svg in found.get(key, ())))
 
 
 def _icons(folder: Path | str, name: str) -> Iterator[tuple[str, str]]:
     """Each icon's name and its SVG file."""
-    whole = _read(folder, name, "icons.json")
+    whole = _read_json(folder, name, "icons.json")
     for icon, entry in whole["icons"].items():
         left, top, width, height = ({**SIZE, **whole, **entry}[key] for key in SIZE)
         yield (
@@ -168,12 +176,12 @@ def _icons(folder: Path | str, name: str) -> Iterator[tuple[str, str]]:
 
 def _characters(folder: Path | str, name: str) -> dict[str, str]:
     """{emoji without presentation selectors: icon}."""
-    codes = _read(folder, name, "chars.json")
+    codes = _read_json(folder, name, "chars.json")
     emojis = {"".join(chr(int(code, 16)) for code in key.split("-")): icon for key, icon in codes.items()}
     return {emoji.replace(PRESENTATION, ""): icon for emoji, icon in emojis.items()}
 
 
-def _read(folder: Path | str, name: str, file: str) -> dict:
+def _read_json(folder: Path | str, name: str, file: str) -> dict:
     path = Path(folder) / name / file
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; `make nano` fetches the icon sets, npm package @iconify-json/{name}")

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 from tqdm import tqdm
 
-from gdino_lib.data.datasets import Batch, build_loader
+from gdino_lib.data.loader import Batch, build_loader
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
-from gdino_lib.nano.scenes import SceneDataset
+from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 from gdino_lib.training.optimization import parameter_groups, schedule_factor

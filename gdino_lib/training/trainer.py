@@ -31,15 +31,9 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 import data_prep
-from gdino_lib.data.datasets import (
-    Batch,
-    SeededDataset,
-    build_loader,
-    check_distinct,
-    check_files,
-    class_names,
-    targets,
-)
+from gdino_lib.data.datasets import SeededDataset
+from gdino_lib.data.loader import Batch, build_loader
+from gdino_lib.data.records import check_distinct, check_files, class_names, single_objects
 from gdino_lib.detect.detector import DTYPES, Detector
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.calibration import choose_thresholds
@@ -568,7 +562,7 @@ def _fingerprint(validation: Validation | None) -> str | None:
 def _check_validation(validation: Validation) -> None:
     """Say now, not after an epoch, what would stop the first validation."""
     records = detection_records(validation.records)
-    if not any(targets(record) for record in records):
+    if not any(single_objects(record) for record in records):
         raise ValueError(f"validation: none of {len(records)} records with classes has a box to measure precision by")
     check_distinct(class_names(validation.records))
     check_files(records, Path(validation.images))

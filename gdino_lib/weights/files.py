@@ -1,6 +1,6 @@
 """Tensors from files and into them: read without running anything that they hold, written whole or not at all.
 
-What the tensors mean is `gdino_lib.weights.loading`' business.
+What the tensors mean is the business of `gdino_lib.weights.layouts`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_prep.atomic import atomic_file
+from gdino_lib.messages import first_line
 
 State = dict[str, Tensor]
 
@@ -52,15 +52,15 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file holds something else.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {_brief(error)}") from None
+        raise ValueError(f"{path} is not readable as JSON: {first_line(error)[:300]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
@@ -68,6 +68,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
     """Write tensors, whole or not at all, for which they stand twice in memory."""
+    from data_prep.atomic import atomic_file
+
     # clones: the format refuses tensors that share memory, or have gaps
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
     data = safetensors.torch.save(plain, {"format": "pt"} | (metadata or {}))
@@ -86,7 +88,9 @@ def write_torch(path: Path, content: Any) -> None:
     Raises:
         OSError: a full disk, or not writable.
     """
-    data = io.BytesIO()  # of a full disk torch tells in words of its own, Python in the system's
+    from data_prep.atomic import atomic_file
+
+    data = io.BytesIO()  # torch reports a full disk in words of its own, Python in the system's
     torch.save(content, data)
     with atomic_file(path, "wb") as file:
         file.write(data.getbuffer())
@@ -123,7 +127,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {_brief(error)}") from None
+        raise ValueError(f"{path} is damaged, or no safetensors file: {first_line(error)[:300]}") from None
 
 
 def _read_pickle(path: Path) -> State:
@@ -141,7 +145,7 @@ def _read_pickle(path: Path) -> State:
             "save its state dict alone where it was made"
         ) from None
     except Exception as error:  # damaged bytes make torch fail in a dozen ways
-        reason = _brief(error).split(". ")[0]  # further sentences advise to open it all the same
+        reason = first_line(error)[:300].split(". ")[0]  # further sentences advise to open it all the same
         raise ValueError(f"{path} is damaged, or no file of tensors: {reason}") from None
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -149,9 +153,3 @@ def _read_pickle(path: Path) -> State:
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no state dict of tensors")
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _brief(error: BaseException) -> str:
-    """The first line of an error's text, or its name."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:300] if lines else type(error).__name__

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from gdino_lib.messages import first_line
+
 HUB = {  # name on the Hugging Face hub, and the commit to fetch
     "tiny": ("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71"),
     "base": ("IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb"),
@@ -22,7 +24,7 @@ def names() -> list[str]:
 
 
 def check(path_or_name: str | os.PathLike[str]) -> None:
-    """Refuse what `find` cannot find, without asking the hub.
+    """Refuse what `locate` cannot locate, without asking the hub.
 
     Raises:
         TypeError: neither a name nor a path.
@@ -44,7 +46,7 @@ def check(path_or_name: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"no weight file at {path_or_name}, and no model of that name; names are {known}")
 
 
-def find(path_or_name: str | os.PathLike[str]) -> Path:
+def locate(path_or_name: str | os.PathLike[str]) -> Path:
     """The file or folder behind a path or a name; models on the hub are fetched, with progress, into its cache.
 
     The names are "nano", "tiny", "base" and "large", as strings; a folder that happens to be called so is "./tiny".
@@ -57,10 +59,10 @@ def find(path_or_name: str | os.PathLike[str]) -> Path:
     check(path_or_name)
     if path_or_name == "nano":
         return NANO
-    return _fetch(str(path_or_name)) if path_or_name in HUB else Path(path_or_name)
+    return _download(str(path_or_name)) if path_or_name in HUB else Path(path_or_name)
 
 
-def _fetch(name: str) -> Path:
+def _download(name: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -77,8 +79,7 @@ def _fetch(name: str) -> Path:
         get_hf_file_metadata(hf_hub_url(repository, FILES[-1], revision=revision))
         return Path(snapshot_download(repository, **wanted))
     except Exception as error:  # the hub's versions use one HTTP library or another, each with errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"cannot fetch {name!r} from the Hugging Face hub ({reason}); without a network, download "
+            f"cannot fetch {name!r} from the Hugging Face hub ({first_line(error)}); without a network, download "
             f"{' and '.join(FILES)} of {repository} elsewhere, put them into a folder and pass its path"
         ) from None

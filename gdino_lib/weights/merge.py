@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data_prep.atomic import check_free
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.weights.loading import load, save
 
@@ -39,8 +40,7 @@ def merge(
         raise ValueError(f"alpha: expected a number in 0..1, got {alpha}")
     if target.suffix != ".safetensors":
         raise ValueError(f"cannot write {target}: expected a .safetensors file")
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another name, or pass --overwrite to replace it")
+    check_free(target, overwrite)
     merged, other = load(first, "cpu"), load(second, "cpu")
     sizes, other_sizes = merged.config.to_dict(), other.config.to_dict()
     different = [f"{name} {sizes[name]} and {other_sizes[name]}" for name in sizes if sizes[name] != other_sizes[name]]

@@ -1,6 +1,6 @@
 """What each tensor is called: in this library, in the official files, in Hugging Face's; and which ones are of no use.
 
-Names only, no tensors: `gdino_lib.weights.loading` moves those.
+Names only, no tensors: `gdino_lib.weights.layouts` moves those.
 """
 
 from __future__ import annotations

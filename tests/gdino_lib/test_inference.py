@@ -25,7 +25,8 @@ from gdino_lib.inference import Model, annotate, load_image, load_model, predict
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.prompts import tokenize_captions, tokenizer
 from gdino_lib.weights.files import write_pth
-from gdino_lib.weights.loading import Checkpoint, save, to_layout
+from gdino_lib.weights.layouts import Checkpoint, to_layout
+from gdino_lib.weights.loading import save
 
 RECORD = json.loads(official_phrases.RECORD.read_text("utf-8"))
 

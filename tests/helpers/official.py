@@ -1,5 +1,6 @@
-"""Compare with the authors' own code, and record its outputs for the tests:
-`python tests/helpers/official.py --record | --full-size`.
+"""Compare with the authors' own code, and record its outputs for the tests.
+
+Run it as `python tests/helpers/official.py --record | --full-size`.
 
 The code is the package groundingdino-py 0.4.0, which needs older libraries than ours; so this script is run by hand, in
 an environment of its own:
@@ -26,7 +27,8 @@ from safetensors.torch import save_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.prompts import VOCABULARY
-from gdino_lib.weights.loading import Checkpoint, fill, from_layout, to_layout
+from gdino_lib.weights.layouts import Checkpoint, from_layout, to_layout
+from gdino_lib.weights.loading import fill
 
 RECORD = Path(__file__).parents[1] / "data" / "official.safetensors"
 # the authors' code knows no other width than 256

@@ -6,7 +6,8 @@ from torch import nn
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.prompts import tokenize, tokenizer
-from gdino_lib.weights.loading import fill, from_layout, hugging_face_config
+from gdino_lib.weights.layouts import from_layout, hugging_face_config
+from gdino_lib.weights.loading import fill
 
 SMALL = GroundingDINOConfig(
     swin_width=24, swin_depths=(1, 2, 2, 2), swin_heads=(1, 2, 3, 4), swin_window=4, bert_width=48, bert_layers=2,

@@ -33,17 +33,9 @@ import data_prep
 from data_prep import ImageRecord
 from data_prep.atomic import atomic_file, atomic_folder
 from data_prep.audit import KINDS, audit, list_images
-from gdino_lib.data.datasets import (
-    FRAME,
-    Batch,
-    EpochOrder,
-    GroundingDataset,
-    ImageError,
-    class_names,
-    collate,
-    open_image,
-    targets,
-)
+from gdino_lib.data.datasets import FRAME, GroundingDataset
+from gdino_lib.data.loader import Batch, EpochOrder, collate
+from gdino_lib.data.records import ImageError, class_names, open_image, single_objects
 from gdino_lib.data.transforms import TrainingTransform, Transform
 from gdino_lib.detect.postprocess import label_boxes
 from gdino_lib.images import resized_size
@@ -339,7 +331,7 @@ def _examine_boxes(
     tiny, count = [], 0
     for record in repaired.images:
         width, height = resized_size(record.width, record.height, short_side, long_side)
-        for box in targets(record):
+        for box in single_objects(record):
             sides = (box.x2 - box.x1) * width / record.width, (box.y2 - box.y1) * height / record.height
             count += 1
             if min(sides) < SMALLEST:
@@ -370,7 +362,7 @@ def _examine_words(report: Report, records: data_prep.Dataset, max_tokens: int) 
             report.add(
                 "warning", "data", f"all classes together ({tokens} tokens) fill a prompt ({max_tokens}): {rest}"
             )
-    own = [(length({box.label for box in targets(record)}), record) for record in records.images]
+    own = [(length({box.label for box in single_objects(record)}), record) for record in records.images]
     longest, record = max(own, key=lambda item: item[0], default=(0, None))
     if longest > NEARLY * max_tokens:
         text = f"the phrases that {record.file_name} shows take {longest} of the {max_tokens} tokens of a prompt"
@@ -398,7 +390,7 @@ def _build_dataset(
 
 def _examine_batch(report: Report, dataset: GroundingDataset, folder: Path) -> Batch | None:
     """Draw a few images that have boxes; None where there are none, or their pixels are of no use."""
-    counts = {index: len(targets(dataset.records[index])) for index in EpochOrder(dataset)}
+    counts = {index: len(single_objects(dataset.records[index])) for index in EpochOrder(dataset)}
     chosen = sorted((index for index in counts if counts[index]), key=lambda index: max(counts[index], BOXES))[:IMAGES]
     if not chosen:
         report.add("problem", "batch", "no image has a box; expected some to learn from")

@@ -1,78 +1,22 @@
-"""Datasets over records: prompts with what is there, targets that agree with them, the same samples everywhere."""
+"""Datasets over records: prompts with what is there, targets that agree with them."""
 
-import random
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from squares import COLOURS, EVALUATION, TRAIN, box, with_images
 
 import data_prep
-from data_prep import Box, ImageRecord
+from data_prep import ImageRecord
 from data_prep.formats import coco, csv_table, odvg, voc
 from data_prep.sample import cartoon_faces
-from gdino_lib.data.datasets import (
-    GroundingDataset,
-    ImageError,
-    build_loader,
-    collate,
-    open_image,
-    read_records,
-)
-from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
+from gdino_lib.data.datasets import GroundingDataset, read_records
+from gdino_lib.data.loader import build_loader, collate
+from gdino_lib.data.transforms import EvaluationTransform
 from gdino_lib.images import prepare
 from gdino_lib.prompts import tokenize, word_pieces
-
-COLOURS = {"red square": (220, 30, 30), "green square": (30, 200, 40), "blue_square": (40, 60, 230)}
-TRAIN, EVALUATION = TrainingTransform(64, 128), EvaluationTransform(64, 128)
-
-
-def box(label, *xyxy, **extra):
-    return Box(label, *(xyxy or (10, 10, 40, 40)), extra=extra)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Pictures 0.png to 5.png of 100 x 80, with one to three coloured squares; `records` has their boxes."""
-    folder = tmp_path_factory.mktemp("squares")
-    rng = random.Random(0)
-    for number in range(6):
-        image = Image.new("RGB", (100, 80), (128, 128, 128))
-        for label in rng.sample(sorted(COLOURS), 1 + number % 3):
-            image.paste(COLOURS[label], tuple(SQUARES[label]))
-        image.save(folder / f"{number}.png")
-    return folder
-
-
-SQUARES = {"red square": (5, 5, 30, 30), "green square": (40, 10, 70, 40), "blue_square": (60, 45, 95, 75)}
-
-
-@pytest.fixture(scope="module")
-def records(folder):
-    images = []
-    for number in range(6):
-        pixels = Image.open(folder / f"{number}.png")
-        found = [box(name, *square) for name, square in SQUARES.items() if pixels.getpixel(square[:2]) == COLOURS[name]]
-        images.append(ImageRecord(f"{number}.png", 100, 80, tuple(found)))
-    return data_prep.Dataset(tuple(images), tuple(COLOURS))
-
-
-def with_images(records, **changes):
-    return data_prep.Dataset(tuple(records), changes.get("categories", ()))
-
-
-def equal(one, other):
-    return (
-        torch.equal(one.pixel_values, other.pixel_values)
-        and one.prompt == other.prompt
-        and torch.equal(one.target.boxes, other.target.boxes)
-        and torch.equal(one.target.phrases, other.target.phrases)
-        and one.target.name == other.target.name
-    )
-
 
 # samples
 
@@ -284,108 +228,6 @@ def test_cartoon_faces(tmp_path):
         for prompt, target in zip(batch.prompts, batch.targets, strict=True):
             assert sorted(prompt) == sorted(cartoon_faces.CLASSES)
             assert len(target.boxes) == len(target.phrases) > 0
-
-
-# the same samples whatever reads them
-
-
-def batches(records, folder, workers, epochs=2, seed=7):
-    dataset = GroundingDataset(records, folder, TRAIN, negatives=1, seed=seed)
-    loader = build_loader(dataset, 2, shuffle=True, workers=workers)
-    result = []
-    for epoch in range(epochs):
-        dataset.set_epoch(epoch)
-        result.append(list(loader))
-    return result
-
-
-def same(one, other):
-    return all(
-        torch.equal(a.pixel_values, b.pixel_values)
-        and torch.equal(a.pixel_mask, b.pixel_mask)
-        and a.prompts == b.prompts
-        and [t.name for t in a.targets] == [t.name for t in b.targets]
-        and all(torch.equal(x.boxes, y.boxes) for x, y in zip(a.targets, b.targets, strict=True))
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def test_workers_seeds_and_epochs(records, folder):
-    torch.manual_seed(1)
-    before = torch.random.get_rng_state()
-    alone = batches(records, folder, 0)
-    assert torch.equal(torch.random.get_rng_state(), before), "torch's generator is left alone"
-    torch.manual_seed(2)
-    np.random.seed(3)
-    for workers in (1, 2):
-        together = batches(records, folder, workers)
-        assert all(same(one, other) for one, other in zip(alone, together, strict=True))
-    assert not same(alone[0], alone[1]), "another epoch, another draw"
-    assert not same(alone[0], batches(records, folder, 0, seed=8)[0])
-    assert sorted(t.name for batch in alone[1] for t in batch.targets) == [f"{n}.png" for n in range(6)]
-
-
-def test_a_pass_that_was_left_early_changes_nothing(records, folder):
-    expected = batches(records, folder, 0)
-    dataset = GroundingDataset(records, folder, TRAIN, negatives=1, seed=7)
-    loader = build_loader(dataset, 2, shuffle=True, workers=2)
-    next(iter(loader))
-    dataset.set_epoch(1)
-    assert same(list(loader), expected[1])
-
-
-def test_samples_depend_on_seed_epoch_and_index_only(records, folder):
-    dataset, other = (GroundingDataset(records, folder, TRAIN, negatives=1, seed=1) for _ in range(2))
-    dataset.set_epoch(5)
-    other.set_epoch(5)
-    forwards = [dataset[index] for index in range(6)]
-    backwards = [other[index] for index in reversed(range(6))][::-1]
-    assert all(equal(a, b) for a, b in zip(forwards, backwards, strict=True))
-
-
-def test_unshuffled_keeps_the_order(records, folder):
-    loader = build_loader(GroundingDataset(records, folder, EVALUATION), 4, shuffle=False, workers=0)
-    assert [t.name for batch in loader for t in batch.targets] == [f"{n}.png" for n in range(6)]
-    assert len(build_loader(loader.dataset, 4, shuffle=True, workers=0, drop_last=True)) == 1
-
-
-# images that cannot be used
-
-
-def test_missing_images_are_named_at_once(records, folder, tmp_path):
-    for number in range(4):
-        (tmp_path / f"{number}.png").write_bytes((folder / f"{number}.png").read_bytes())
-    with pytest.raises(
-        FileNotFoundError, match=r"4\.png': no such file, expected an image \(and 1 more are missing\)$"
-    ):
-        GroundingDataset(records, tmp_path, TRAIN)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        GroundingDataset(records, tmp_path / "nowhere", TRAIN)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_broken_images_are_named_in_one_line(folder, tmp_path, workers):
-    (tmp_path / "a.png").write_bytes((folder / "0.png").read_bytes()[:200])
-    dataset = GroundingDataset(with_images([ImageRecord("a.png", 100, 80, (box("cat"), box("dog")))]), tmp_path, TRAIN)
-    with pytest.raises(ImageError) as caught:
-        list(build_loader(dataset, 1, shuffle=True, workers=workers))
-    message = str(caught.value)
-    assert message.startswith(f"'{tmp_path / 'a.png'}': expected")
-    assert "\n" not in message
-    (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageError, match=r"a\.png': no such file"):
-        dataset[0]
-
-
-def test_another_size_than_the_boxes_were_drawn_in(folder, tmp_path):
-    with pytest.raises(ImageError, match=r"drawn in 100 x 90 pixels, the upright image has 100 x 80"):
-        open_image(ImageRecord("0.png", 100, 90), folder)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.open(folder / "0.png").save(tmp_path / "turned.jpg", exif=exif)
-    assert open_image(ImageRecord("turned.jpg", 80, 100), tmp_path).size == (80, 100)
-    with pytest.raises(ImageError, match="the upright image has 80 x 100"):
-        open_image(ImageRecord("turned.jpg", 100, 80), tmp_path)
 
 
 def test_settings(records, folder):

@@ -18,7 +18,7 @@ import data_prep
 import gdino_lib as gd
 from data_prep import ImageRecord
 from data_prep.formats import coco
-from gdino_lib.data.datasets import ImageError
+from gdino_lib.data.records import ImageError
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.calibration import calibrate, choose_thresholds
 from gdino_lib.evaluation.coco import average_precision, detect_all

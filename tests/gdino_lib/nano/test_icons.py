@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from gdino_lib.nano import icons, pictograms, scenes
+from gdino_lib.nano import drawings, icons, pictograms, scenes, sprites
 from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.scene_dataset import SceneDataset
 
 SQUARE = '<path fill="#c00" d="M2 4h12v8H2z"/>'
 SHADE = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
@@ -98,7 +99,7 @@ def test_a_missing_set_is_named(folder):
 
 def test_an_icon_is_drawn_and_cropped(folder):
     (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
-    image = pictograms.draw(anvil.drawings[1], 48)
+    image = drawings.draw(anvil.drawings[1], 48)
     assert image.width == 48
     assert image.height == pytest.approx(32, abs=2)
     assert image.getpixel((24, 16)) == (204, 0, 0, 255)
@@ -118,7 +119,7 @@ def test_what_has_no_colour_gets_one(folder):
 def test_an_emoji_is_drawn_by_its_own_font_as_often_as_wished(folder, own):
     (cat,) = icons.drawn_by_others([CAT], folder)
     rng = random.Random(0)
-    drawn = [scenes._choose_drawing(rng, cat, own) for _ in range(400)]
+    drawn = [sprites.choose_drawing(rng, cat, own) for _ in range(400)]
     assert abs(sum(drawing == "\N{CAT}" for drawing in drawn) / 400 - own) < 0.1
 
 
@@ -132,4 +133,4 @@ def test_weights_say_how_often_a_thing_is_shown():
     ]
     assert 0.75 < drawn.count("cat") / len(drawn) < 1
     with pytest.raises(ValueError, match="weights: expected 2, one a thing, got 1"):
-        scenes.SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])
+        SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])

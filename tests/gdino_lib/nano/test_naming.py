@@ -7,11 +7,11 @@ import torch
 from small_runs import SETTINGS, model
 from torch.nn.functional import cross_entropy
 
-from gdino_lib.data.datasets import Batch
+from gdino_lib.data.loader import Batch
 from gdino_lib.data.targets import Target
 from gdino_lib.nano import pictograms
 from gdino_lib.nano.naming import learn_names, naming_loss, object_features
-from gdino_lib.nano.scenes import SceneDataset
+from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from peers import SMALL, randomise
+from peers import SMALL
+from weight_files import model_of
 
 import gdino_lib as gd
 from gdino_lib.cli.main import main
@@ -10,12 +11,6 @@ from gdino_lib.weights.loading import convert, save
 from gdino_lib.weights.merge import merge
 
 CONFIG = SMALL.replace(vocabulary=99, bert_layers=1, encoder_layers=1, decoder_layers=1, logit_epsilon=1e-3)
-
-
-def model_of(config, seed):
-    model = gd.GroundingDINO(config)
-    randomise(model, seed)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,103 @@
+"""Samples in batches, in an order that the seed and the epoch decide."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from gdino_lib.data.datasets import Sample, SeededDataset
+from gdino_lib.data.targets import Target
+from gdino_lib.images import pad
+
+
+class Batch(NamedTuple):
+    """Samples together, as `GroundingDINO` and the losses take them.
+
+    Attributes:
+        pixel_values: float32 [B, 3, H, W], padded at the right and the bottom.
+        pixel_mask: bool [B, H, W], True = real.
+        prompts: phrases for each image.
+        targets: one per image.
+    """
+
+    pixel_values: Tensor
+    pixel_mask: Tensor
+    prompts: list[list[str]]
+    targets: list[Target]
+
+
+class EpochOrder(data.Sampler[int]):
+    """All indices of a data set, in an order drawn from its seed and epoch.
+
+    Attributes:
+        start: how many to leave out at the beginning, for a pass that was interrupted.
+    """
+
+    def __init__(self, dataset: SeededDataset) -> None:
+        self.dataset = dataset
+        self.start = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(len(self.dataset)))
+        random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order").shuffle(order)
+        return iter(order[self.start :])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pad the images to the largest of them; prompts and targets stay lists, one entry an image."""
+    pixel_values, pixel_mask = pad([sample.pixel_values for sample in samples])
+    return Batch(pixel_values, pixel_mask, [sample.prompt for sample in samples], [sample.target for sample in samples])
+
+
+def build_loader(
+    dataset: SeededDataset, batch_size: int, *, shuffle: bool, workers: int | None = None, drop_last: bool = False
+) -> data.DataLoader[Sample]:
+    """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
+
+    Args:
+        shuffle: draw the order anew for each epoch; False: the records' order.
+        workers: processes that read ahead, and live on from epoch to epoch; 0: none; None: one a core of this process's
+            share, at most 8.
+        drop_last: leave out a last batch that is not full.
+
+    Raises:
+        ImageError: while iterating, in one line whatever the number of workers.
+    """
+    if workers is None:
+        workers = min(_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 8)  # torchrun's and accelerate's count
+    return data.DataLoader(
+        dataset,
+        batch_size,
+        sampler=EpochOrder(dataset) if shuffle else None,
+        num_workers=workers,
+        collate_fn=collate,
+        drop_last=drop_last,
+        worker_init_fn=_leave_process_group,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        # else each pass would take a number from torch's global generator, and a resumed run would draw others
+        generator=torch.Generator().manual_seed(dataset.seed),
+    )
+
+
+def _leave_process_group(_: int) -> None:
+    """Leave signals to the process group, as Ctrl-C and launchers send them, to the trainer, which then saves."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else a forked worker would have the trainer's handler
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,94 @@
+"""What a data set needs to know of records: their classes, their objects, their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+import data_prep
+from data_prep import ImageRecord
+from data_prep.records import Box
+from gdino_lib.images import read_image
+from gdino_lib.prompts import word_pieces
+
+
+class ImageError(ValueError):
+    """An image that is missing, cannot be decoded, or has another size than its boxes were drawn in; one line."""
+
+    def __init__(self, message: str) -> None:
+        # a loader's worker hands its whole traceback over as the message: the reason is its last line
+        super().__init__(message.strip().splitlines()[-1].rpartition("ImageError: ")[2])
+
+
+def class_names(records: data_prep.Dataset) -> tuple[str, ...]:
+    """The detection classes: the categories in their order, then further labels of detection records, sorted."""
+    used = {box.label for record in records.images if record.caption is None for box in record.boxes}
+    return (*records.categories, *sorted(used - set(records.categories)))
+
+
+def check_distinct(classes: Iterable[str]) -> None:
+    """Refuse classes that are one to the model, such as "Cat" and "cat", "with_mask" and "with mask".
+
+    Raises:
+        ValueError: naming the two.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    for name in classes:
+        twin = first.setdefault(word_pieces(name), name)
+        if twin != name:
+            raise ValueError(f"the classes {twin!r} and {name!r} are the same words to the model; rename or join them")
+
+
+def single_objects(record: ImageRecord) -> list[Box]:
+    """The boxes of single objects: all but crowds."""
+    return [box for box in record.boxes if not is_crowd(box)]
+
+
+def is_crowd(box: Box) -> bool:
+    """True for COCO's boxes around many objects at once."""
+    return bool(box.extra.get("iscrowd", 0))
+
+
+def phrases_merged(record: ImageRecord) -> ImageRecord:
+    """A grounding record in which phrases that tokenise alike are spelled alike, as the first of them."""
+    if record.caption is None:
+        return record
+    first: dict[tuple[int, ...], str] = {}
+    boxes = [replace(box, label=first.setdefault(word_pieces(box.label), box.label)) for box in record.boxes]
+    return replace(record, boxes=tuple(boxes))
+
+
+def check_files(records: Sequence[ImageRecord], images: Path) -> None:
+    """See that the images are there.
+
+    Raises:
+        FileNotFoundError: the folder or an image is not.
+    """
+    if not images.is_dir():
+        raise FileNotFoundError(f"{images}: no such folder, expected the images")
+    missing = [name for name in dict.fromkeys(r.file_name for r in records) if not (images / name).is_file()]
+    if missing:
+        others = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"'{images / missing[0]}': no such file, expected an image{others}")
+
+
+def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
+    """The record's image, upright, RGB, of the size that its boxes were drawn in.
+
+    Raises:
+        ImageError: it is missing, cannot be decoded, or has another size; named, in one line.
+    """
+    path = Path(images) / record.file_name
+    try:
+        image = read_image(path)
+    except (OSError, ValueError) as error:
+        raise ImageError(str(error)) from None
+    if image.size != (record.width, record.height):
+        raise ImageError(
+            f"'{path}': its boxes were drawn in {record.width} x {record.height} pixels, "
+            f"the upright image has {image.width} x {image.height}; mend the size and the boxes"
+        )
+    return image

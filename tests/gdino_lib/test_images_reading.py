@@ -1,0 +1,278 @@
+"""Reading images: upright and in colour, or refused in one line."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made_up_images import ORIENTATION, noise, refused
+from PIL import Image, ImageOps
+
+from gdino_lib.images import read_image
+
+MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBX", "RGBa"]
+
+
+def values(image):
+    return np.asarray(image)
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "image.png"
+
+
+# reading: pixels are those of `Image.open(path).convert("RGB")`
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (7, 5)])
+def test_path_string_pil_and_array_give_the_same_pixels(path, size):
+    array = noise(*size, 3)
+    Image.fromarray(array).save(path)
+    for source in (
+        path,
+        str(path),
+        Image.open(path),
+        Image.fromarray(array),
+        array,
+        array[::-1][::-1],
+        np.asfortranarray(array),
+    ):
+        image = read_image(source)
+        assert image.mode == "RGB"
+        assert image.size == size
+        np.testing.assert_array_equal(values(image), array)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_converts_as_pil_does(mode):
+    between = {"RGBA": "RGBA", "RGBa": "RGBA", "LA": "RGBA", "PA": "P"}.get(
+        mode, "RGB"
+    )  # PIL has no direct way to some
+    image = Image.fromarray(noise(9, 7, 4)).convert(between).convert(mode)
+    assert image.mode == mode
+    np.testing.assert_array_equal(values(read_image(image)), values(image.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"), [("RGBA", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG")]
+)
+def test_every_mode_from_a_file(path, mode, form):
+    image = Image.fromarray(noise(9, 7, 4)).convert("RGB" if mode in ("P", "CMYK", "1") else "RGBA").convert(mode)
+    path.write_bytes(encoded(image, form))
+    assert Image.open(path).mode == mode
+    np.testing.assert_array_equal(values(read_image(path)), values(Image.open(path).convert("RGB")))
+
+
+def test_alpha_is_dropped_not_composited(path):
+    array = noise(6, 4, 4)
+    array[..., 3] = 0
+    Image.fromarray(array).save(path)
+    np.testing.assert_array_equal(values(read_image(path)), array[..., :3])
+
+
+def test_transparent_palette(path):
+    image = Image.fromarray(noise(6, 4, 3)).quantize(8)
+    image.save(path, transparency=0)
+    np.testing.assert_array_equal(values(read_image(path)), values(image.convert("RGB")))
+
+
+def test_grey_array_is_repeated():
+    array = noise(6, 4)
+    np.testing.assert_array_equal(values(read_image(array)), np.repeat(array[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_high_byte(path, form):
+    wide = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    path.write_bytes(encoded(Image.fromarray(wide), form))
+    for source in (path, Image.fromarray(wide), Image.fromarray(wide.astype(np.int32))):
+        assert values(read_image(source))[0, :, 1].tolist() == [0, 0, 1, 128, 255]
+
+
+def test_16_bit_grey_of_the_other_byte_order():
+    image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 300, 65535))
+    assert values(read_image(image))[0, :, 0].tolist() == [1, 255]
+
+
+def test_integers_that_fit_8_bits_stay():
+    image = Image.fromarray(np.array([[0, 7, 255]], dtype=np.int32))
+    assert values(read_image(image))[0, :, 0].tolist() == [0, 7, 255]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(path, form, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path.write_bytes(encoded(Image.fromarray(noise(16, 8, 3)), form, exif=exif))
+    upright = values(ImageOps.exif_transpose(Image.open(path)))
+    assert upright.shape[:2] == ((8, 16) if orientation < 5 else (16, 8))
+    for source in (path, Image.open(path), read_image(path), read_image(read_image(Image.open(path)))):
+        np.testing.assert_array_equal(values(read_image(source)), upright)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
+def test_exif_orientation_in_other_modes(path, mode):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = (
+        Image.fromarray(noise(6, 4).astype(np.uint16))
+        if mode == "I;16"
+        else Image.fromarray(noise(6, 4, 3)).convert(mode)
+    )
+    image.save(path, exif=exif)
+    assert read_image(path).size == (4, 6)
+
+
+def test_exif_that_is_set_but_not_saved():
+    image = Image.fromarray(noise(6, 4, 3))
+    image.getexif()[ORIENTATION] = 8
+    once = read_image(image)
+    assert once.size == read_image(once).size == (4, 6)
+    assert image.size == (6, 4)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
+@pytest.mark.filterwarnings("ignore")
+def test_broken_exif_does_not_matter(path, exif):
+    path.write_bytes(encoded(Image.fromarray(noise(6, 4, 3)), "JPEG", exif=exif))
+    assert read_image(path).size == (6, 4)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_unknown_orientation_is_upright(path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(noise(6, 4, 3)).save(path, exif=exif)
+    assert read_image(path).size == (6, 4)
+
+
+def test_first_frame_of_an_animation(path):
+    frames = [Image.fromarray(noise(6, 4, seed=seed)) for seed in range(3)]
+    path.write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    np.testing.assert_array_equal(values(read_image(path)), values(Image.open(path).convert("RGB")))
+
+
+def test_the_source_is_not_changed(path):
+    image = Image.fromarray(noise(6, 4, 4))
+    before = image.tobytes()
+    read_image(image).putpixel((0, 0), (1, 2, 3))
+    assert image.tobytes() == before
+    upright = read_image(image)
+    assert read_image(upright) is upright
+    array = noise(6, 4, 3)
+    read_image(array).putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(array, noise(6, 4, 3))
+
+
+def test_the_file_is_closed_and_the_image_stays(path):
+    Image.fromarray(noise(6, 4, 3)).save(path)
+    image = read_image(path)
+    path.unlink()
+    np.testing.assert_array_equal(values(image.copy().crop((0, 0, 6, 4))), noise(6, 4, 3))
+
+
+# reading: what is refused
+
+
+def test_missing_file(path):
+    assert str(path) in refused(FileNotFoundError, read_image, path)
+    refused(FileNotFoundError, read_image, "cat\ndog.png")
+    refused(FileNotFoundError, read_image, "")
+    refused(FileNotFoundError, read_image, "http://example.org/cat.png")
+    refused(FileNotFoundError, read_image, "x" * 5000)
+
+
+def test_folder(tmp_path):
+    assert "folder" in refused(ValueError, read_image, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff\xe0", b"<svg/>"])
+def test_not_an_image(path, content):
+    path.write_bytes(content)
+    assert str(path) in refused(ValueError, read_image, path)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_truncated_file(path, form):
+    content = encoded(Image.fromarray(noise(64, 64, 3)), form)
+    for part in (0.02, 0.3, 0.7):
+        path.write_bytes(content[: int(len(content) * part)])
+        assert str(path) in refused(ValueError, read_image, path)
+
+
+def test_truncated_pil_image():
+    content = encoded(Image.fromarray(noise(64, 64, 3)), "JPEG")
+    assert "64 x 64" in refused(ValueError, read_image, Image.open(io.BytesIO(content[:2000])))
+
+
+def test_decompression_bomb(path, monkeypatch):
+    Image.fromarray(noise(9, 9, 3)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    assert "DecompressionBomb" in refused(ValueError, read_image, path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 6, 3), np.float32),
+        np.zeros((4, 6, 3), np.int64),
+        np.zeros((4, 6), bool),
+        np.zeros((4, 6), np.uint16),
+        np.zeros((3, 4, 6), np.uint8),
+        np.zeros((4, 6, 4), np.uint8),
+        np.zeros((4, 6, 1), np.uint8),
+        np.zeros((1, 4, 6, 3), np.uint8),
+        np.zeros(3, np.uint8),
+        np.zeros((), np.uint8),
+        np.zeros((0, 6, 3), np.uint8),
+        np.zeros((4, 0, 3), np.uint8),
+        np.array([["a"]]),
+    ],
+)
+def test_arrays_of_another_kind(array):
+    message = refused(ValueError, read_image, array)
+    assert str(array.dtype) in message
+    assert str(list(array.shape)) in message
+
+
+@pytest.mark.parametrize("source", [None, 3, b"cat.png", io.BytesIO(), torch.zeros(3, 4, 6), [[0]]])
+def test_other_types(source):
+    assert type(source).__name__ in refused(ValueError, read_image, source)
+
+
+def test_pil_images_that_have_no_pixels_or_no_range():
+    refused(ValueError, read_image, Image.new("RGB", (0, 5)))
+    refused(ValueError, read_image, Image.new("F", (3, 2)))
+    refused(ValueError, read_image, Image.new("I", (3, 2), 65536))
+    refused(ValueError, read_image, Image.new("I", (3, 2), -1))
+    refused(ValueError, read_image, Image.new("La", (3, 2)))
+
+
+HEADS = [
+    encoded(Image.fromarray(noise(5, 4, 3)), form)
+    for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO")
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(head=st.sampled_from([b"", *HEADS]), cut=st.integers(0, 120), tail=st.binary(max_size=200))
+def test_garbage_is_a_value_error_or_an_image(path, head, cut, tail):
+    path.write_bytes(head[:cut] + tail)
+    try:
+        image = read_image(path)
+    except ValueError:
+        assert str(path) in refused(ValueError, read_image, path)
+    else:
+        assert image.mode == "RGB"
