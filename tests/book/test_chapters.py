@@ -149,6 +149,7 @@ def test_no_large_file_in_the_book():
 WITHOUT_REFERENCE = {  # rooms and modules that no program imports
     "data_prep": {"arguments", "formats.json_text"},
     "gdino_lib": {
+        "companion",
         *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
         *("weights.files", "weights.hub", "weights.names"),
     },
