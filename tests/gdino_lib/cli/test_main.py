@@ -13,7 +13,8 @@ import torch
 from peers import ODD, randomise
 
 import gdino_lib as gd
-from gdino_lib.cli.main import _parser, main
+from gdino_lib.cli.main import main
+from gdino_lib.cli.parser import build_parser
 from gdino_lib.detect.detector import DTYPES
 from gdino_lib.detect.postprocess import Score
 from gdino_lib.weights import hub, loading
@@ -135,9 +136,9 @@ def test_what_may_be_meant(monkeypatch, capsys, tmp_path, arguments, hint):
 
 def test_the_layouts_are_those_of_the_library():
     for layout in loading.FORMATS:
-        assert _parser().parse_args(["convert", "a", "b", "--to", layout]).to == layout
+        assert build_parser().parse_args(["convert", "a", "b", "--to", layout]).to == layout
     with pytest.raises(SystemExit) as end:
-        _parser().parse_args(["convert", "a", "b", "--to", "onnx"])
+        build_parser().parse_args(["convert", "a", "b", "--to", "onnx"])
     assert end.value.code == 2
 
 
@@ -145,9 +146,9 @@ def test_the_choices_of_detect_are_those_of_the_library():
     detect = ["detect", "a.png", "--phrases", "cat"]
     for flag, names in (("dtype", DTYPES), ("score", Score.__args__)):
         for name in names:
-            assert getattr(_parser().parse_args([*detect, f"--{flag}", name]), flag) == name
+            assert getattr(build_parser().parse_args([*detect, f"--{flag}", name]), flag) == name
     defaults = inspect.signature(gd.Detector.__call__).parameters
-    options = vars(_parser().parse_args(detect))
+    options = vars(build_parser().parse_args(detect))
     for name in ("box_threshold", "text_threshold", "top_k", "score"):
         assert options[name] == defaults[name].default
 
