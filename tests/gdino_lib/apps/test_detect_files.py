@@ -23,9 +23,10 @@ from PIL import Image
 
 import gdino_lib as gd
 from data_prep.formats import coco, csv_table
-from gdino_lib.apps.detect_files import FONTS, _contrast, _fonts, draw, read_phrases
-from gdino_lib.apps.input_files import find
+from gdino_lib.apps.detect_files import read_phrases
+from gdino_lib.apps.input_files import find_input_files
 from gdino_lib.cli.main import main
+from gdino_lib.detect.drawing import FONTS, _contrast, _fonts, draw_detections
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.images import read_image
 from gdino_lib.weights.loading import choose_device, save
@@ -163,7 +164,7 @@ def test_folders_patterns_and_files_each_once(work):
     out = work / "detections"
 
     def names(*inputs):
-        found, useless = find(inputs, out)
+        found, useless = find_input_files(inputs, out)
         assert useless == []
         return [file.name for file in found]
 
@@ -175,7 +176,7 @@ def test_folders_patterns_and_files_each_once(work):
     assert names("other/q.gif", "in/b/x.jpg") == ["other/q.gif", "in/b/x.jpg"]
     assert names("in/a") == ["[1].png", "x.jpg", "y.PNG"]
     picture("in/results/old.png")
-    assert "results/old.png" not in [file.name for file in find(["in"], work / "in" / "results")[0]]
+    assert "results/old.png" not in [file.name for file in find_input_files(["in"], work / "in" / "results")[0]]
 
 
 def test_names_never_collide(work):
@@ -359,7 +360,7 @@ def test_boxes_and_labels_stand_out_whatever_they_lie_on(size):
     box = [[width * 0.2, height * 0.4, width * 0.8, height * 0.9]]
     for colour in ("black", "white", sv.ColorPalette.DEFAULT.by_idx(0).as_rgb()):
         image = Image.new("RGB", size, colour)
-        drawn = draw(image, found_at(box, ["cat"]))
+        drawn = draw_detections(image, found_at(box, ["cat"]))
         changed = (np.asarray(drawn) != np.asarray(image)).any(-1)
         assert drawn.size == size
         middle = width // 2
@@ -384,18 +385,18 @@ def test_text_can_be_read_on_every_colour():
 
 
 def test_letters_that_no_font_has_become_numbers(monkeypatch):
-    monkeypatch.setattr("gdino_lib.apps.detect_files.FONTS", FONTS[:1])
+    monkeypatch.setattr("gdino_lib.detect.drawing.FONTS", FONTS[:1])
     _fonts.cache_clear()
     image, box = Image.new("RGB", (200, 100)), [[20, 40, 90, 90], [110, 40, 190, 90]]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        drawn = draw(image, found_at(box, ["café ёж", "猫"]))
+        drawn = draw_detections(image, found_at(box, ["café ёж", "猫"]))
     _fonts.cache_clear()
     assert [str(one.message) for one in said] == ["no font here has the letters of '猫': its boxes are labelled #1"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(drawn, draw(image, found_at(box, ["café ёж", "#1"])))
-        assert np.array_equal(drawn, draw(image, found_at(box, ["café\t \u200bёж\x07", "#1"]))), (
+        assert np.array_equal(drawn, draw_detections(image, found_at(box, ["café ёж", "#1"])))
+        assert np.array_equal(drawn, draw_detections(image, found_at(box, ["café\t \u200bёж\x07", "#1"]))), (
             "what nobody sees is left out"
         )
 
