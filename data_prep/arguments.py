@@ -17,6 +17,9 @@ def one_line(message: object) -> str:
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments, and what may be meant; options are spelled in full.
 
+    A command may set a default `advice`, a function (options understood, arguments without a place) -> text: it is put
+    behind the message that names these arguments.
+
     Attributes:
         aliases: {name that other tools have for an option: our name}.
     """
@@ -24,7 +27,8 @@ class Parser(argparse.ArgumentParser):
     aliases: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False} | options)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """As argparse's, but nothing is left unknown."""
@@ -39,12 +43,9 @@ class Parser(argparse.ArgumentParser):
             self.error("'--' is no value")
         if others:
             rest = " ".join(others)
-            self.error(f"unexpected: {rest}{self.advice(options, rest)}")
+            advice = getattr(options, "advice", None)
+            self.error(f"unexpected: {rest}{advice(options, rest) if advice else ''}")
         return options, others
-
-    def advice(self, options: argparse.Namespace, rest: str) -> str:
-        """What to say of arguments that have no place, after the options that were understood; for subclasses."""
-        return ""
 
     def error(self, message: str) -> NoReturn:
         """One line, and exit status 2."""
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
             if text == "--":
                 return  # what follows is no option
             if self._subparsers and not text.startswith("-"):
-                commands = self._subparsers._group_actions[0].choices
+                commands = self._commands()
                 if text not in commands:
                     near = difflib.get_close_matches(text, commands)
                     self.error(f"unknown command {text}{_hint(near) or '; expected one of ' + ', '.join(commands)}")
@@ -68,6 +69,10 @@ class Parser(argparse.ArgumentParser):
             if self.aliases.get(name) in self._option_string_actions:
                 near = [self.aliases[name]]
             self.error(f"unknown option {name}{_hint(near)}")
+
+    def _commands(self) -> list[str]:
+        actions = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return [name for action in actions for name in action.choices]
 
 
 def _hint(names: Sequence[str]) -> str:

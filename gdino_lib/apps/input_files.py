@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from gdino_lib.messages import one_line
+
 # what folders are searched for; a file that is named itself is read whatever it is called
 IMAGES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
@@ -39,7 +41,7 @@ class InputFile:
         return _suffix(self.path) in FILMS
 
 
-def find(inputs: Iterable[str], out: Path) -> tuple[list[InputFile], list[tuple[str, str]]]:
+def find_input_files(inputs: Iterable[str], out: Path) -> tuple[list[InputFile], list[tuple[str, str]]]:
     """The files that `inputs` name, each once: inputs in their order, what a folder or a pattern holds by name.
 
     Args:
@@ -56,7 +58,7 @@ def find(inputs: Iterable[str], out: Path) -> tuple[list[InputFile], list[tuple[
         try:
             files = _expand(given, out)
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            useless.append((given, f"{given!r}: {' '.join(str(error).split())}"))
+            useless.append((given, f"{given!r}: {one_line(error)}"))
             continue
         is_folder = os.path.isdir(given)
         for path in files:
@@ -70,10 +72,10 @@ def find(inputs: Iterable[str], out: Path) -> tuple[list[InputFile], list[tuple[
     result = []
     for absolute, path in found.items():
         relative = os.path.relpath(absolute, root) if root else os.path.basename(path)
-        name = _unique(PurePosixPath(plain_text(Path(relative).as_posix())), names, str)
+        name = _free_name(PurePosixPath(plain_text(Path(relative).as_posix())), names, str)
         result.append((path, name))
     drawn: set[str] = set()
-    return [InputFile(path, name, _drawn(path, name, drawn)) for path, name in result], useless
+    return [InputFile(path, name, _drawn_path(path, name, drawn)) for path, name in result], useless
 
 
 def plain_text(text: str) -> str:
@@ -124,7 +126,7 @@ def _search(folder: str, out: Path) -> list[str]:
     return [path for path in files if os.path.isfile(path)]
 
 
-def _drawn(path: str, name: str, taken: set[str]) -> str:
+def _drawn_path(path: str, name: str, taken: set[str]) -> str:
     kept = {".mp4"} if _suffix(path) in FILMS else {".jpg", ".jpeg", ".png"}
     added = "" if _suffix(name) in kept else ".mp4" if _suffix(path) in FILMS else ".png"
     target = PurePosixPath(name)
@@ -132,10 +134,12 @@ def _drawn(path: str, name: str, taken: set[str]) -> str:
     stem = target.name if added else target.stem
     while len((stem + suffix).encode()) > LONGEST_NAME:
         stem = stem[:-1]
-    return _unique(target.with_name(stem + suffix), taken, lambda text: unicodedata.normalize("NFC", text).casefold())
+    return _free_name(
+        target.with_name(stem + suffix), taken, lambda text: unicodedata.normalize("NFC", text).casefold()
+    )
 
 
-def _unique(path: PurePosixPath, taken: set[str], key: Callable[[str], str]) -> str:
+def _free_name(path: PurePosixPath, taken: set[str], key: Callable[[str], str]) -> str:
     """`path`, or `path` with a number, so that its key is not among those `taken`, where it is put."""
     numbered, number = path, 1
     while key(str(numbered)) in taken:

@@ -1,29 +1,39 @@
-"""The command `gdino train`: its options are the fields of `TrainingSettings`, then data, model and folder."""
+"""`gdino train`: its options are data, model and folder, then the fields of `TrainingSettings`."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from importlib.util import find_spec
+from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from gdino_lib.cli.options import Commands, Options, add_images, add_start, need, starting_model
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
 
+    from data_prep import Dataset
+    from gdino_lib.config import GroundingDINOConfig
+    from gdino_lib.data.datasets import GroundingDataset
+    from gdino_lib.model.grounding_dino import GroundingDINO
+    from gdino_lib.training.trainer import Trainer, Validation
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Give the command its options."""
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "train",
+        help="train or fine-tune a model",
+        description="Train or fine-tune. Under `accelerate launch -m gdino_lib train ...` on many GPUs or machines. Ctrl-C and "
+        "SIGTERM save after the step under way; --resume goes on, after a kill as well.",
+    )
     data = command.add_argument_group("data and model")
     data.add_argument("--train", required=True, metavar="FILE", help="to learn from: .csv, .json (COCO), .jsonl (ODVG)")
-    data.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+    add_images(data)
     data.add_argument("--val", metavar="FILE", help="to judge by; without it the last weights count")
     data.add_argument("--val-images", metavar="DIR", help="folder of its images (default: that of --images)")
-    start = data.add_mutually_exclusive_group(required=True)
-    start.add_argument("--init", metavar="MODEL", help="nano, tiny, base, a weight file or a folder")
-    start.add_argument("--from-scratch", choices=["nano", "tiny", "base", "large"], help="random weights of this size")
+    add_start(data, "random weights of this size")
     data.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     again = data.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it")
@@ -33,71 +43,24 @@ def add_options(command: argparse.ArgumentParser) -> None:
     data.add_argument("--short-side", type=int, metavar="PIXELS", help="of an image (default: the model's)")
     data.add_argument("--workers", type=int, metavar="N", help="processes that read ahead (default: one a core)")
     data.add_argument("--device", choices=["auto", "cpu"], default="auto", help="(default: auto)")
-    settings = command.add_argument_group("settings")
-    hints = get_type_hints(TrainingSettings, include_extras=True)
-    for entry in fields(TrainingSettings):
-        if entry.name != "loss":
-            kind, text = get_args(hints[entry.name])
-            default = entry.default if entry.default is not MISSING else entry.default_factory()
-            _add_option(settings, f"--{entry.name.replace('_', '-')}", kind, default, text)
-    names = ", ".join(entry.name for entry in fields(LossSettings))
-    settings.add_argument(
-        "--loss", nargs="+", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
-    )
-
-
-def need(*modules: str) -> None:
-    """Training and evaluation want more than detection does.
-
-    Raises:
-        ValueError: a package that is not installed.
-    """
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")
+    _add_settings(command.add_argument_group("settings"))
+    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train as told; the command's exit status."""
     need("accelerate", "scipy", *["peft"] * bool(options.lora_rank), *["pycocotools"] * bool(options.val))
-    import torch
-
-    from gdino_lib.config import PRESETS
-    from gdino_lib.data.datasets import GroundingDataset, read_records
-    from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
-    from gdino_lib.model.grounding_dino import GroundingDINO
-    from gdino_lib.training.trainer import Trainer, Validation
-    from gdino_lib.weights import loading
+    from gdino_lib.data.datasets import read_records
+    from gdino_lib.training.trainer import Trainer
 
     settings = settings_of(options)
     if options.short_side is not None and options.short_side < 8:
         raise ValueError(f"--short-side: expected at least 8 pixels, got {options.short_side}")
     records = read_records(options.train)
-    validation = None
-    if options.val:
-        validation = Validation(read_records(options.val), options.val_images or options.images)
-    if options.from_scratch:
-        torch.manual_seed(settings.seed)
-        model = GroundingDINO(PRESETS[options.from_scratch]())
-    else:
-        model = loading.load(options.init, "cpu")
-    if options.short_side is not None:
-        ratio = options.short_side / model.config.short_side
-        model.config = model.config.replace(
-            short_side=options.short_side, long_side=round(model.config.long_side * ratio)
-        )
-    config = model.config
-    transform = (EvaluationTransform if options.no_augmentation else TrainingTransform)(
-        config.short_side, config.long_side
-    )
-    dataset = GroundingDataset(
-        records,
-        options.images,
-        transform,
-        negatives=options.negatives,
-        seed=settings.seed,
-        max_tokens=config.max_tokens,
-    )
+    validation = _validation(options)
+    model = starting_model(options, "cpu", settings.seed)
+    _set_short_side(model, options.short_side)
+    dataset = _dataset(options, records, model.config, settings.seed)
     trainer = Trainer(
         model,
         dataset,
@@ -110,15 +73,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
     )
     if trainer.accelerator.is_main_process:
-        done = f", {trainer.step} of them done" if trainer.step else ""
-        rest = len(dataset) % settings.batch_size
-        left = f" ({rest} of them, others each time, in no step of an epoch)" if rest else ""
-        print(
-            f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {settings.precision}; "
-            f"{len(dataset)} images{left}, short side {config.short_side} pixels at most; "
-            f"{trainer.steps} steps of {settings.batch_size} images{done}",
-            flush=True,
-        )
+        print(_plan(trainer, dataset, model.config.short_side), flush=True)
     result = trainer.fit()
     if trainer.accelerator.is_main_process:
         best = f", AP {result.best['ap']:.3f} after epoch {result.best['epoch']}" if result.best else ""
@@ -133,12 +88,57 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
         ValueError: a value out of its range, an unknown loss.
     """
     values = {entry.name: getattr(options, entry.name) for entry in fields(TrainingSettings) if entry.name != "loss"}
-    values["lr_scale"] = TrainingSettings().lr_scale | dict(options.lr_scale)
-    known = {entry.name for entry in fields(LossSettings)}
+    values["lr_scale"] = {**TrainingSettings().lr_scale, **dict(options.lr_scale)}
+    names = {entry.name for entry in fields(LossSettings)}
     for name, _ in options.loss:
-        if name not in known:
-            raise ValueError(f"--loss: expected one of {', '.join(sorted(known))}, got {name!r}")
+        if name not in names:
+            raise ValueError(f"--loss: expected one of {', '.join(sorted(names))}, got {name!r}")
     return TrainingSettings(**values, loss=LossSettings(**dict(options.loss)))
+
+
+def _validation(options: argparse.Namespace) -> Validation | None:
+    from gdino_lib.data.datasets import read_records
+    from gdino_lib.training.trainer import Validation
+
+    if not options.val:
+        return None
+    return Validation(read_records(options.val), options.val_images or options.images)
+
+
+def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
+    """Have the model see images of another size, of the same proportions."""
+    config = model.config
+    if short_side is not None:
+        long_side = round(config.long_side * (short_side / config.short_side))
+        model.config = config.replace(short_side=short_side, long_side=long_side)
+
+
+def _dataset(options: argparse.Namespace, records: Dataset, config: GroundingDINOConfig, seed: int) -> GroundingDataset:
+    from gdino_lib.data.datasets import GroundingDataset
+    from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
+
+    transform = EvaluationTransform if options.no_augmentation else TrainingTransform
+    return GroundingDataset(
+        records,
+        options.images,
+        transform(config.short_side, config.long_side),
+        negatives=options.negatives,
+        seed=seed,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _plan(trainer: Trainer, dataset: GroundingDataset, short_side: int) -> str:
+    """What is to be done, on what, in a line."""
+    batch_size = trainer.settings.batch_size
+    done = f", {trainer.step} of them done" if trainer.step else ""
+    rest = len(dataset) % batch_size
+    left = f" ({rest} of them, others each time, in no step of an epoch)" if rest else ""
+    return (
+        f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {trainer.settings.precision}; "
+        f"{len(dataset)} images{left}, short side {short_side} pixels at most; "
+        f"{trainer.steps} steps of {batch_size} images{done}"
+    )
 
 
 def _place(device: torch.device, processes: int) -> str:
@@ -152,27 +152,40 @@ def _place(device: torch.device, processes: int) -> str:
     return f"{processes} x {name}" if processes > 1 else name
 
 
-def _add_option(group: argparse._ArgumentGroup, flag: str, kind: Any, default: Any, text: str) -> None:
+def _add_settings(options: Options) -> None:
+    """Add an option for each field of `TrainingSettings`; the field's annotation has its type and its help."""
+    hints = get_type_hints(TrainingSettings, include_extras=True)
+    for entry in fields(TrainingSettings):
+        if entry.name != "loss":
+            kind, text, *_ = get_args(hints[entry.name])
+            flag = f"--{entry.name.replace('_', '-')}"
+            options.add_argument(flag, **_argument(kind, _default(entry), text))
+    names = ", ".join(entry.name for entry in fields(LossSettings))
+    options.add_argument(
+        "--loss", nargs="+", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
+    )
+
+
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()
+
+
+def _argument(kind: Any, default: Any, text: str) -> dict[str, Any]:
+    """What `add_argument` needs for a field of a type."""
     if kind is bool:
-        group.add_argument(flag, action="store_true", help=text)
-    elif get_origin(kind) is Literal:
-        group.add_argument(flag, choices=get_args(kind), default=default, help=f"{text} (default: {default})")
-    elif get_origin(kind) is tuple:
+        return {"action": "store_true", "help": text}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind), "default": default, "help": f"{text} (default: {default})"}
+    if get_origin(kind) is tuple:
         shown = " ".join(map(str, default))
-        group.add_argument(flag, type=float, nargs="+", default=default, metavar="X", help=f"{text} (default: {shown})")
-    elif get_origin(kind) is Mapping:
+        look = {"metavar": "X", "help": f"{text} (default: {shown})"}
+        return {"type": float, "nargs": "+", "default": default} | look
+    if get_origin(kind) is Mapping:
         shown = " ".join(f"{name}={value:g}" for name, value in default.items())
-        group.add_argument(
-            flag,
-            type=_pair,
-            nargs="+",
-            default=default,
-            metavar="PART=FACTOR",
-            help=f"{text}; added to the defaults, {shown}",
-        )
-    else:
-        metavar = "N" if kind is int else "X"
-        group.add_argument(flag, type=kind, default=default, metavar=metavar, help=f"{text} (default: {default:g})")
+        look = {"metavar": "PART=FACTOR", "help": f"{text}; added to the defaults, {shown}"}
+        return {"type": _pair, "nargs": "+", "default": default} | look
+    metavar = "N" if kind is int else "X"
+    return {"type": kind, "default": default, "metavar": metavar, "help": f"{text} (default: {default:g})"}
 
 
 def _pair(text: str) -> tuple[str, float]:

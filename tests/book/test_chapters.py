@@ -152,6 +152,7 @@ WITHOUT_REFERENCE = {  # rooms and modules that no program imports
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
+        "companion",
         *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
         *("weights.files", "weights.hub", "weights.names"),
     },

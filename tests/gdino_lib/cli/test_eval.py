@@ -202,7 +202,7 @@ def test_what_is_refused(data, tmp_path, capsys):
 
 
 def test_a_package_that_is_missing(data, capsys, monkeypatch):
-    monkeypatch.setattr("gdino_lib.cli.train.find_spec", lambda name: None)
+    monkeypatch.setattr("gdino_lib.cli.options.find_spec", lambda name: None)
     line = refused(capsys, data, "perfect")
     assert line == "error: pycocotools not installed; pip install 'gdino_lib[train]'\n"
 

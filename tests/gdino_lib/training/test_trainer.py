@@ -803,7 +803,7 @@ def test_the_command_begins_with_the_weights_that_are_given(tmp_path):
 
 
 def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("gdino_lib.cli.train.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1)
+    monkeypatch.setattr("gdino_lib.cli.options.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1)
     command = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(tmp_path / "run")]
     for more, names in (["--lora-rank", "2"], "peft"), (["--val", str(tmp_path / "shapes.csv")], "pycocotools"):
         assert main([*command, *more]) == 2

@@ -1,0 +1,147 @@
+"""The folder of results: its three tables, what is known of each input, and what may be replaced."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_prep.formats import coco, csv_table
+from data_prep.formats.json_text import encode, parse, read_text
+from data_prep.records import Box, Dataset, ImageRecord
+from gdino_lib.apps.input_files import InputFile, plain_text
+from gdino_lib.apps.terminal import print_line
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+    from gdino_lib.apps.video import Film
+
+JSON, CSV, COCO = "detections.json", "detections.csv", "detections.coco.json"
+
+
+@dataclass
+class Results:
+    """What is known so far; boxes, no pixels.
+
+    Attributes:
+        images, films, failed: entries of `detections.json`.
+    """
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    films: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Number of inputs."""
+        return len(self.images) + len(self.films)
+
+    @property
+    def boxes(self) -> int:
+        """Number of boxes, over all images and frames."""
+        return sum(len(image["boxes"]) for image in self.images) + sum(
+            sum(film["counts"].values()) for film in self.films
+        )
+
+    @property
+    def files(self) -> set[str]:
+        """Every file that belongs into the folder of results."""
+        films = {film[name] for film in self.films for name in ("drawn", "frames_file")}
+        return {JSON, CSV, COCO} | films | {image["drawn"] for image in self.images}
+
+    def fail(self, path: str, reason: str) -> None:
+        """Name an input that is of no use."""
+        print_line(f"error: {reason}", sys.stderr)
+        self.failed.append({"file": plain_text(path), "reason": plain_text(reason)})
+
+    def add_image(self, file: InputFile, size: tuple[int, int], boxes: list[dict[str, Any]]) -> None:
+        """Record an image that is done."""
+        width, height = size
+        self.images.append(_names(file) | {"width": width, "height": height, "boxes": boxes})
+
+    def add_film(self, file: InputFile, film: Film, frames_file: str, frames: int, counts: Counter[str]) -> None:
+        """Record a film that is done; `counts` are its boxes by phrase."""
+        size = {"frames_file": frames_file, "width": film.width, "height": film.height}
+        self.films.append(_names(file) | size | {"fps": film.fps, "frames": frames, "counts": counts})
+
+    def write(self, folder: Path, about: dict[str, Any]) -> None:
+        """Write the three tables."""
+        records = (
+            ImageRecord(
+                image["name"],
+                image["width"],
+                image["height"],
+                tuple(Box(box["phrase"], *box["xyxy"], extra={"score": box["confidence"]}) for box in image["boxes"]),
+            )
+            for image in self.images
+        )
+        dataset = Dataset(tuple(records), tuple(dict.fromkeys(about["phrases"])))
+        coco.write(dataset, folder / COCO)
+        csv_table.write(dataset, folder / CSV)
+        document = about | {"images": self.images, "films": self.films, "failed": self.failed}
+        (folder / JSON).write_bytes(encode(document))
+
+
+def box_entries(found: sv.Detections) -> list[dict[str, Any]]:
+    """The boxes of an image, as `detections.json` has them."""
+    names, scores = np.asarray(found.data["class_name"]).tolist(), np.asarray(found.confidence)
+    return [
+        {"xyxy": [_decimal(value) for value in box], "phrase": phrase, "confidence": _decimal(score)}
+        for box, phrase, score in zip(found.xyxy, names, scores, strict=True)
+    ]
+
+
+def check_results_folder(out: str, overwrite: bool) -> Path:
+    """Where the results go, links resolved.
+
+    Raises:
+        ValueError: no folder can be put there.
+        FileExistsError: something is there that must stay.
+    """
+    if not out or "\0" in out:
+        raise ValueError(f"--out: expected a folder, got {out!r}")
+    folder = Path(os.path.realpath(out))
+    for path in (folder, folder.with_name(f".{folder.name}.partial")) if folder.name else ():
+        with suppress(FileNotFoundError):
+            path.lstat()  # says now what a name that is too long, or goes through a file, would say after hours
+    if os.path.ismount(folder) or folder == Path.cwd():
+        raise ValueError(f"--out: {out!r} cannot be put in place as a whole; name a folder inside it")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--out: {out!r} is a file; expected a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return folder
+    if not overwrite:
+        raise FileExistsError(
+            f"{out!r} is not empty; choose another folder with --out, or pass --overwrite to replace it"
+        )
+    stranger = _stranger(folder)
+    if stranger is not None:
+        raise FileExistsError(f"{out!r} holds more than results ({stranger!r}); choose another folder with --out")
+    return folder
+
+
+def _stranger(folder: Path) -> str | None:
+    """A file in a folder of results that is none of them."""
+    try:
+        document = parse(read_text(folder / JSON), folder / JSON)
+        files = Results(document["images"], document["films"]).files
+    except (KeyError, OSError, TypeError, ValueError):
+        files = set()
+    others = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return min((other for other in others if other not in files), default=None)
+
+
+def _names(file: InputFile) -> dict[str, str]:
+    return {"file": plain_text(file.path), "name": file.name, "drawn": file.drawn}
+
+
+def _decimal(value: np.float32) -> float:
+    """The shortest decimal that is this float32 again: 0.1, not 0.10000000149011612."""
+    return float(str(value))

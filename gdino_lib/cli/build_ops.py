@@ -1,0 +1,31 @@
+"""`gdino build-ops`: compile deformable attention ahead of its first use."""
+
+from __future__ import annotations
+
+import argparse
+
+from gdino_lib.cli.options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "build-ops",
+        help="compile deformable attention ahead of its first use",
+        description="Compile deformable attention ahead of its first use, anew where it is there already.",
+    )
+    command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compile for each device; the command's exit status."""
+    import torch
+
+    from gdino_lib.ops import native
+
+    print(f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
+    for device in ("cpu", "cuda") if options.cuda else ("cpu",):
+        print(f"{device}: compiler {native.compiler(device) or 'not found'}", flush=True)
+        print(f"{device}: written to {native.build(device)}", flush=True)
+    return 0

@@ -1,0 +1,44 @@
+"""`gdino convert`: write a weight file in another layout."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gdino_lib.cli.options import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "convert",
+        help="write a weight file in another layout",
+        description="Write a weight file in another layout, bit for bit. Any layout is read; nothing in it is executed.",
+    )
+    command.add_argument("source", metavar="SOURCE", help=".pth, .safetensors, a Hugging Face folder, or tiny, base")
+    command.add_argument("target", metavar="TARGET", type=Path, help="a file, or a folder for hugging-face")
+    command.add_argument(
+        "--to",
+        required=True,
+        choices=["gdino_lib", "official", "hugging-face"],  # gdino_lib.weights.loading.FORMATS, without its imports
+        help="the layout to write: .safetensors, .pth, or a folder",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace TARGET")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Convert, and say what became of each tensor; the command's exit status."""
+    from gdino_lib.weights.loading import convert
+    from gdino_lib.weights.names import why_unused
+
+    checkpoint = convert(options.source, options.target, options.to, options.overwrite)
+    print(f"{options.source} ({checkpoint.format}): {len(checkpoint.state)} tensors of the model, all used")
+    reasons: dict[str, list[str]] = {}
+    for name in checkpoint.unused:
+        reasons.setdefault(why_unused(name) or "", []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
+        print(f"  not used: {names[0]}{more}: {reason}")
+    print(f"written to {options.target} ({options.to})")
+    return 0

@@ -1,0 +1,53 @@
+"""`gdino eval`: measure a model on a data set."""
+
+from __future__ import annotations
+
+import argparse
+
+from gdino_lib.cli.options import Commands, add_device, add_dtype, add_images, need
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "eval",
+        help="measure a model on a data set",
+        description="Measure a model on a data set: average precision, boxes against objects, calibration, boxes for what "
+        "is not there, referring expressions.",
+        epilog="Forgetting: --json on another data set before fine-tuning, --compare with that file after it.",
+    )
+    command.add_argument("--data", required=True, metavar="FILE", help=".csv, .json (COCO) or .jsonl (ODVG)")
+    add_images(command)
+    command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
+    command.add_argument("--json", metavar="FILE", help="write the figures")
+    command.add_argument(
+        "--thresholds-out",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="write the best thresholds (default: beside MODEL)",
+    )
+    command.add_argument("--compare", metavar="FILE", help="print what has changed since an earlier run's --json")
+    command.add_argument("--overwrite", action="store_true", help="replace the files to write")
+    add_device(command)
+    add_dtype(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print and write the figures; the command's exit status."""
+    need("pycocotools")
+    from gdino_lib.evaluation.report import evaluate_files
+
+    evaluate_files(
+        options.data,
+        options.images,
+        options.model,
+        json_file=options.json,
+        thresholds_file=options.thresholds_out,
+        compare=options.compare,
+        device=options.device,
+        dtype=options.dtype,
+        overwrite=options.overwrite,
+    )
+    return 0

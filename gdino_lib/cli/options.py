@@ -1,0 +1,98 @@
+"""Options that several commands share, what their values must be, and the packages that a command needs."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from gdino_lib.model.grounding_dino import GroundingDINO
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Options: TypeAlias = argparse._ActionsContainer  # a parser, or a group of options
+
+
+def share(text: str) -> float:
+    """The value of an option that takes a number in 0..1.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text[:40]!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """The value of an option that takes a whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text[:40]!r}")
+    return value
+
+
+def add_device(options: Options) -> None:
+    """Add `--device`."""
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+
+
+def add_dtype(options: Options) -> None:
+    """Add `--dtype`."""
+    # gdino_lib.detect.detector.DTYPES, without its imports
+    choices = ["float32", "bfloat16", "float16"]
+    options.add_argument("--dtype", choices=choices, default="float32", help="precision (default: float32)")
+
+
+def add_images(options: Options) -> None:
+    """Add `--images`, the folder of a data set's images."""
+    options.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+
+
+def add_start(options: Options, from_scratch: str) -> None:
+    """Add `--init` and `--from-scratch`, one of which is required; `from_scratch` is the help of the second."""
+    start = options.add_mutually_exclusive_group(required=True)
+    start.add_argument("--init", metavar="MODEL", help="nano, tiny, base, a weight file or a folder")
+    # gdino_lib.config.PRESETS
+    start.add_argument("--from-scratch", choices=["nano", "tiny", "base", "large"], help=from_scratch)
+
+
+def starting_model(options: argparse.Namespace, device: str, seed: int) -> GroundingDINO:
+    """The model that `--init` or `--from-scratch` names, on a device; random weights follow from the seed.
+
+    Raises:
+        ValueError, OSError: weights or a device that cannot be used.
+    """
+    import torch
+
+    from gdino_lib.config import PRESETS
+    from gdino_lib.model.grounding_dino import GroundingDINO
+    from gdino_lib.weights.loading import choose_device, load
+
+    if options.init is not None:
+        return load(options.init, device)
+    place = choose_device(device)
+    torch.manual_seed(seed)
+    return GroundingDINO(PRESETS[options.from_scratch]()).to(place)
+
+
+def need(*modules: str) -> None:
+    """Make sure that packages of the extra `train` are installed: detection does without them.
+
+    Raises:
+        ValueError: a package that is not installed.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")

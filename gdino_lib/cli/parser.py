@@ -1,0 +1,33 @@
+"""The parser of the command `gdino`, put together from its commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import ClassVar
+
+from data_prep.arguments import Parser
+from gdino_lib import __version__
+from gdino_lib.cli import build_ops, check, convert, detect, eval, merge, scenes, train
+
+COMMANDS = (detect, convert, build_ops, train, check, eval, merge, scenes)
+
+
+class CommandParser(Parser):
+    """Knows the names that other tools have for our options."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("--caption", "--classes", "--labels", "--prompt", "--prompts", "--text-prompt"), "--phrases"),
+        **dict.fromkeys(("--checkpoint", "--weights"), "--model"),
+        **dict.fromkeys(("--iou", "--iou-threshold"), "--nms"),
+    }
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser; the options that it returns have `run`, the function of the chosen command."""
+    parser = CommandParser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
+    parser.add_argument("--version", action="version", version=f"gdino {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser

@@ -1,0 +1,47 @@
+"""`gdino scenes`: draw pictogram scenes with their boxes."""
+
+from __future__ import annotations
+
+import argparse
+
+from gdino_lib.cli.options import Commands, count
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "scenes",
+        help="draw pictogram scenes with their boxes",
+        description="Draw pictures of named pictograms, and their boxes as VOC, COCO, ODVG or CSV. "
+        "The same numbers draw the same pictures. The drawings are OpenMoji's, CC BY-SA 4.0: so is what is made of them.",
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
+    command.add_argument("--count", required=True, type=count, metavar="N", help="how many pictures")
+    command.add_argument("--size", type=count, default=256, metavar="N", help="their side in pixels (default: 256)")
+    command.add_argument(
+        "--names", choices=["seen", "unseen"], default="seen", help="in training, or never there (default: seen)"
+    )
+    command.add_argument("--format", choices=["voc", "coco", "odvg", "csv"], default="coco", help="(default: coco)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other pictures (default: 0)")
+    command.add_argument("--overwrite", action="store_true", help="replace DIR")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw and write the scenes; the command's exit status."""
+    from gdino_lib.nano import pictograms
+    from gdino_lib.nano.scenes import write_scenes
+
+    dataset = write_scenes(
+        options.out,
+        options.count,
+        things=pictograms.seen() if options.names == "seen" else pictograms.unseen(),
+        annotations=options.format,
+        seed=options.seed,
+        size=options.size,
+        overwrite=options.overwrite,
+    )
+    boxes = sum(len(record.boxes) for record in dataset.images)
+    print(f"{len(dataset.images)} images, {boxes} boxes, {len(dataset.categories)} names written to {options.out}")
+    print(pictograms.ATTRIBUTION)
+    return 0

@@ -1,0 +1,153 @@
+"""Boxes and labels drawn into the image that they belong to."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from gdino_lib.images import ImageSource, read_image
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+LONGEST_LABEL = 60  # letters
+SMALLEST_LABELLED = 60  # pixels a side: on smaller pictures, labels would hide what they name
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf")  # the first is matplotlib's
+
+
+def draw_detections(
+    image: ImageSource,
+    found: sv.Detections,
+    *,
+    scale: int = 1,
+    text_size: float | None = None,
+    colours: Sequence[str] | None = None,
+) -> Image.Image:
+    """A copy of the image with boxes and labels, "cat 0.52", the surest on top.
+
+    Boxes have an edge, and labels letters, that stand out from the colour of their phrase. Where none of `FONTS` that are
+    at hand has all letters of a phrase, its number stands for it, "#2", and a warning says so. A picture with a side below
+    `SMALLEST_LABELLED` gets no labels.
+
+    Args:
+        image: the image that was searched, as the Detector takes it.
+        found: what the Detector returned for this image.
+        scale: side of the square that a pixel of the image becomes: small pictures get sharp letters.
+        text_size: height of the letters in pixels of the image; lines follow. None: both grow with the image.
+        colours: "#rrggbb" for the phrases of index 0, 1, ..., again from the first one after the last. None: supervision's.
+
+    Returns:
+        Mode RGB, `scale` times as wide and as high as the upright image.
+
+    Raises:
+        FileNotFoundError, ValueError: an image that cannot be read; boxes without confidence, class_id or class_name.
+    """
+    import supervision as sv
+
+    image = read_image(image)
+    drawn = image.resize((image.width * scale, image.height * scale), Image.Resampling.LANCZOS)
+    if not len(found):
+        return drawn
+    found = _surest_last(found, scale)
+    palette = sv.ColorPalette.DEFAULT if colours is None else sv.ColorPalette.from_hex(list(colours))
+    contrast = sv.ColorPalette([_contrast(colour) for colour in palette.colors])
+    side = min(image.size)
+    size = max(10, round(side / 40)) if text_size is None else text_size
+    thickness = max(1, round((side if text_size is None else 40 * text_size) / 320))
+    edge = sv.BoxAnnotator(contrast, scale * (thickness + 2 * max(1, thickness // 3)))
+    drawn = sv.BoxAnnotator(palette, scale * thickness).annotate(edge.annotate(drawn, found), found)
+    if side < SMALLEST_LABELLED:
+        return drawn
+    labels, font = _labels(found)
+    label = sv.RichLabelAnnotator(
+        palette,
+        text_color=contrast,
+        font_path=font,
+        font_size=round(scale * size),
+        text_padding=scale * max(2, int(size // 4)),
+        smart_position=len(found) <= 100,  # of more, it takes seconds
+    )
+    return label.annotate(drawn, found, labels)
+
+
+def _surest_last(found: sv.Detections, scale: int) -> sv.Detections:
+    """The boxes by rising confidence, in pixels of the drawing."""
+    import supervision as sv
+
+    names = found.data.get("class_name")
+    if found.confidence is None or found.class_id is None or names is None:
+        raise ValueError("expected detections with confidence, class_id and class_name, as a Detector gives them")
+    order = found.confidence.argsort(kind="stable")
+    return sv.Detections(
+        xyxy=found.xyxy[order] * scale,
+        confidence=found.confidence[order],
+        class_id=found.class_id[order],
+        data={"class_name": np.asarray(names)[order]},
+    )
+
+
+def _labels(found: sv.Detections) -> tuple[list[str], str]:
+    """The label of each box, and the font that has the letters of most phrases."""
+    numbers, scores = np.asarray(found.class_id).tolist(), np.asarray(found.confidence).tolist()
+    names = {number: _shortened(name) for number, name in zip(numbers, found.data["class_name"], strict=True)}
+    font = max(
+        _fonts(), key=lambda font: sum(_can_write(font, name) for name in names.values())
+    )  # of equals, the first
+    for number, name in names.items():
+        if not _can_write(font, name):
+            warnings.warn(f"no font here has the letters of {name!r}: its boxes are labelled #{number}", stacklevel=3)
+            names[number] = f"#{number}"
+    return [f"{names[number]} {score:.2f}" for number, score in zip(numbers, scores, strict=True)], font
+
+
+def _shortened(name: str) -> str:
+    """A phrase as a label: a line of at most `LONGEST_LABEL` letters, without those that nobody sees."""
+    seen = (letter for letter in name if letter.isspace() or unicodedata.category(letter)[0] != "C")
+    name = " ".join("".join(seen).split())
+    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+
+
+def _contrast(colour: sv.Color) -> sv.Color:
+    """Black or white, whichever is told more easily from a colour (relative luminance of WCAG 2, section 1.4.3)."""
+    import supervision as sv
+
+    linear = [(value / 255) ** 2.2 for value in colour.as_rgb()]
+    return sv.Color.BLACK if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else sv.Color.WHITE
+
+
+@cache
+def _fonts() -> dict[str, ImageFont.FreeTypeFont]:
+    """The fonts at hand, by their path or name: the one that matplotlib brings along, and those of the system."""
+    import matplotlib
+
+    own, *others = FONTS
+    fonts = {}
+    for name in (os.path.join(matplotlib.get_data_path(), "fonts", "ttf", own), *others):
+        with suppress(OSError):
+            fonts[name] = ImageFont.truetype(name, 20)
+    return fonts
+
+
+def _can_write(font: str, text: str) -> bool:
+    return bool(text) and all(letter == " " or _has_letter(font, letter) for letter in text)
+
+
+@cache
+def _has_letter(font: str, letter: str) -> bool:
+    """Whether a font draws something for a letter, and not what it draws for one that no font has."""
+    drawn, unknown = (_pixels(font, text) for text in (letter, "\U0010ffff"))
+    return any(drawn) and drawn != unknown
+
+
+def _pixels(font: str, text: str) -> bytes:
+    picture = Image.new("L", (80, 60))
+    ImageDraw.Draw(picture).text((30, 20), text, 255, _fonts()[font])
+    return picture.tobytes()

@@ -1,0 +1,82 @@
+"""A `data_prep.py` of the user's: what goes on without ours, and what says that it is in the way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gdino_lib as gd
+from gdino_lib.companion import require_data_prep
+from gdino_lib.weights.loading import save
+
+ROOT = Path(__file__).parents[2]
+DETECT = """
+import gdino_lib as gd
+from gdino_lib.detect.drawing import draw_detections
+found = gd.Detector(gd.load("small.safetensors", "cpu"))("a.png", ["cat", "dog"], 0.1, 0.1)
+draw_detections("a.png", found).save("drawn.png")
+print(len(found))
+"""
+
+
+@pytest.fixture
+def shadowed(tmp_path):
+    """A folder with a `data_prep.py` of the user's."""
+    (tmp_path / "data_prep.py").write_text("raise RuntimeError('this is not our data_prep')")
+    return tmp_path
+
+
+def python(folder, *arguments):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def refusal(found):
+    return (
+        f"data_prep: expected the package installed with gdino_lib, found {found}, which shadows it; "
+        "rename it or run elsewhere"
+    )
+
+
+def test_ours_is_found():
+    require_data_prep()
+
+
+@pytest.mark.xfail(strict=True, reason="weights/ and detect/ import data_prep before they write; to be lifted with it")
+def test_detecting_needs_no_data_prep(shadowed):
+    from peers import SMALL, randomise
+
+    model = gd.GroundingDINO(SMALL.replace(short_side=64, long_side=128, encoder_layers=1, decoder_layers=1))
+    randomise(model)
+    save(model, shadowed / "small.safetensors")
+    Image.fromarray(np.zeros((60, 90, 3), dtype=np.uint8)).save(shadowed / "a.png")
+    result = python(shadowed, "-c", DETECT)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) >= 0
+    assert Image.open(shadowed / "drawn.png").size == (90, 60)
+
+
+@pytest.mark.parametrize("room", ["apps", "data", "evaluation", "nano", "training"])
+def test_rooms_that_need_data_prep_say_what_shadows_it(shadowed, room):
+    result = python(shadowed, "-c", f"import gdino_lib.{room}")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"ImportError: {refusal(shadowed / 'data_prep.py')}"
+
+
+def test_a_folder_shadows_as_a_file_does(tmp_path):
+    (tmp_path / "data_prep").mkdir()
+    (tmp_path / "data_prep" / "__init__.py").touch()
+    result = python(tmp_path, "-c", "import gdino_lib.data")
+    assert result.stderr.splitlines()[-1] == f"ImportError: {refusal(tmp_path / 'data_prep')}"
+
+
+@pytest.mark.parametrize("program", ["gdino_lib", "gdino_lib.cli.main"])
+@pytest.mark.parametrize("arguments", [["--help"], ["detect", "a.png", "--phrases", "cat"], ["train"]])
+def test_the_command_says_it_in_one_line(shadowed, program, arguments):
+    result = python(shadowed, "-m", program, *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {refusal(shadowed / 'data_prep.py')}\n"
