@@ -149,7 +149,9 @@ def test_no_large_file_in_the_book():
 WITHOUT_REFERENCE = {  # rooms and modules that no program imports
     "data_prep": {"arguments", "formats.json_text"},
     "gdino_lib": {
-        *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
+        *("apps", "cli", "evaluation.found_boxes", "evaluation.report", "messages"),
+        *("nano.icons", "nano.pictures", "nano.recipe"),
+        *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names"),
     },
 }
