@@ -19,7 +19,8 @@ import torch
 from data_prep.atomic import atomic_file
 from gdino_lib.data.datasets import read_records
 from gdino_lib.detect.detector import Detector
-from gdino_lib.evaluation.coco import average_precision, detect_all
+from gdino_lib.evaluation.coco import average_precision
+from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.nano import icons, pictograms, recipe
 from gdino_lib.nano.first_weights import begin_nano
 from gdino_lib.nano.scene_dataset import SceneDataset

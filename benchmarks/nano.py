@@ -40,7 +40,8 @@ from data_prep.atomic import write_json
 from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.postprocess import phrase_wise_nms
-from gdino_lib.evaluation.coco import average_precision, detect_all
+from gdino_lib.evaluation.coco import average_precision
+from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.evaluation.false_positives import absent_names
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.nano import pictograms

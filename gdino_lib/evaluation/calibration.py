@@ -66,16 +66,17 @@ def calibrate(matches: Matches, bins: int = 10, min_confidence: float = 0.05) ->
         raise ValueError(f"bins: expected at least 1, got {bins}")
     kept = matches.confidence >= min_confidence
     confidence, correct = matches.confidence[kept], matches.correct[kept]
-    number = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     rows, error = [], 0.0
-    for place in range(bins):
-        inside = number == place
-        count = int(inside.sum())
-        mean = float(confidence[inside].mean()) if count else None
-        precision = float(correct[inside].mean()) if count else None
-        rows.append(Bin(place / bins, (place + 1) / bins, count, mean, precision))
-        if count:
-            error += count / len(confidence) * abs(mean - precision)
+    for number in range(bins):
+        inside = bin_of == number
+        low, high, count = number / bins, (number + 1) / bins, int(inside.sum())
+        if not count:
+            rows.append(Bin(low, high, 0, None, None))
+            continue
+        mean, precision = float(confidence[inside].mean()), float(correct[inside].mean())
+        rows.append(Bin(low, high, count, mean, precision))
+        error += count / len(confidence) * abs(mean - precision)
     return Calibration(error if len(confidence) else None, min_confidence, tuple(rows))
 
 
@@ -91,17 +92,17 @@ def choose_thresholds(matches: Matches) -> Thresholds:
     objects = matches.objects.sum(0)
     if not objects.sum():
         raise ValueError("no objects; expected at least one to choose thresholds by")
-    default, _ = _best(matches.confidence, matches.correct, int(objects.sum()))
+    default, _ = _best_threshold(matches.confidence, matches.correct, int(objects.sum()))
     classes, scores = {}, {}
     for class_id, name in enumerate(matches.classes):
         own = matches.class_id == class_id
-        threshold, f1 = _best(matches.confidence[own], matches.correct[own], int(objects[class_id]))
+        threshold, f1 = _best_threshold(matches.confidence[own], matches.correct[own], int(objects[class_id]))
         if f1 > 0:
             classes[name], scores[name] = threshold, f1
     return Thresholds(default, classes, scores)
 
 
-def _best(confidence: np.ndarray, correct: np.ndarray, objects: int) -> tuple[float, float]:
+def _best_threshold(confidence: np.ndarray, correct: np.ndarray, objects: int) -> tuple[float, float]:
     """(threshold, F1); (0.5, 0.0) when no box is right."""
     if not correct.any():
         return 0.5, 0.0

@@ -11,16 +11,11 @@ import data_prep
 from gdino_lib.data.records import class_names, single_objects
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.evaluation.calibration import Calibration, calibrate, choose_thresholds
-from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
-from gdino_lib.evaluation.false_positives import (
-    THRESHOLDS,
-    AbsentCount,
-    BoxCount,
-    absent_names,
-    ask_for_absent,
-    count_boxes,
-)
+from gdino_lib.evaluation.coco import AveragePrecision, average_precision
+from gdino_lib.evaluation.detect_all import detect_all, detection_records
+from gdino_lib.evaluation.false_positives import AbsentCount, absent_names, ask_for_absent
 from gdino_lib.evaluation.matching import match_all
+from gdino_lib.evaluation.over_detection import THRESHOLDS, BoxCount, count_boxes
 from gdino_lib.evaluation.referring import ReferringAccuracy, grounding_records, referring_accuracy
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Boxes too many: more boxes than objects, and boxes for phrases that name nothing in the image."""
+"""False positives: boxes for phrases that name nothing in the image."""
 
 from __future__ import annotations
 
@@ -14,53 +14,13 @@ import numpy as np
 import data_prep
 from data_prep import ImageRecord
 from gdino_lib.data.records import class_names
-from gdino_lib.evaluation.coco import detection_records, progress_bar, read_ahead
-from gdino_lib.evaluation.matching import Matches
+from gdino_lib.evaluation.detect_all import detect_records, detection_records
+from gdino_lib.evaluation.found_boxes import FoundBoxes
+from gdino_lib.evaluation.over_detection import THRESHOLDS
 from gdino_lib.prompts import word_pieces
 
 if TYPE_CHECKING:
     from gdino_lib.detect.detector import Detector
-
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)
-
-
-@dataclass(frozen=True)
-class BoxCount:
-    """Boxes against objects when boxes of at least `threshold` are shown.
-
-    Attributes:
-        boxes, objects: in all images.
-        correct: boxes that are right, one an object at most.
-        images_with_more: images with more boxes than objects.
-    """
-
-    threshold: float
-    boxes: int
-    objects: int
-    correct: int
-    images_with_more: int
-
-    @property
-    def ratio(self) -> float | None:
-        """Boxes per object, above 1 for over-detection; None without objects."""
-        return self.boxes / self.objects if self.objects else None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON's values."""
-        return asdict(self) | {"ratio": self.ratio}
-
-
-def count_boxes(matches: Matches, thresholds: Sequence[float] = THRESHOLDS) -> tuple[BoxCount, ...]:
-    """Boxes and objects at each threshold."""
-    objects = matches.objects.sum(1)  # (images)
-    counts = []
-    for threshold in thresholds:
-        shown = matches.confidence >= threshold
-        boxes = np.bincount(matches.image[shown], minlength=len(objects))
-        correct = int(matches.correct[shown].sum())
-        more = int((boxes > objects).sum())
-        counts.append(BoxCount(float(threshold), int(boxes.sum()), int(objects.sum()), correct, more))
-    return tuple(counts)
 
 
 @dataclass(frozen=True)
@@ -116,27 +76,31 @@ def ask_for_absent(
         ImageError: an image that cannot be used.
         ValueError: every image shows all of the names.
     """
-    records, prompts = [], []
+    records, prompts = [], {}
     for record in detection_records(dataset):
         absent = absent_names(record, class_names(dataset) if names is None else names)
         if absent:
             rng = random.Random(f"{seed}/{record.file_name}")
             records.append(record)
-            prompts.append(sorted(rng.sample(absent, min(most, len(absent)))))
+            prompts[record.file_name] = sorted(rng.sample(absent, min(most, len(absent))))
     if not records:
         raise ValueError("every image shows all classes; expected names that some image does not show: pass `names`")
     scores: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    remaining = iter(prompts)
-    with progress_bar(len(records), "asking for what is absent", progress) as bar:
-        for part, pictures in read_ahead(records, images, batch_size):
-            own = [next(remaining) for _ in part]
-            lowest = min(thresholds)
-            for result in detector(pictures, own, box_threshold=0.0, text_threshold=lowest):
-                scores.append(result.confidence)
-                labels.append(result.data["class_name"])
-            bar.update(len(part))
-    asked = sum(map(len, prompts))
+    for record, result in detect_records(
+        detector,
+        records,
+        images,
+        prompts,
+        title="asking for what is absent",
+        batch_size=batch_size,
+        progress=progress,
+        box_threshold=0.0,
+        text_threshold=min(thresholds),
+    ):
+        scores.append(FoundBoxes.of(result, f"boxes found in {record.file_name!r}").confidence)
+        labels.append(np.asarray(result.data["class_name"]))
+    asked = sum(map(len, prompts.values()))
     return tuple(_count_absent(float(threshold), scores, labels, asked) for threshold in thresholds)
 
 

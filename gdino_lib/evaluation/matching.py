@@ -13,7 +13,8 @@ from torchvision.ops import box_area, box_iou
 import data_prep
 from data_prep import ImageRecord
 from gdino_lib.data.records import class_names, is_crowd
-from gdino_lib.evaluation.coco import check_found, detection_records
+from gdino_lib.evaluation.detect_all import detection_records
+from gdino_lib.evaluation.found_boxes import FoundBoxes, check_found
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -39,8 +40,10 @@ class Matches:
 
 
 def match_all(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections], iou: float = 0.5) -> Matches:
-    """Compare as COCO does at one overlap: by falling score, each box takes the free object of its class that it
-    overlaps most, if by `iou` at least. A box counts once, as its best class.
+    """Compare as COCO does at one overlap.
+
+    By falling score, each box takes the free object of its class that it overlaps most, if by `iou` at least. A box
+    counts once, as its best class.
 
     Args:
         dataset, found: as `average_precision` takes them, with its errors.
@@ -51,40 +54,47 @@ def match_all(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections], io
     if not 0 < iou <= 1:
         raise ValueError(f"iou: expected a number in 0..1, got {iou}")
     records, classes = detection_records(dataset), class_names(dataset)
-    check_found(records, classes, found)
+    checked = check_found(records, classes, found)
     objects = np.zeros((len(records), len(classes)), dtype=np.int64)
-    columns: list[tuple[np.ndarray, ...]] = []
-    for number, record in enumerate(records):
+    confidence, correct, class_id, image = [], [], [], []  # an array for each image
+    for number, (record, boxes) in enumerate(zip(records, checked, strict=True)):
         for box in record.boxes:
             objects[number, classes.index(box.label)] += not is_crowd(box)
-        result = found[record.file_name]
-        if "best" in result.data:
-            result = result[result.data["best"]]
-        if len(result):
-            correct, ignored = _match(record, result, classes, iou)
-            rest = ~ignored
-            image = np.full(rest.sum(), number, dtype=np.int64)
-            columns.append((result.confidence[rest], correct[rest], result.class_id[rest], image))
-    types = (np.float64, np.bool_, np.int64, np.int64)
-    joined = [
-        np.concatenate([np.zeros(0, kind), *(column[place] for column in columns)]).astype(kind)
-        for place, kind in enumerate(types)
-    ]
-    return Matches(classes, *joined, objects)
+        best = found[record.file_name].data.get("best")
+        if best is not None:
+            boxes = boxes.only(np.asarray(best))
+        right, ignored = _match(record, boxes, classes, iou)
+        kept = boxes.only(~ignored)
+        confidence.append(kept.confidence)
+        correct.append(right[~ignored])
+        class_id.append(kept.class_id)
+        image.append(np.full(len(kept.xyxy), number))
+    return Matches(
+        classes,
+        confidence=_join(confidence, np.float64),
+        correct=_join(correct, np.bool_),
+        class_id=_join(class_id, np.int64),
+        image=_join(image, np.int64),
+        objects=objects,
+    )
+
+
+def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *arrays]).astype(dtype)
 
 
 def _match(
-    record: ImageRecord, result: sv.Detections, classes: tuple[str, ...], iou: float
+    record: ImageRecord, found: FoundBoxes, classes: tuple[str, ...], iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(right, to be left out), bool [n] each."""
-    correct, ignored = np.zeros(len(result), bool), np.zeros(len(result), bool)
-    for class_id in np.unique(result.class_id):
+    correct, ignored = np.zeros(len(found.xyxy), bool), np.zeros(len(found.xyxy), bool)
+    for class_id in np.unique(found.class_id):
         boxes = [box for box in record.boxes if box.label == classes[class_id]]
         if not boxes:
             continue
-        own = np.flatnonzero(result.class_id == class_id)
-        own = own[np.argsort(-result.confidence[own], kind="stable")]
-        predicted = torch.as_tensor(result.xyxy[own], dtype=torch.float64)
+        own = np.flatnonzero(found.class_id == class_id)
+        own = own[np.argsort(-found.confidence[own], kind="stable")]
+        predicted = torch.as_tensor(found.xyxy[own], dtype=torch.float64)
         truth = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64)
         crowd = np.array([is_crowd(box) for box in boxes])
         overlap = box_iou(predicted, truth).numpy()  # (n, objects)

@@ -14,7 +14,7 @@ import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
 from gdino_lib.data.records import phrases_merged, single_objects
-from gdino_lib.evaluation.coco import progress_bar, read_ahead
+from gdino_lib.evaluation.detect_all import progress_bar, read_ahead
 
 if TYPE_CHECKING:
     import supervision as sv

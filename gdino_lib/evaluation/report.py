@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.atomic import atomic_file
+from data_prep.atomic import check_free, write_json
 from gdino_lib.data.datasets import read_records
 from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
@@ -24,7 +24,7 @@ from gdino_lib.detect.thresholds import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate
 from gdino_lib.weights import hub
 
-SHOWN = 5  # misses of referring expressions, phrases that name nothing, classes that have changed
+MAX_LISTED = 5  # misses of referring expressions, phrases that name nothing, classes that have changed
 
 
 def evaluate_files(
@@ -61,13 +61,10 @@ def evaluate_files(
             by; an image, model or file of no use.
         OSError: not writable.
     """
-    if thresholds_file == "":
-        if not Path(model).exists():
-            hub.check(model)
-            raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
-        thresholds_file = thresholds_path(model)
+    thresholds_file = _thresholds_beside(model) if thresholds_file == "" else thresholds_file
     for path in (json_file, thresholds_file):
-        _check_target(path, overwrite)
+        if path is not None:
+            _check_target(Path(path), overwrite)
     records = read_records(data)
     about = {
         "file": str(data),
@@ -76,17 +73,14 @@ def evaluate_files(
         "classes": list(class_names(records)),
     }
     before = None if compare is None else _read_earlier(compare, about)
-    detector = Detector.from_pretrained(model, device, dtype)
-    result = evaluate(detector, records, images)
+    result = evaluate(Detector.from_pretrained(model, device, dtype), records, images)
     if thresholds_file is not None and result.thresholds is None:
         raise ValueError(f"{data}: thresholds need boxes of classes, and there are none")
     document = {"model": str(model), "data": about, "evaluation": result.to_json()}
     show(document["evaluation"], before and before["evaluation"], console or Console())
     if json_file is not None:
-        with atomic_file(json_file) as file:
-            json.dump(document, file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.write("\n")
-    if thresholds_file is not None:
+        write_json(json_file, document)
+    if thresholds_file is not None and result.thresholds is not None:
         result.thresholds.save(thresholds_file)
     return document
 
@@ -96,19 +90,18 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
     earlier = before or {}
     if now["precision"]:
         _show_precision(now, earlier, console)
-        counts = _rows(now["counts"], "threshold")
+        counts = _rows_by_threshold(now["counts"])
         columns = {"boxes": "boxes", "objects": "objects", "correct": "right", "ratio": "boxes per object"}
         columns |= {"images_with_more": "images with more"}
-        _table(
-            console, "Boxes against objects", "threshold", columns, counts, _rows(earlier.get("counts"), "threshold")
-        )
+        old = _rows_by_threshold(earlier.get("counts"))
+        _table(console, "Boxes against objects", "threshold", columns, counts, old)
         _show_calibration(now["calibration"], earlier.get("calibration"), console)
     if now["absent"]:
         columns = {"boxes": "boxes", "boxes_per_image": "boxes per image", "images_with_boxes": "images with boxes"}
-        absent = _rows(now["absent"], "threshold")
+        absent = _rows_by_threshold(now["absent"])
         title = f"Boxes for classes that {now['absent'][0]['images']} images do not show, each of them wrong"
-        _table(console, title, "threshold", columns, absent, _rows(earlier.get("absent"), "threshold"))
-        worst = list(now["absent"][0]["by_phrase"].items())[:SHOWN]
+        _table(console, title, "threshold", columns, absent, _rows_by_threshold(earlier.get("absent")))
+        worst = list(now["absent"][0]["by_phrase"].items())[:MAX_LISTED]
         if worst:
             names = ", ".join(f"{name} ({count})" for name, count in worst)
             console.print(f"most often for {names}", soft_wrap=True, markup=False, highlight=False)
@@ -118,7 +111,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         columns = {"accuracy": "accuracy", "correct": "right", "phrases": "phrases"}
         old = {"all": earlier["referring"]} if earlier.get("referring") else {}
         _table(console, title, "", columns, {"all": referring}, old)
-        for miss in referring["misses"][:SHOWN]:
+        for miss in referring["misses"][:MAX_LISTED]:
             text = f"missed: {miss['phrase']!r} in {miss['image']}, overlap {miss['iou']:.2f}"
             console.print(text, soft_wrap=True, markup=False, highlight=False)
     if before:
@@ -138,7 +131,7 @@ def _show_changes(now: Mapping[str, Any], before: Mapping[str, Any], console: Co
         changed.sort(key=lambda name: -abs(new[name] - old[name]))
         many = f"{len(changed)} of {len(new)}"
         lines.append(f"classes whose AP has changed: {many}, most of all" if changed else "no class has changed its AP")
-        lines += ["  " + _change(name, old[name], new[name]) for name in changed[:SHOWN]]
+        lines += ["  " + _change(name, old[name], new[name]) for name in changed[:MAX_LISTED]]
     if now["referring"] and before.get("referring"):
         lines.append(_change("referring accuracy", before["referring"]["accuracy"], now["referring"]["accuracy"]))
     for line in lines:
@@ -174,7 +167,7 @@ def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console:
 
 
 def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None, console: Console) -> None:
-    error = _cell(now["error"], earlier and earlier["error"], bool(earlier))
+    error = _cell(now["error"], earlier["error"] if earlier else None, bool(earlier))
 
     def rows(bins: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         return {f"{entry['low']:.1f} to {entry['high']:.1f}": entry for entry in bins}
@@ -184,8 +177,8 @@ def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None,
     _table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
 
 
-def _rows(entries: Sequence[Mapping[str, Any]] | None, key: str) -> dict[str, Mapping[str, Any]]:
-    return {f"{entry[key]:g}": entry for entry in entries or ()}
+def _rows_by_threshold(entries: Sequence[Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
+    return {f"{entry['threshold']:g}": entry for entry in entries or ()}
 
 
 def _table(
@@ -207,34 +200,38 @@ def _table(
         table.add_column(heading, justify="right")
     for name, row in rows.items():
         old = earlier.get(name)
-        cells = [_cell(row[column], old and old[column], old is not None) for column in columns]
+        cells = [_cell(row[column], old[column] if old else None, old is not None) for column in columns]
         table.add_row(escape(name), *cells)
     console.print(table)
 
 
 def _cell(value: float | None, before: float | None, compared: bool) -> str:
     if compared and value != before:
-        return f"{_number(before)} -> {_number(value)}"
-    return _number(value)
+        return f"{_figure_text(before)} -> {_figure_text(value)}"
+    return _figure_text(value)
 
 
-def _number(value: float | None) -> str:
+def _figure_text(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _check_target(path: Path | str | None, overwrite: bool) -> None:
+def _thresholds_beside(model: str | os.PathLike[str]) -> Path:
+    """Where the thresholds of the model's file belong."""
+    if not Path(model).exists():
+        hub.check(model)
+        raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
+    return thresholds_path(model)
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
     """Says now what writing would say after an hour."""
-    if path is None:
-        return
-    path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite to replace it")
+    check_free(path, overwrite)
 
 
 def _read_earlier(path: Path | str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from gdino_lib.nano import icons, pictograms
 from gdino_lib.nano.first_weights import alike, begin_nano
 from gdino_lib.nano.naming import learn_names
 from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.pictures import draw_rounds
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.prompts import Prompt, tokenize
-from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weights.files import write_safetensors

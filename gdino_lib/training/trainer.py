@@ -37,7 +37,8 @@ from gdino_lib.data.records import check_distinct, check_files, class_names, sin
 from gdino_lib.detect.detector import DTYPES, Detector
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.calibration import choose_thresholds
-from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
+from gdino_lib.evaluation.coco import AveragePrecision, average_precision
+from gdino_lib.evaluation.detect_all import detect_all, detection_records
 from gdino_lib.evaluation.matching import match_all
 from gdino_lib.model.grounding_dino import GroundingDINO, GroundingDINOOutput
 from gdino_lib.training import checkpoints, denoising, lora

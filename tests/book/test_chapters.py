@@ -152,8 +152,9 @@ WITHOUT_REFERENCE = {  # rooms and modules that no program imports
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
-        "companion",
-        *("apps", "cli", "evaluation.report", "messages", "nano.icons", "nano.recipe", "training.pictures"),
+        *("companion", "apps", "cli", "evaluation.found_boxes", "evaluation.report", "messages"),
+        *("nano.icons", "nano.pictures", "nano.recipe"),
+        *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names"),
     },
 }

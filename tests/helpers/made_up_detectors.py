@@ -1,9 +1,12 @@
 """Squares of three colours, and detectors that need no model to find them, or not."""
 
+from dataclasses import replace
+
 import numpy as np
 import supervision as sv
+from PIL import Image
 
-from data_prep import Box
+from data_prep import Box, ImageRecord
 
 COLOURS = {"red square": (220, 30, 30), "green square": (30, 200, 40), "blue_square": (40, 60, 230)}
 SQUARES = {"red square": (5, 5, 30, 30), "green square": (40, 10, 70, 40), "blue_square": (60, 45, 95, 75)}
@@ -14,6 +17,21 @@ def box(label, xyxy, **extra):
     return Box(label, *xyxy, extra=extra)
 
 
+RECORDS = tuple(
+    ImageRecord(f"{number}.png", 100, 80, tuple(box(label, SQUARES[label]) for label in labels))
+    for number, labels in enumerate(SHOWN)
+)
+
+
+def draw(records, folder):
+    """The pictures of records whose labels are `COLOURS`."""
+    for record in records:
+        image = Image.new("RGB", (record.width, record.height), (128, 128, 128))
+        for square in record.boxes:
+            image.paste(COLOURS[square.label], square.xyxy)
+        image.save(folder / record.file_name)
+
+
 def detections(*rows, classes=tuple(COLOURS)):
     """Rows of (class name, xyxy, score)."""
     names, boxes, scores = zip(*rows, strict=True) if rows else ((), (), ())
@@ -22,6 +40,26 @@ def detections(*rows, classes=tuple(COLOURS)):
         confidence=np.array(scores, dtype=np.float32),
         class_id=np.array([classes.index(name) for name in names], dtype=np.int64),
         data={"class_name": np.array(names, dtype=str)},
+    )
+
+
+def unnamed(class_id):
+    """A box without the name of its class."""
+    return sv.Detections(
+        xyxy=np.array([[0, 0, 9, 9]], np.float32), confidence=np.ones(1, np.float32), class_id=np.array([class_id])
+    )
+
+
+def perfect(dataset):
+    """What a perfect detector finds."""
+    return {record.file_name: detections(*[(b.label, b.xyxy, 0.9) for b in record.boxes]) for record in dataset.images}
+
+
+def captions(dataset):
+    """The same images as grounding records."""
+    return tuple(
+        replace(r, caption="squares", boxes=tuple(replace(b, label=f"the {b.label}") for b in r.boxes))
+        for r in dataset.images
     )
 
 

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from made_up_detectors import COLOURS, SHOWN, SQUARES, BlindDetector, ColourDetector, Hallucinating, box
+from made_up_detectors import COLOURS, RECORDS, SQUARES, BlindDetector, ColourDetector, Hallucinating, box, draw
 from peers import SMALL, randomise
-from PIL import Image
 
 import data_prep
 import gdino_lib as gd
@@ -23,15 +22,9 @@ def data(tmp_path_factory):
     """A folder with images/, boxes.json (5 images, 6 boxes) and captions.jsonl."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "images").mkdir()
-    records = []
-    for number, labels in enumerate(SHOWN):
-        image = Image.new("RGB", (100, 80), (128, 128, 128))
-        for label in labels:
-            image.paste(COLOURS[label], SQUARES[label])
-        image.save(folder / "images" / f"{number}.png")
-        records.append(ImageRecord(f"{number}.png", 100, 80, tuple(box(label, SQUARES[label]) for label in labels)))
-    coco.write(data_prep.Dataset(tuple(records), tuple(COLOURS)), folder / "boxes.json")
-    csv_table.write(data_prep.Dataset(tuple(records[:2]), ("red square", "green square")), folder / "two.csv")
+    draw(RECORDS, folder / "images")
+    coco.write(data_prep.Dataset(RECORDS, tuple(COLOURS)), folder / "boxes.json")
+    csv_table.write(data_prep.Dataset(RECORDS[:2], ("red square", "green square")), folder / "two.csv")
     wrong = (box("the red square", SQUARES["red square"]), box("the green square", (0, 0, 9, 9)))
     caption = ImageRecord("1.png", 100, 80, wrong, "the red square and the green square")
     odvg.write(data_prep.Dataset((caption,)), folder / "captions.jsonl")

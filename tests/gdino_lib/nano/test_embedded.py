@@ -14,7 +14,8 @@ import supervision as sv
 
 import gdino_lib as gd
 from data_prep.formats import coco
-from gdino_lib.evaluation.coco import average_precision, detect_all
+from gdino_lib.evaluation.coco import average_precision
+from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.nano import pictograms
 from gdino_lib.nano.scenes import draw_scene, write_scenes
 from gdino_lib.weights import hub

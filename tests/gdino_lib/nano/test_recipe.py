@@ -1,21 +1,15 @@
 """The recipe of the embedded model: what it learns from, and how its weights are kept."""
 
-import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scripts import load_script
 from small_runs import model, shapes
 
 from gdino_lib.nano import pictograms, recipe
 from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.prompts import tokenize
-from gdino_lib.training import pictures
-from gdino_lib.training.log import LOG
-from gdino_lib.training.pictures import draw_rounds
 from gdino_lib.training.settings import LossSettings
 from gdino_lib.training.trainer import Validation
 from gdino_lib.weights import loading
@@ -140,26 +134,6 @@ def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch)
     torch.testing.assert_close(trained.decoder.norm.weight, model().decoder.norm.weight + steps)
     assert trained.config.landmarks == len(set(recipe.wordings(pictograms.seen()[:3])))
     assert trained.text_encoder.landmarks.isfinite().all()
-
-
-def test_the_curves_of_several_rounds_become_one_picture(tmp_path, monkeypatch):
-    for number, run in enumerate(("first", "second")):
-        entries = [{"step": step, "loss": 100 / (step + 120 * number)} for step in range(1, 121)]
-        entries.append({"step": 120, "ap": 0.3 + 0.2 * number, "ap50": 0.5 + 0.2 * number})
-        (tmp_path / run).mkdir()
-        (tmp_path / run / LOG).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "second"])
-    with Image.open(tmp_path / "training.png") as picture:
-        assert picture.size == (880, 330)
-        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100  # curves, not blank axes
-    (tmp_path / "short").mkdir()
-    (tmp_path / "short" / LOG).write_text("".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in range(1, 11)))
-    curves = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, _: curves.extend(figure.axes[0].lines))
-    draw_rounds(tmp_path / "short.png", [tmp_path / "short"])
-    assert np.allclose([curve.get_xydata() for curve in curves], [[[10, 1]]])
-    with pytest.raises(FileNotFoundError, match=r"third.*expected the log of a training run"):
-        draw_rounds(tmp_path / "training.png", [tmp_path / "first", tmp_path / "third"])
 
 
 def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():

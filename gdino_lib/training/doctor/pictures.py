@@ -1,4 +1,4 @@
-"""What trainings are judged by: an image of a batch with its token map, the curves of a short training and of several rounds."""
+"""The doctor's pictures: an image of the batch with its token map, and the curves of a short training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -18,10 +17,8 @@ from data_prep.atomic import atomic_file
 from gdino_lib.data.targets import Target, positive_map
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.prompts import Prompt, tokenizer
-from gdino_lib.training.log import read_log
 
-LETTER = 0.13  # inches that a row or column of the token map takes
-SMOOTH = 50  # steps of which a curve shows the mean
+INCHES_PER_LETTER = 0.13  # of a row or column of the token map
 
 
 def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target: Target, prompt: Prompt) -> None:
@@ -39,8 +36,8 @@ def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target
     ]  # of the rows
     longest = max(map(len, words))
     height, width = pixel_values.shape[1:]
-    rows = LETTER * (len(labels) + longest) + 0.6  # inches
-    across = max(6.0, LETTER * (len(words) + max(map(len, labels), default=0)) + 1)
+    rows = INCHES_PER_LETTER * (len(labels) + longest) + 0.6  # inches
+    across = max(6.0, INCHES_PER_LETTER * (len(words) + max(map(len, labels), default=0)) + 1)
     figure = Figure(figsize=(across, 6 * height / max(height, width) + rows), layout="constrained")
     picture, table = figure.subplots(2, 1, height_ratios=[6 * height / max(height, width), rows])
 
@@ -66,7 +63,7 @@ def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target
     table.grid(which="minor", color="0.85", linewidth=0.5)
     table.tick_params(which="both", length=0)
     table.set_title("which tokens are positive for which box", fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_curves(path: Path, losses: Sequence[float], recalls: Sequence[float], goal: float) -> None:
@@ -86,50 +83,11 @@ def draw_curves(path: Path, losses: Sequence[float], recalls: Sequence[float], g
     below.set_ylim(-0.05, 1.05)
     below.set_ylabel("recall")
     below.set_xlabel("step")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def draw_rounds(path: Path, runs: Sequence[Path | str]) -> None:
-    """Draw the loss and the precisions of runs that were made one after the other, in one row.
-
-    Args:
-        path: a PNG file to write.
-        runs: their folders.
-
-    Raises:
-        FileNotFoundError: a run without a log.
-    """
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
-    begin = 0
-    for run in runs:
-        steps, judged = read_log(run)
-        losses = np.array([entry["loss"] for entry in steps])
-        window = min(SMOOTH, len(losses))
-        smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        left.semilogy(begin + window + np.arange(len(smooth)), smooth, color="C0")
-        at = [begin + entry["step"] for entry in judged]
-        for colour, marker, name in (("C0", "o", "ap50"), ("C1", "s", "ap")):
-            label = name.upper() if run == runs[0] else None
-            right.plot(at, [entry[name] for entry in judged], color=colour, marker=marker, markersize=4, label=label)
-        begin += len(steps)
-        if run != runs[-1]:
-            for axes in (left, right):
-                axes.axvline(begin, color="0.6", linestyle="--", linewidth=0.8)
-    for ticks in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
-        ticks("{x:g}")
-    left.tick_params(axis="y", which="minor", labelsize=8)
-    left.set_title(f"total loss, mean of {SMOOTH} steps", fontsize=10)
-    right.set_title("precision on fixed scenes", fontsize=10)
-    right.set_ylim(0, 1)
-    right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.set_xlabel("step")
-        axes.grid(which="both", color="0.9", linewidth=0.5)
-    _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # letters that the font lacks are drawn as empty boxes
         with atomic_file(path, "wb") as file:
