@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import gdino_lib as gd
+from gdino_lib.detect.drawing import draw_detections
 from gdino_lib.nano import pictograms
 from gdino_lib.nano.scenes import draw_scene
 
@@ -25,14 +26,8 @@ def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
     things = [by_name[name] for name in names]
     scenes = (draw_scene(number, seed=seed, size=256, things=things) for number in range(10_000))
     scene = next(scene for scene in scenes if {box.label for box in scene.record.boxes} == set(names))
-    found = detector(scene.image, names)[::-1]  # the surest on top
-    axis.imshow(scene.image, extent=(0, 256, 256, 0))
-    for (x1, y1, x2, y2), sure, number in zip(found.xyxy, found.confidence, found.class_id, strict=True):
-        colour = COLOURS[number]
-        axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, lw=2.5))
-        x, side = (x2, "right") if x1 > 128 else (x1, "left")  # keep the text inside the picture
-        label = f"{names[number]} {sure:.2f}"
-        axis.text(x, max(y1, 14) - 2, label, color="white", fontsize=8, backgroundcolor=colour, va="bottom", ha=side)
+    drawn = draw_detections(scene.image, detector(scene.image, names), scale=2, text_size=10, colours=COLOURS)
+    axis.imshow(drawn)
 
 
 plt.style.use(Path(__file__).parent.parent / "gdino.mplstyle")

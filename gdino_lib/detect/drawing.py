@@ -41,7 +41,7 @@ def draw_detections(
         image: the image that was searched, as the Detector takes it.
         found: what the Detector returned for this image.
         scale: side of the square that a pixel of the image becomes: small pictures get sharp letters.
-        text_size: height of the letters in pixels of the image; lines follow. None: both grow with the image.
+        text_size: size of the letters in pixels of the image; lines follow. None: both grow with the image.
         colours: "#rrggbb" for the phrases of index 0, 1, ..., again from the first one after the last. None: supervision's.
 
     Returns:
