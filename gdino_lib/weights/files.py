@@ -18,8 +18,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_prep.atomic import atomic_file
-
 State = dict[str, Tensor]
 
 
@@ -71,8 +69,7 @@ def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None 
     # clones: the format refuses tensors that share memory, or have gaps
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
     data = safetensors.torch.save(plain, {"format": "pt"} | (metadata or {}))
-    with atomic_file(path, "wb") as file:
-        file.write(data)
+    _write_bytes(path, data)
 
 
 def write_pth(path: Path, state: State) -> None:
@@ -88,8 +85,14 @@ def write_torch(path: Path, content: Any) -> None:
     """
     data = io.BytesIO()  # of a full disk torch tells in words of its own, Python in the system's
     torch.save(content, data)
+    _write_bytes(path, data.getbuffer())
+
+
+def _write_bytes(path: Path, data: bytes | memoryview) -> None:
+    from data_prep.atomic import atomic_file  # reading does without data_prep, which a user's own may shadow
+
     with atomic_file(path, "wb") as file:
-        file.write(data.getbuffer())
+        file.write(data)
 
 
 def _files_of(folder: Path) -> list[Path]:

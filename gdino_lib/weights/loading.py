@@ -7,6 +7,7 @@ it is used, or known to be of no use, or loading fails; and every parameter of t
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from data_prep.atomic import atomic_folder
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.weights.files import State, read_json, read_tensors, write_pth, write_safetensors
@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 def load(
-    path_or_name: str | Path, device: str | torch.device = "auto", config: GroundingDINOConfig | None = None
+    path_or_name: str | os.PathLike[str], device: str | torch.device = "auto", config: GroundingDINOConfig | None = None
 ) -> GroundingDINO:
     """Build a model and fill it from a weight file.
 
@@ -150,6 +150,8 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
     elif to == "official":
         write_pth(target, to_layout(checkpoint, to))
     else:
+        from data_prep.atomic import atomic_folder  # loading does without data_prep, which a user's own may shadow
+
         state = {hub_name(name): tensor for name, tensor in to_layout(checkpoint, to).items()}
         with atomic_folder(target, overwrite) as folder:
             write_safetensors(folder / "model.safetensors", state)
