@@ -40,8 +40,10 @@ from data_prep.formats import coco, csv_table
 from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 from gdino_lib.apps.input_files import InputFile, find, plain_text
-from gdino_lib.detect.detector import Detector, Vocabulary, check_options
+from gdino_lib.detect.detector import Detector
+from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
+from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import read_image
 from gdino_lib.prompts import split_phrases, word_pieces
 
@@ -141,7 +143,7 @@ def detect_files(
         ValueError, OSError: nothing can be done, and nothing was written.
         KeyboardInterrupt: with what became of the results.
     """
-    check_options(**options)
+    DetectOptions(**options)  # refuses what is out of range
     for phrase in phrases:
         Box(phrase, 0, 0, 1, 1)  # refuses what the tables cannot hold
     folder = _check_out(out, overwrite)

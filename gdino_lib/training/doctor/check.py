@@ -648,7 +648,7 @@ def _recall(out: GroundingDINOOutput, batch: Batch) -> tuple[float, list[str]]:
     missing, count = [], 0
     for image, target in enumerate(batch.targets):
         prompt = batch.prompts[image]
-        boxes, phrase, _ = (
+        boxes, phrase, _, _ = (
             each.cpu()
             for each in label_boxes(
                 out.logits[image], out.boxes[image], out.phrase_of_token[image], len(prompt), *THRESHOLDS

@@ -10,16 +10,15 @@ import supervision as sv
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import SMALL, randomise
 from PIL import Image
+from small_detectors import ALL, CONFIG, assert_same, build, picture
 from torchvision.ops import nms
 
 import gdino_lib as gd
-from gdino_lib.detect.detector import Vocabulary
 from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.prompts import tokenizer, word_pieces
 
-CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
 WORDS = [
     "cat",
     "remote control",
@@ -30,23 +29,11 @@ WORDS = [
     "red_circle",
     "st. bernard",
 ]
-ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
-
-
-def build(**changes):
-    model = gd.GroundingDINO(CONFIG.replace(**changes))
-    randomise(model, seed=3)
-    return gd.Detector(model, batch_size=4)
 
 
 @pytest.fixture(scope="module")
 def detector():
     return build()
-
-
-def picture(seed=0, size=(90, 60)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 def rows(found):
@@ -59,15 +46,6 @@ def rows(found):
             strict=True,
         )
     )
-
-
-def assert_same(one, other, names=True):
-    assert len(one) == len(other)
-    order = [np.lexsort((*found.xyxy.round(0).T, -found.confidence.round(3))) for found in (one, other)]
-    np.testing.assert_allclose(one.confidence[order[0]], other.confidence[order[1]], atol=1e-4)
-    np.testing.assert_allclose(one.xyxy[order[0]], other.xyxy[order[1]], atol=0.05)
-    if names:
-        assert sorted(n.lower() for n in one.data["class_name"]) == sorted(n.lower() for n in other.data["class_name"])
 
 
 def test_the_contract(detector):
@@ -273,40 +251,6 @@ def test_an_embedded_image_answers_like_the_image(detector):
         assert_same(detector(embedding, phrases, **ALL), detector(picture(), phrases, **ALL))
     mixed = detector([picture(1), embedding], ["cat"], **ALL)
     assert_same(mixed[1], detector(picture(), ["cat"], **ALL))
-
-
-def test_bert_reads_each_phrase_once(monkeypatch):
-    monkeypatch.setattr("gdino_lib.detect.detector.KEPT_TOKENS", 40)
-    detector = gd.Detector(gd.GroundingDINO(CONFIG))
-    read = []
-    encoder = detector.model.text_encoder
-    monkeypatch.setattr(
-        encoder, "_read", lambda new, device, own=encoder._read: read.append(len(new)) or own(new, device)
-    )
-    before = detector(picture(), ["kept words"], **ALL)
-    assert read == [3]  # [CLS], the phrase, [SEP]
-    assert_same(detector(picture(), ["kept words"], **ALL), before)
-    detector([picture(), picture(1)], [["kept words", "dog"], ["dog"]], **ALL)
-    assert read == [3, 1]
-    fresh = gd.Detector(detector.model)
-    both, again = (one(picture(), ["dog", "kept words"], **ALL) for one in (detector, fresh))
-    assert np.allclose(both.xyxy, again.xyxy, atol=1e-3)
-    assert np.allclose(both.confidence, again.confidence, atol=1e-5)
-    for number in range(70):
-        detector(detector.encode_image(picture()), [f"word {number}"])
-    assert 30 < sum(map(len, detector._known)) <= 40
-    detector(picture(), ["long " * 30], **ALL)
-    assert sum(map(len, detector._known)) <= 40
-    assert_same(detector(picture(), ["kept words"], **ALL), before)
-
-
-def test_what_was_kept_of_phrases_is_forgotten_with_other_landmarks():
-    detector = gd.Detector(gd.GroundingDINO(CONFIG))
-    detector(picture(), ["kept words"], **ALL)
-    for number in range(6):  # an allocator likes to give the place of the old ones to the new
-        detector.model.text_encoder.set_landmarks([f"name {number}", f"word {number}"])
-        found = detector(picture(), ["kept words"], **ALL)
-        assert_same(found, gd.Detector(detector.model)(picture(), ["kept words"], **ALL))
 
 
 def test_each_threshold_is_compared_with_its_own(detector):
