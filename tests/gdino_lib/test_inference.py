@@ -21,11 +21,12 @@ from gdino_lib import inference
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.detect.postprocess import label_boxes
 from gdino_lib.images import prepare, read_image
-from gdino_lib.inference import Model, annotate, load_image, load_model, predict, read_config
+from gdino_lib.inference import Model, annotate, load_image, load_model, predict
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.prompts import tokenize_captions, tokenizer
 from gdino_lib.weights.files import write_pth
 from gdino_lib.weights.loading import Checkpoint, save, to_layout
+from gdino_lib.weights.official_config import read_config
 
 RECORD = json.loads(official_phrases.RECORD.read_text("utf-8"))
 

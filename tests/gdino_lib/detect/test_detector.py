@@ -2,7 +2,11 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ import gdino_lib as gd
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.prompts import tokenizer, word_pieces
+from gdino_lib.weights.loading import save
 
 WORDS = [
     "cat",
@@ -433,3 +438,26 @@ def test_bytetrack_follows_boxes_over_frames(detector):
     frames = [tracker.update(found) for _ in range(5)]
     assert set(frames[-1].data["class_name"]) <= {"cat", "dog"}
     assert set(frames[-1].tracker_id) == set(frames[-2].tracker_id) != {-1}
+
+
+BESIDE_A_MODULE_OF_THAT_NAME = """
+import data_prep, numpy, sys
+import gdino_lib as gd
+
+assert data_prep.x == 1
+detector = gd.Detector.from_pretrained(sys.argv[1], device="cpu")
+found = detector(numpy.zeros((60, 90, 3), numpy.uint8), ["cat", "dog"], box_threshold=0, text_threshold=0)
+assert len(found) == detector.model.config.queries, found
+"""
+
+
+def test_detecting_needs_nothing_of_data_prep(tmp_path):
+    """In a folder with a `data_prep.py` of the user's own, which Python finds before ours."""
+    save(build().model, tmp_path / "weights.safetensors")
+    (tmp_path / "data_prep.py").write_text("x = 1\n", encoding="utf-8")
+    paths = os.pathsep.join([str(Path(gd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", BESIDE_A_MODULE_OF_THAT_NAME, "weights.safetensors"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
