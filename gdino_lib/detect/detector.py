@@ -308,8 +308,9 @@ def _join(chunks: list[LabelledBoxes], phrases: tuple[str, ...], options: Detect
     """The boxes of all chunks as one result; their boxes are in pixels, their phrases indices of the caller's."""
     import supervision as sv
 
-    nothing = torch.zeros(0, dtype=torch.int64)
-    chunks = chunks or [LabelledBoxes(torch.zeros(0, 4), nothing, torch.zeros(0), nothing.bool())]
+    if not chunks:  # no phrase has a word piece
+        no_phrase = torch.zeros(0, dtype=torch.int64)
+        chunks = [LabelledBoxes(torch.zeros(0, 4), no_phrase, torch.zeros(0), no_phrase.bool())]
     found = LabelledBoxes(*map(torch.cat, zip(*chunks, strict=True)))
     if len(chunks) > 1:
         found = _suppress_across_chunks(found)

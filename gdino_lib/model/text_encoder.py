@@ -64,7 +64,7 @@ class TextEncoder(nn.Module):
         bert_width: width of what it returns; width: D.
         mode: what BERT sees at once.
         framed: BERT sees it between [CLS] and [SEP]. The official BERT learned to do without. A sentence encoder did not:
-            its first token, whatever it is, serves as a place to attend to and says nothing of itself.
+            its first token, whatever it is, is an attention sink.
         landmarks: how many there are, see `set_landmarks`; 0, as in the official model: BERT's features stay as they are.
     """
 

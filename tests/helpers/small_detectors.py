@@ -8,6 +8,21 @@ import gdino_lib as gd
 
 CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
 ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
+WORDS = [
+    "cat",
+    "remote control",
+    "a person with an umbrella",
+    "dog",
+    "Fire Hydrant",
+    "bus",
+    "red_circle",
+    "st. bernard",
+]
+LONG = [
+    f"{colour} {thing}"
+    for colour in ("red", "blue", "green")
+    for thing in ["cat", "dog", "bus", "car", "cup", "pen", "hat", "box", "key", "jar"]
+]  # more than fit into 32 tokens
 
 
 def build(**changes):
