@@ -23,6 +23,7 @@ from gdino_lib.evaluation.coco import average_precision
 from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.nano import icons, pictograms, recipe
 from gdino_lib.nano.first_weights import begin_nano
+from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.training.settings import Precision
@@ -145,10 +146,8 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         things = icons.drawn_by_others(things, icon_sets)
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
-    if changed.lr_scale["text_encoder.bert"]:
-        vars(model.text_encoder).pop("encode", None)  # BERT changes: it reads each phrase in each step
-    else:
-        recipe.read_once(model.text_encoder, recipe.wordings(things), variant.noise)
+    if not changed.lr_scale["text_encoder.bert"]:  # a BERT that changes reads each phrase in each step
+        model.text_encoder = FrozenTextEncoder(model.text_encoder, recipe.wordings(things), variant.noise)
     dataset = SceneDataset(
         things,
         recipe.EPOCH,

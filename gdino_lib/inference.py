@@ -16,14 +16,12 @@ can name "[CLS]", and it finds classes by equality.
 
 from __future__ import annotations
 
-import ast
 import os
 import warnings
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,61 +29,18 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.images import prepare
+from gdino_lib.messages import reason
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.prompts import tokenize_captions, tokenizer
+from gdino_lib.prompts import piece_id, tokenize_captions, tokenizer
 from gdino_lib.weights.loading import choose_device, load
+from gdino_lib.weights.official_config import FIELDS_SHOWN_BY_TENSORS, read_config
 
 if TYPE_CHECKING:
     import supervision as sv
     from transformers import PreTrainedTokenizerBase
 
-# (width, heads per stage, depth of the third stage, window) of the official names
-BACKBONES = {
-    "swin_T_224_1k": (96, (3, 6, 12, 24), 6, 7),
-    "swin_B_224_22k": (128, (4, 8, 16, 32), 18, 7),
-    "swin_B_384_22k": (128, (4, 8, 16, 32), 18, 12),
-    "swin_L_224_22k": (192, (6, 12, 24, 48), 18, 7),
-    "swin_L_384_22k": (192, (6, 12, 24, 48), 18, 12),
-}
-BACKBONE_FIELDS = {name: name for name in ("backbone", "swin_width", "swin_depths", "swin_heads", "swin_window")}
-# official name -> ours: what tensors show, so that configuration and checkpoint must agree, ...
-SHOWN = {
-    "hidden_dim": "width",
-    "dim_feedforward": "ffn_width",
-    "enc_layers": "encoder_layers",
-    "dec_layers": "decoder_layers",
-    "num_queries": "queries",
-    "num_feature_levels": "levels",
-    "use_fusion_layer": "fusion",
-    "use_text_cross_attention": "text_cross_attention",
-}
-# ... and what they don't
-TOLD = {
-    "nheads": "heads",
-    "enc_n_points": "points",
-    "pe_temperatureH": "position_temperature",
-    "dropout": "dropout",
-    "fusion_droppath": "fusion_drop_path",
-}
-# other values would be other models, which nobody has published and `GroundingDINO` does not have
-FIXED = {
-    "modelname": ("groundingdino",),
-    "position_embedding": ("sine", "v2"),  # two names of one thing
-    "return_interm_indices": ([1, 2, 3], (1, 2, 3)),
-    "pre_norm": (False,),
-    "query_dim": (4,),
-    "num_patterns": (0,),
-    "two_stage_type": ("standard",),
-    "two_stage_bbox_embed_share": (False,),
-    "two_stage_class_embed_share": (False,),
-    "transformer_activation": ("relu",),
-    "embed_init_tgt": (True,),
-    "max_text_len": (256,),
-    "use_text_enhancer": (True,),
-    "sub_sentence_present": (True, False),
-}
+SWIN_FIELDS = ("backbone", "swin_width", "swin_depths", "swin_heads", "swin_window")
 SEPARATORS = ("[CLS]", "[SEP]", ".")  # for `remove_combined`; "?" is none of them, though it ends a block
 LAST_TOKEN = 255  # the official code never names it
 SHORT_SIDE, LONG_SIDE = 800, 1333  # whatever the model: the official functions know no other
@@ -105,7 +60,8 @@ def load_model(
     """The model that an official configuration describes, with a checkpoint's weights.
 
     Args:
-        model_config_path: `GroundingDINO_SwinT_OGC.py` and the like; see `read_config`.
+        model_config_path: `GroundingDINO_SwinT_OGC.py` and the like; see
+            `gdino_lib.weights.official_config`.
         model_checkpoint_path: `groundingdino_swint_ogc.pth`, or anything else that `gdino_lib.load` takes. BERT's
             sizes, and whether the decoder's layers share a box head, are as its tensors show.
         device: where to put the model; without CUDA, "cuda" means the CPU, with one warning.
@@ -119,75 +75,19 @@ def load_model(
         ValueError: a configuration that is not understood, or that the checkpoint contradicts; a checkpoint with
             tensors that are missing, unexpected, or of another shape. The official code ignores the latter.
     """
-    said = read_config(model_config_path)
+    fields = read_config(model_config_path)
     model = load(model_checkpoint_path, "cpu")
     has = model.config
-    compared = {name: (said[ours], getattr(has, ours)) for name, ours in (BACKBONE_FIELDS | SHOWN).items()}
-    compared["nheads * enc_n_points"] = (said["heads"] * said["points"], has.heads * has.points)
+    shown = {name: name for name in SWIN_FIELDS} | FIELDS_SHOWN_BY_TENSORS
+    compared = {name: (fields[field], getattr(has, field)) for name, field in shown.items()}
+    compared["nheads * enc_n_points"] = (fields["heads"] * fields["points"], has.heads * has.points)
     for name, (given, found) in compared.items():
         if given != found:
             raise ValueError(f"{model_config_path}: {name} = {given}, but {model_checkpoint_path} has {found}")
-    config = has.replace(**said)
+    config = has.replace(**fields)
     if config != has:  # something that tensors don't show
         model = load(model_checkpoint_path, "cpu", config)
     return model.to(available(device))
-
-
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields of `GroundingDINOConfig` that an official configuration file sets.
-
-    The file is Python with nothing but `name = value` lines. It is parsed, never executed. Names that say nothing of the
-    model (`batch_size`, `dn_number`, ...) are passed over, as the official code does.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: another statement, a value that is computed, a model that is not ours; with the line.
-    """
-    values = _assignments(path)
-
-    def fail(name: str, expected: str) -> ValueError:
-        value, line = values[name]
-        return ValueError(f"{os.fspath(path)}, line {line}: {name}: expected {expected}, got {_short(repr(value))}")
-
-    if "_base_" in values:
-        raise fail("_base_", "a file that stands alone")
-    wanted = ["backbone", *SHOWN, *TOLD]
-    if missing := [name for name in wanted if name not in values]:
-        raise ValueError(f"{os.fspath(path)} is no configuration of Grounding DINO: missing {', '.join(missing)}")
-    for name, allowed in FIXED.items():
-        if name in values and not any(type(values[name][0]) is type(one) and values[name][0] == one for one in allowed):
-            raise fail(name, " or ".join(map(repr, allowed)))
-    for name, twin in (("dec_n_points", "enc_n_points"), ("pe_temperatureW", "pe_temperatureH")):
-        if name in values and values[name][0] != values[twin][0]:
-            raise fail(name, f"{values[twin][0]!r}, as {twin}")
-    text = values.get("text_encoder_type", ("bert-base-uncased", 0))[0]  # or a folder with it
-    if not isinstance(text, str) or Path(text).name != "bert-base-uncased":
-        raise fail("text_encoder_type", "'bert-base-uncased'")
-    backbone = values["backbone"][0]
-    if not isinstance(backbone, str) or backbone not in BACKBONES:
-        raise fail("backbone", f"one of {', '.join(BACKBONES)}")
-    width, heads, depth, window = BACKBONES[backbone]
-    said = {
-        "backbone": "swin",
-        "swin_width": width,
-        "swin_depths": (2, 2, depth, 2),
-        "swin_heads": heads,
-        "swin_window": window,
-        "text_mode": "sub-sentence" if values.get("sub_sentence_present", (True, 0))[0] else "whole-sentence",
-    }
-    for name, field in (SHOWN | TOLD).items():
-        value, kind = values[name][0], type(getattr(GroundingDINOConfig, field))
-        if kind is float and type(value) in (int, float) and 0 <= value < 1e6:
-            said[field] = float(value)
-        elif type(value) is kind and (kind is bool or 0 < value < 1e6):
-            said[field] = value
-        else:
-            raise fail(name, {bool: "True or False", int: "a positive whole number", float: "a number"}[kind])
-    try:
-        GroundingDINOConfig(**said)
-    except (ArithmeticError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
-    return said
 
 
 def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:
@@ -215,8 +115,7 @@ def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:
         with Image.open(image_path) as image:
             pixels = np.array(image.convert("RGB"))
     except Exception as error:  # each of PIL's formats fails in its own way: OSError, SyntaxError, struct.error, ...
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{name}: expected an image file that PIL can read, got {reason}") from error
+        raise ValueError(f"{name}: expected an image file that PIL can read, got {reason(error)}") from error
     return pixels, prepare(pixels, SHORT_SIDE, LONG_SIDE)
 
 
@@ -264,7 +163,7 @@ def predict(
     keep = best > box_threshold
     ids = prompt.ids[0].tolist()
     tokenized = {"input_ids": ids}
-    separators = set(tokenizer().convert_tokens_to_ids(list(SEPARATORS)))
+    separators = set(map(piece_id, SEPARATORS))
     ends = [place for place, piece in enumerate(ids) if piece in separators]
     phrases = []
     for row in probabilities[keep]:
@@ -298,8 +197,10 @@ def get_phrases_from_posmap(
     if posmap.dim() != 1:
         raise ValueError(f"posmap: expected one dimension, got {list(posmap.shape)}")
     marked = [place for place in posmap.nonzero()[:, 0].tolist() if left_idx < place < right_idx]
-    # said aloud, since transformers 5 has another default than 4
-    return tokenizer.decode([tokenized["input_ids"][place] for place in marked], clean_up_tokenization_spaces=True)
+    ids = [tokenized["input_ids"][place] for place in marked]
+    text = tokenizer.decode(ids, clean_up_tokenization_spaces=True)  # the default differs between transformers 4 and 5
+    assert isinstance(text, str), "several texts come only from several lists of ids"
+    return text
 
 
 def annotate(image_source: np.ndarray, boxes: Tensor, logits: Tensor, phrases: list[str]) -> np.ndarray:
@@ -429,41 +330,3 @@ def _warn_once(device: str) -> None:
 def _to_corners(boxes: Tensor, width: int, height: int) -> np.ndarray:
     scale = torch.tensor([width, height, width, height], dtype=torch.float32)
     return box_convert(boxes * scale, "cxcywh", "xyxy").numpy()
-
-
-def _assignments(path: str | os.PathLike[str]) -> dict[str, tuple[Any, int]]:
-    """name -> (value, line) of a file of plain assignments."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no configuration file at {path}")
-    try:
-        text = path.read_text("utf-8")
-        statements, lines = ast.parse(text).body, text.split("\n")
-    except (MemoryError, RecursionError, SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        where = f"{path}, line {line}" if line else f"{path}"
-        raise ValueError(f"{where}: expected `name = value` lines, got {type(error).__name__}") from None
-    values: dict[str, tuple[Any, int]] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            continue  # a docstring
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        try:
-            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
-                raise ValueError
-            if not all(isinstance(target, ast.Name) for target in targets):
-                raise ValueError
-            value = ast.literal_eval(statement.value)
-        except (MemoryError, RecursionError, TypeError, ValueError):
-            raise ValueError(
-                f"{path}, line {statement.lineno}: expected `name = value` with a plain value, "
-                f"got `{_short(lines[statement.lineno - 1])}`; nothing of the file was run"
-            ) from None
-        values |= {target.id: (value, statement.lineno) for target in targets}
-    return values
-
-
-def _short(text: str) -> str:
-    """One line of at most 60 characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -43,9 +43,7 @@ class Prompt:
 
     @property
     def block_mask(self) -> Tensor:
-        """bool [B, T, T], True = the two tokens are of one block, and may attend to each other; each token to
-        itself.
-        """
+        """bool [B, T, T], True = both tokens are of one block and may attend to each other, or are the same token."""
         same = (self.blocks[:, :, None] == self.blocks[:, None]) & self.mask[:, None]
         return same | torch.eye(same.shape[-1], dtype=torch.bool, device=same.device)
 
@@ -57,9 +55,18 @@ class Prompt:
 @cache
 def tokenizer() -> PreTrainedTokenizerBase:
     """The tokenizer of bert-base-uncased, from the vocabulary in this package: no network."""
-    from transformers import BertTokenizerFast
+    # transformers 5 makes this alias while it is imported; in transformers 4 `BertTokenizer` is the slow one
+    from transformers import BertTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
     return BertTokenizerFast.from_pretrained(VOCABULARY)
+
+
+@cache
+def piece_id(piece: str) -> int:
+    """The id of one word piece of the vocabulary: "[CLS]", ".", "cat"."""
+    number = tokenizer().convert_tokens_to_ids(piece)
+    assert isinstance(number, int), "a list of ids comes only from a list of pieces"
+    return number
 
 
 @lru_cache(maxsize=100_000)
@@ -90,20 +97,19 @@ def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
         TypeError: a prompt is a plain string, not a list of phrases.
         ValueError: a prompt without phrases, or longer than `max_tokens`.
     """
-    vocabulary = tokenizer()
-    stop = vocabulary.convert_tokens_to_ids(".")
+    cls, stop, sep = map(piece_id, ("[CLS]", ".", "[SEP]"))
     rows = []
     for number, phrases in enumerate(prompts):
         if isinstance(phrases, str):
             raise TypeError(f"prompt {number}: expected a list of phrases, got the string {phrases!r}")
         if not phrases:
             raise ValueError(f"prompt {number} has no phrases; expected at least one")
-        row = [(vocabulary.cls_token_id, NO_PHRASE, 0, 0)]
+        row = [(cls, NO_PHRASE, 0, 0)]
         for index, phrase in enumerate(phrases):
             pieces = word_pieces(phrase)
             row += [(piece, index, index + 1, place) for place, piece in enumerate(pieces)]
             row.append((stop, NO_PHRASE, index + 1, len(pieces)))
-        row.append((vocabulary.sep_token_id, NO_PHRASE, len(phrases) + 1, 0))
+        row.append((sep, NO_PHRASE, len(phrases) + 1, 0))
         rows.append(row)
     return _table(rows, max_tokens)
 
@@ -118,7 +124,7 @@ def tokenize_captions(captions: Sequence[str], max_tokens: int = 256) -> Prompt:
         ValueError: a caption of more than `max_tokens` tokens; the official code cuts it off.
     """
     vocabulary = tokenizer()
-    delimiters = set(vocabulary.convert_tokens_to_ids(list(OFFICIAL_DELIMITERS)))
+    delimiters = set(map(piece_id, OFFICIAL_DELIMITERS))
     rows = []
     for caption in captions:
         ids = vocabulary(caption)["input_ids"]
@@ -170,6 +176,6 @@ def _table(rows: list[list[tuple[int, int, int, int]]], max_tokens: int) -> Prom
                 f"prompt {number} has {len(row)} tokens; expected at most {max_tokens}: use fewer or shorter phrases"
             )
     longest = max(map(len, rows), default=0)
-    padding = (tokenizer().pad_token_id, NO_PHRASE, -1, 0)
+    padding = (piece_id("[PAD]"), NO_PHRASE, -1, 0)
     table = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], dtype=torch.int64)  # (B, T, 4)
     return Prompt(*table.view(len(rows), longest, 4).unbind(-1))

@@ -36,9 +36,11 @@ from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder
 from gdino_lib.apps.terminal import counted, listed, print_line, printable, warnings_as_lines
 from gdino_lib.apps.video import Film, UnwritableFilmError
-from gdino_lib.detect.detector import Detector, Vocabulary, check_options
+from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.drawing import draw_detections
+from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
+from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import read_image
 from gdino_lib.messages import one_line
 from gdino_lib.prompts import split_phrases, word_pieces
@@ -81,7 +83,7 @@ def detect_files(
         ValueError, OSError: nothing can be done, and nothing was written.
         KeyboardInterrupt: with what became of the results.
     """
-    check_options(**options)
+    DetectOptions(**options)  # refuses what is out of range
     for phrase in phrases:
         Box(phrase, 0, 0, 1, 1)  # refuses what the tables cannot hold
     folder = check_results_folder(out, overwrite)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -16,21 +13,22 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from gdino_lib.detect.postprocess import Score, label_boxes, label_every, phrase_wise_nms, to_pixels
+from gdino_lib.detect.options import DetectOptions
+from gdino_lib.detect.postprocess import LabelledBoxes, Score, label_boxes, phrase_wise_nms, to_pixels
+from gdino_lib.detect.text_cache import TextCache
+from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.model.text_encoder import TextTokens
-from gdino_lib.prompts import Prompt, chunk, split_phrases, tokenize, tokenizer, word_pieces
+from gdino_lib.prompts import Prompt, tokenize
 from gdino_lib.weights.loading import load
 
 if TYPE_CHECKING:
     import supervision as sv
 
-    from gdino_lib.detect.thresholds import Thresholds
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KEPT_TOKENS = 16_384  # of phrases that BERT need not read again; 50 MB with BERT-base in float32
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
 
@@ -52,59 +50,6 @@ class ImageEmbedding:
         return f"<ImageEmbedding: {width} x {height} pixels as {features.shape[1]} tokens, on {features.device}>"
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """A caller's phrases, ready for the model.
-
-    Attributes:
-        phrases: as given.
-        chunks: prompts of at most the model's number of tokens: distinct phrases in canonical order (that of their word
-            pieces), so that the caller's order, letter case and repetitions change nothing.
-        indices: for each chunk, the first index in `phrases` of each of its phrases.
-    """
-
-    phrases: tuple[str, ...]
-    chunks: tuple[tuple[str, ...], ...]
-    indices: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def build(cls, phrases: str | Sequence[str], max_tokens: int) -> Vocabulary:
-        """Read phrases: a list, or one string "cat . remote control .".
-
-        Raises:
-            TypeError: something else; ValueError: no phrases, an empty one, or one that is too long.
-        """
-        phrases = tuple(split_phrases(phrases) if isinstance(phrases, str) else phrases)
-        for number, phrase in enumerate(phrases):
-            if not isinstance(phrase, str):
-                raise TypeError(f"phrase {number}: expected a string, got {type(phrase).__name__}")
-            if not phrase.strip():
-                raise ValueError(f"phrase {number} is empty; expected words")
-        if not phrases:
-            raise ValueError("no phrases; expected at least one")
-        first: dict[tuple[int, ...], int] = {}
-        for number, phrase in enumerate(phrases):
-            pieces = word_pieces(phrase)
-            if not set(pieces) - {tokenizer().unk_token_id}:
-                shown = phrase if len(phrase) <= 40 else f"{phrase[:40]}..."
-                message = f"phrase {number}, {shown!r}, has no word that the model knows: its boxes mean nothing"
-                warnings.warn(message, stacklevel=_callers_level())
-            if pieces:  # nothing is left of control characters: such a phrase is never found
-                first.setdefault(pieces, number)
-        canonical = sorted(first)
-        try:
-            chunks = chunk(canonical, max_tokens)
-        except ValueError:
-            longest = max(range(len(phrases)), key=lambda number: len(word_pieces(phrases[number])))
-            count = len(word_pieces(phrases[longest]))
-            shown = phrases[longest][:40]
-            raise ValueError(
-                f"phrase {longest}, '{shown}...', has {count} tokens; expected at most {max_tokens - 3}"
-            ) from None
-        indices = tuple(tuple(first[canonical[number]] for number in members) for members in chunks)
-        return cls(phrases, tuple(tuple(phrases[n] for n in members) for members in indices), indices)
-
-
 class Detector:
     """Finds what phrases name.
 
@@ -113,6 +58,9 @@ class Detector:
         dtype: "float32", "bfloat16" or "float16", by autocast: weights stay as they are.
         batch_size: at most so many images of one resized shape go through the model at once. None: 4, and 1 on a CPU,
             where larger batches leave its caches (nano, batches of 4: the backbone takes 1.5 times as long an image).
+
+    Attributes:
+        text_cache: what BERT made of the phrases of earlier calls.
     """
 
     def __init__(self, model: GroundingDINO, dtype: str = "float32", batch_size: int | None = None) -> None:
@@ -128,9 +76,7 @@ class Detector:
         self.model = model.eval()
         self.dtype = DTYPES[dtype]
         self.batch_size = batch_size
-        self._known: dict[tuple[int, ...], Tensor] = {}  # what BERT made of phrases, by their ids ...
-        self._known_by: list[tuple[int, int]] = []  # ... and the state of its weights then
-        self._held: list[Tensor] = []  # these weights
+        self.text_cache = TextCache()
 
     @classmethod
     def from_pretrained(
@@ -156,6 +102,34 @@ class Detector:
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
+
+    @overload
+    def __call__(
+        self,
+        image: ImageSource | ImageEmbedding,
+        phrases: str | Sequence[str],
+        box_threshold: float = ...,
+        text_threshold: float = ...,
+        nms_iou: float | None = ...,
+        top_k: int | None = ...,
+        score: Score = ...,
+        thresholds: Thresholds | None = ...,
+        every_phrase: bool = ...,
+    ) -> sv.Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[ImageSource | ImageEmbedding],
+        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        box_threshold: float = ...,
+        text_threshold: float = ...,
+        nms_iou: float | None = ...,
+        top_k: int | None = ...,
+        score: Score = ...,
+        thresholds: Thresholds | None = ...,
+        every_phrase: bool = ...,
+    ) -> list[sv.Detections]: ...
 
     def __call__(
         self,
@@ -197,18 +171,11 @@ class Detector:
         Raises:
             FileNotFoundError, ValueError, TypeError: an image, phrase or threshold that cannot be used; one line.
         """
-        check_options(box_threshold, text_threshold, nms_iou, top_k, score, thresholds)
-        self._look_after()
-        many = isinstance(image, (list, tuple))
+        options = DetectOptions(box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
+        many = isinstance(image, list | tuple)
         images = list(image) if many else [image]
-        vocabularies = self._vocabularies(phrases, len(images), many)
-        found: list[Any] = [None] * len(images)
-        for members, tokens, sizes in self._batches(images):
-            options = (box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
-            results = self._detect(tokens, sizes, [vocabularies[number] for number in members], options)
-            for number, result in zip(members, results, strict=True):
-                found[number] = result
-        return found if many else found[0]
+        results = self._detect(images, self._vocabularies(phrases, len(images), many), options)
+        return results if many else results[0]
 
     def refer(self, image: ImageSource | ImageEmbedding, phrase: str) -> sv.Detections:
         """The one box that fits a referring expression best, however unsure: "the cup on the left".
@@ -220,7 +187,8 @@ class Detector:
             raise TypeError(f"phrase: expected one string, got {type(phrase).__name__}")
         if isinstance(image, list | tuple):
             raise TypeError(f"image: expected one image, got {type(image).__name__}")
-        return self(image, [phrase], box_threshold=0.0, text_threshold=0.0, top_k=1)
+        options = DetectOptions(box_threshold=0.0, text_threshold=0.0, top_k=1)
+        return self._detect([image], self._vocabularies([phrase], 1, many=False), options)[0]
 
     @torch.inference_mode()
     def encode_image(self, image: ImageSource) -> ImageEmbedding:
@@ -229,20 +197,14 @@ class Detector:
         Raises:
             FileNotFoundError, ValueError: an image that cannot be read.
         """
-        self._look_after()
+        self._set_eval_mode()
         upright = read_image(image)
         return ImageEmbedding(self._encode([self._prepare(upright)]), upright.size)
 
-    def _look_after(self) -> None:
-        """The model may have been trained, loaded or moved since the last call."""
+    def _set_eval_mode(self) -> None:
+        """The model may have been trained since the last call."""
         if self.model.training:
             self.model.eval()
-        text = self.model.text_encoder
-        read_by = [*text.bert.parameters(), *text.buffers(recurse=False)]  # with its landmarks
-        now = [(tensor.data_ptr(), tensor._version) for tensor in read_by]
-        if now != self._known_by:
-            self._known.clear()
-            self._known_by, self._held = now, read_by  # else new landmarks could take the address of these
 
     def _prepare(self, image: Image.Image) -> Tensor:
         return prepare(image, self.model.config.short_side, self.model.config.long_side)
@@ -267,9 +229,21 @@ class Detector:
             raise ValueError(f"phrases: expected {wanted}, got {len(phrases)} entries that are not all strings")
         return [Vocabulary.build(own, limit) for own in phrases]
 
+    def _detect(self, images: list[Any], vocabularies: list[Vocabulary], options: DetectOptions) -> list[sv.Detections]:
+        self._set_eval_mode()
+        results: dict[int, sv.Detections] = {}
+        for members, tokens, sizes in self._batches(images):
+            found = self._detect_batch(tokens, sizes, [vocabularies[number] for number in members], options)
+            results |= zip(members, found, strict=True)
+        return [results[number] for number in range(len(images))]
+
     @torch.inference_mode()
-    def _batches(self, images: list[Any]) -> Iterable[tuple[list[int], ImageTokens, list[tuple[int, int]]]]:
-        """Encode images, those of equal resized shape together: padding would change their features."""
+    def _batches(self, images: list[Any]) -> Iterator[tuple[list[int], ImageTokens, list[tuple[int, int]]]]:
+        """Encode images, those of equal resized shape together: padding would change their features.
+
+        Yields:
+            (index of each image; the tokens; (width, height) of each original).
+        """
         waiting: dict[torch.Size, list[tuple[int, Tensor, tuple[int, int]]]] = {}
         batch_size = self.batch_size or (1 if self.device.type == "cpu" else 4)
 
@@ -292,47 +266,37 @@ class Detector:
             yield encoded(group)
 
     @torch.inference_mode()
-    def _detect(
-        self, tokens: ImageTokens, sizes: list[tuple[int, int]], vocabularies: list[Vocabulary], options: tuple
+    def _detect_batch(
+        self, tokens: ImageTokens, sizes: list[tuple[int, int]], vocabularies: list[Vocabulary], options: DetectOptions
     ) -> list[sv.Detections]:
-        box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase = options
-        label = label_every if every_phrase else label_boxes
-        parts: list[list[tuple[Tensor, ...]]] = [[] for _ in sizes]
+        parts: list[list[LabelledBoxes]] = [[] for _ in sizes]
         for step in range(max(len(vocabulary.chunks) for vocabulary in vocabularies)):
             rows = [row for row, vocabulary in enumerate(vocabularies) if step < len(vocabulary.chunks)]
             with self._autocast():
-                text = self._text([vocabularies[row].chunks[step] for row in rows])
+                text = self._encode_text([vocabularies[row].chunks[step] for row in rows])
                 out = self.model.ground(tokens if len(rows) == len(sizes) else tokens.select(rows), text)
             for place, row in enumerate(rows):
                 indices = vocabularies[row].indices[step]
-                if thresholds is not None:  # in place of both
-                    text_threshold = _of_phrases(thresholds, vocabularies[row].chunks[step]).to(out.logits.device)
-                boxes, phrase, scores, *best = label(
+                found = label_boxes(
                     out.logits[place],
                     out.boxes[place],
                     out.phrase_of_token[place],
                     len(indices),
-                    box_threshold if thresholds is None else 0.0,
-                    text_threshold,
-                    score,
+                    *options.thresholds_of(vocabularies[row].chunks[step], out.logits.device),
+                    options.score,
+                    options.every_phrase,
                 )
-                class_ids = torch.tensor(indices, device=phrase.device)[phrase]
-                parts[row].append((to_pixels(boxes, *sizes[row]), class_ids, scores, *best))
+                class_ids = torch.tensor(indices, device=found.phrases.device)[found.phrases]
+                parts[row].append(found._replace(boxes=to_pixels(found.boxes, *sizes[row]), phrases=class_ids))
         return [
-            _detections(part, vocabulary.phrases, nms_iou, top_k)
-            for part, vocabulary in zip(parts, vocabularies, strict=True)
+            _join(chunks, vocabulary.phrases, options) for chunks, vocabulary in zip(parts, vocabularies, strict=True)
         ]
 
-    def _text(self, prompts: list[tuple[str, ...]]) -> TextTokens:
+    def _encode_text(self, prompts: list[tuple[str, ...]]) -> TextTokens:
         """Encode one prompt per image; one that all share is computed once, and BERT reads the phrases that are new."""
         shared = len(set(prompts)) == 1
         prompt = tokenize(prompts[:1] if shared else prompts, self.model.config.max_tokens).to(self.device)
-        text = self.model.text_encoder(prompt, self._known)
-        tokens = sum(map(len, self._known))
-        while tokens > KEPT_TOKENS:
-            oldest = next(iter(self._known))
-            tokens -= len(oldest)
-            del self._known[oldest]
+        text = self.model.text_encoder(prompt, self.text_cache)
         if not shared:
             return text
         count, p = len(prompts), text.prompt
@@ -340,78 +304,34 @@ class Detector:
         return TextTokens(text.features.expand(count, -1, -1), repeated)
 
 
-def _callers_level() -> int:
-    """The `stacklevel` of a warning that points to whoever called this package."""
-    level, frame = 2, sys._getframe(2)
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == __name__.split(".")[0]:
-        level, frame = level + 1, frame.f_back
-    return level
-
-
-def check_options(
-    box_threshold: float,
-    text_threshold: float,
-    nms_iou: float | None,
-    top_k: int | None,
-    score: str,
-    thresholds: Thresholds | None = None,
-) -> None:
-    """Refuse what makes no sense.
-
-    Raises:
-        TypeError: `thresholds` is none of `gdino_lib.detect.thresholds`.
-        ValueError: a threshold or overlap that is no number in 0..1, a `top_k` that is no number from 1, another score.
-    """
-    for name, value in (("box_threshold", box_threshold), ("text_threshold", text_threshold), ("nms_iou", nms_iou)):
-        if value is None and name == "nms_iou":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= 1:
-            raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, Integral) or top_k < 1):
-        raise ValueError(f"top_k: expected a whole number of at least 1, got {top_k!r}")
-    if score not in Score.__args__:
-        raise ValueError(f"score: expected one of {', '.join(Score.__args__)}, got {score!r}")
-    if thresholds is not None and not hasattr(thresholds, "classes"):
-        raise TypeError(f"thresholds: expected calibration.Thresholds, got {type(thresholds).__name__}")
-
-
-def _of_phrases(thresholds: Thresholds, phrases: Sequence[str]) -> Tensor:
-    """The threshold of each phrase, float32 [P], by what the words become: "with_mask" is "With mask", too."""
-    own = {word_pieces(name): value for name, value in thresholds.classes.items()}
-    return torch.tensor([own.get(word_pieces(phrase), thresholds.default) for phrase in phrases], dtype=torch.float32)
-
-
-def _detections(
-    parts: list[tuple[Tensor, ...]], phrases: tuple[str, ...], nms_iou: float | None, top_k: int | None
-) -> sv.Detections:
-    """Join the chunks' (boxes, class ids, scores), with `every_phrase` also which are a box's best."""
+def _join(chunks: list[LabelledBoxes], phrases: tuple[str, ...], options: DetectOptions) -> sv.Detections:
+    """The boxes of all chunks as one result; their boxes are in pixels, their phrases indices of the caller's."""
     import supervision as sv
 
-    parts = parts or [(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))]
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    if len(parts) > 1:
-        columns = _across_chunks(*columns)
-    if nms_iou is not None:
-        boxes, class_ids, scores = columns[:3]
-        keep = phrase_wise_nms(boxes, scores, class_ids, nms_iou)
-        columns = [column[keep] for column in columns]
-    boxes, class_ids, scores, *best = (column[:top_k].cpu().numpy() for column in columns)
+    if not chunks:  # no phrase has a word piece
+        no_phrase = torch.zeros(0, dtype=torch.int64)
+        chunks = [LabelledBoxes(torch.zeros(0, 4), no_phrase, torch.zeros(0), no_phrase.bool())]
+    found = LabelledBoxes(*map(torch.cat, zip(*chunks, strict=True)))
+    if len(chunks) > 1:
+        found = _suppress_across_chunks(found)
+        if not options.every_phrase:
+            found = LabelledBoxes(*(column[found.best] for column in found))
+    if options.nms_iou is not None:
+        keep = phrase_wise_nms(found.boxes, found.scores, found.phrases, options.nms_iou)
+        found = LabelledBoxes(*(column[keep] for column in found))
+    boxes, class_ids, scores, best = (column[: options.top_k].cpu().numpy() for column in found)
     names = np.array([phrases[index] for index in class_ids.tolist()], dtype=str)
-    return sv.Detections(
-        xyxy=boxes.reshape(-1, 4),
-        confidence=scores,
-        class_id=class_ids,
-        data={"class_name": names} | ({"best": best[0]} if best else {}),
-    )
+    data: dict[str, np.ndarray | list] = {"class_name": names}
+    if options.every_phrase:
+        data["best"] = best
+    return sv.Detections(xyxy=boxes.reshape(-1, 4), confidence=scores, class_id=class_ids, data=data)
 
 
-def _across_chunks(boxes: Tensor, class_ids: Tensor, scores: Tensor, *best: Tensor) -> list[Tensor]:
-    """Of boxes of several chunks that overlap the surest stays; where each comes with every phrase, it stays the best one."""
-    if not best:
-        keep = nms(boxes, scores, CHUNK_IOU)
-        return [boxes[keep], class_ids[keep], scores[keep]]
-    candidates = best[0].nonzero().squeeze(1)
-    chosen = torch.zeros_like(best[0])
-    chosen[candidates[nms(boxes[candidates], scores[candidates], CHUNK_IOU)]] = True
-    order = scores.argsort(descending=True, stable=True)
-    return [boxes[order], class_ids[order], scores[order], chosen[order]]
+def _suppress_across_chunks(found: LabelledBoxes) -> LabelledBoxes:
+    """Of the boxes of several chunks that overlap, only the surest stays the best one of its object; by falling score."""
+    candidates = found.best.nonzero().squeeze(1)
+    kept = candidates[nms(found.boxes[candidates], found.scores[candidates], CHUNK_IOU)]
+    best = torch.zeros_like(found.best)
+    best[kept] = True
+    order = found.scores.argsort(descending=True, stable=True)
+    return LabelledBoxes(*(column[order] for column in found._replace(best=best)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,22 @@ def phrase_scores(logits: Tensor, tokens: Tensor, count: int, score: Score = "me
     )
 
 
+class LabelledBoxes(NamedTuple):
+    """Boxes that each carry one phrase, by falling score.
+
+    Attributes:
+        boxes: float32 [n, 4], cxcywh in 0..1.
+        phrases: int64 [n], index of the phrase.
+        scores: float32 [n], of the phrase, 0..1.
+        best: bool [n], whether no phrase fits the query better.
+    """
+
+    boxes: Tensor
+    phrases: Tensor
+    scores: Tensor
+    best: Tensor
+
+
 def label_boxes(
     logits: Tensor,
     boxes: Tensor,
@@ -40,48 +56,27 @@ def label_boxes(
     box_threshold: float,
     text_threshold: float | Tensor,
     score: Score = "mean",
-) -> tuple[Tensor, Tensor, Tensor]:
+    every_phrase: bool = False,
+) -> LabelledBoxes:
     """Give each query its best phrase and keep those that are sure enough.
 
     Args:
         logits: float [Q, T]; boxes: float [Q, 4], cxcywh in 0..1; tokens: int64 [T]; count: number of phrases.
         box_threshold: the best of a query's tokens must reach it (special tokens and "." do not count).
-        text_threshold: the score of its best phrase must reach it; or one of its own for each phrase, float32 [count].
-
-    Returns:
-        (boxes float32 [n, 4], cxcywh; phrase int64 [n]; score float32 [n]), by falling score.
-    """
-    best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
-    scores, phrase = phrase_scores(logits, tokens, count, score).max(1)
-    if isinstance(text_threshold, Tensor):
-        text_threshold = text_threshold[phrase]  # (Q,)
-    keep = (best_token >= box_threshold) & (scores >= text_threshold)
-    order = scores[keep].argsort(descending=True, stable=True)
-    return boxes.float()[keep][order], phrase[keep][order], scores[keep][order]
-
-
-def label_every(
-    logits: Tensor,
-    boxes: Tensor,
-    tokens: Tensor,
-    count: int,
-    box_threshold: float,
-    text_threshold: float | Tensor,
-    score: Score = "mean",
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `label_boxes`, but give each query every phrase that is sure enough: what COCO's precision is measured on.
-
-    Returns:
-        (boxes float32 [n, 4], cxcywh; phrase int64 [n]; score float32 [n]; bool [n], whether it is its query's best
-        phrase), by falling score.
+        text_threshold: the score of a phrase must reach it; or one of its own for each phrase, float32 [count].
+        every_phrase: give each query every phrase that is sure enough, a box each, and not its best one alone: what COCO's
+            precision is measured on.
     """
     best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
     scores = phrase_scores(logits, tokens, count, score)  # (Q, P)
+    best = torch.arange(count, device=scores.device) == scores.argmax(1)[:, None]  # (Q, P)
     keep = (best_token >= box_threshold)[:, None] & (scores >= text_threshold)
+    if not every_phrase:
+        keep &= best
     query, phrase = keep.nonzero(as_tuple=True)
-    order = scores[keep].argsort(descending=True, stable=True)
+    order = scores[query, phrase].argsort(descending=True, stable=True)
     query, phrase = query[order], phrase[order]
-    return boxes.float()[query], phrase, scores[query, phrase], scores.argmax(1)[query] == phrase
+    return LabelledBoxes(boxes.float()[query], phrase, scores[query, phrase], best[query, phrase])
 
 
 def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:

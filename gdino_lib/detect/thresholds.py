@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_prep.atomic import atomic_file
-
 if TYPE_CHECKING:
     import supervision as sv
 
@@ -42,7 +40,8 @@ class Thresholds:
             return found
         if len(limits) != len(found) or found.confidence is None:
             raise ValueError("expected detections with a confidence and data['class_name'], as a Detector gives them")
-        return found[found.confidence.astype(np.float64) >= limits]
+        # supervision's type of an index does not tell a mask, which gives detections, from a name, which gives data
+        return found[found.confidence.astype(np.float64) >= limits]  # pyright: ignore[reportReturnType]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON's values."""
@@ -50,9 +49,9 @@ class Thresholds:
 
     def save(self, path: Path | str) -> None:
         """Write JSON; `thresholds_path` says where it belongs. Nothing half-written ever stands there."""
-        with atomic_file(path) as file:
-            json.dump(self.to_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
-            file.write("\n")
+        from data_prep.atomic import write_json  # detecting does without data_prep, which a user's own may shadow
+
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path | str) -> Thresholds:
@@ -77,8 +76,9 @@ class Thresholds:
 
 
 def thresholds_path(model: str | os.PathLike[str]) -> Path:
-    """Where the thresholds of a model's weights stand: `thresholds.json` in its folder, or beside its file
-    (`best.safetensors` -> `best.thresholds.json`).
+    """Where the thresholds of a model's weights stand.
+
+    That is `thresholds.json` in its folder, or beside its file (`best.safetensors` -> `best.thresholds.json`).
     """
     path = Path(model)
     return path / "thresholds.json" if path.is_dir() else path.with_suffix(".thresholds.json")

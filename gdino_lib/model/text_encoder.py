@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from gdino_lib.config import TextMode
-from gdino_lib.prompts import Prompt, tokenize, tokenizer
+from gdino_lib.prompts import Prompt, piece_id, tokenize, tokenizer
 
-DRAWN = 0.4  # how far landmarks draw a phrase towards them, 0..1 ...
-TEMPERATURE = 0.02  # ... and that of the softmax over cosines which says how much each of them
-CHUNK = 256  # names that BERT reads at once
+LANDMARK_SHARE = 0.4  # share of the way that landmarks move a phrase towards them, 0..1
+LANDMARK_TEMPERATURE = 0.02  # of the softmax over cosines that weights the landmarks
+LANDMARK_BATCH = 256  # names that BERT reads at once
+
+TokenIds: TypeAlias = tuple[int, ...]  # of a sequence that BERT reads
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class TextTokens:
         return replace(self, features=features)
 
 
+class FeatureCache(Protocol):
+    """Where features of sequences come from instead of from BERT, see `gdino_lib.detect.text_cache`."""
+
+    def read(self, encoder: TextEncoder, sequences: list[TokenIds], device: torch.device) -> Tensor:
+        """The same as `encoder.read(sequences, device)`."""
+        ...
+
+
 class TextEncoder(nn.Module):
     """BERT and a projection.
 
@@ -53,9 +64,12 @@ class TextEncoder(nn.Module):
         bert_width: width of what it returns; width: D.
         mode: what BERT sees at once.
         framed: BERT sees it between [CLS] and [SEP]. The official BERT learned to do without. A sentence encoder did not:
-            its first token, whatever it is, serves as a place to attend to and says nothing of itself.
+            its first token, whatever it is, is an attention sink.
         landmarks: how many there are, see `set_landmarks`; 0, as in the official model: BERT's features stay as they are.
     """
+
+    mode: TextMode
+    landmarks: Tensor | None  # a buffer, float [N, bert width]
 
     def __init__(
         self,
@@ -74,27 +88,36 @@ class TextEncoder(nn.Module):
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, prompt: Prompt, known: dict[tuple[int, ...], Tensor] | None = None) -> TextTokens:
-        """Encode a batch of prompts; for `known` see `encode`."""
-        return TextTokens(self.projection(self.encode(prompt, known)), prompt)
+    def forward(self, prompt: Prompt, cache: FeatureCache | None = None) -> TextTokens:
+        """Encode a batch of prompts; for `cache` see `encode`."""
+        return TextTokens(self.projection(self.encode(prompt, cache)), prompt)
 
-    def encode(self, prompt: Prompt, known: dict[tuple[int, ...], Tensor] | None = None) -> Tensor:
+    def encode(self, prompt: Prompt, cache: FeatureCache | None = None) -> Tensor:
         """BERT's features, drawn by the landmarks where there are any, float [B, T, bert width]; zeros at padding.
 
         Args:
-            known: what became of sequences that it has read before, float [length, bert width] by their ids; new ones are
-                added. In other company it would round otherwise, in the last digits.
+            cache: reads the sequences in place of BERT, which reads only those that the cache lacks. Results may differ in
+                the last bits, as those of any two batches do.
         """
         sequences, row, column = self._sequences(prompt)
-        if known is None:
-            features = self._read(sequences, prompt.ids.device)
-        else:
-            new = [ids for ids in sequences if ids not in known]
-            if new:
-                read = self._read(new, prompt.ids.device)
-                known |= {ids: features[: len(ids)].clone() for ids, features in zip(new, read, strict=True)}
-            features = pad_sequence([known[ids] for ids in sequences], batch_first=True)
+        device = prompt.ids.device
+        features = self.read(sequences, device) if cache is None else cache.read(self, sequences, device)
         return features[row, column] * prompt.mask[..., None]  # (S, longest, W) -> (B, T, W)
+
+    def read(self, sequences: list[TokenIds], device: torch.device) -> Tensor:
+        """What BERT, and the landmarks, make of S sequences, float [S, longest, W]."""
+        features, ids = self._read_by_bert(sequences, device)
+        if self.landmarks is None:
+            return features
+        words = _word_mask(ids)
+        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
+            features = features.to(self.landmarks.dtype)
+            mean = _word_mean(features, words)
+            lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
+            cosines = self.landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
+            cosines = cosines.T / lengths  # (S, N)
+            shift = (cosines / LANDMARK_TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
+            return features + LANDMARK_SHARE * shift[:, None] * words[..., None]
 
     @torch.no_grad()
     def set_landmarks(self, names: Sequence[str]) -> None:
@@ -114,34 +137,19 @@ class TextEncoder(nn.Module):
             raise ValueError("names: expected at least one that was learned, got none")
         self.landmarks = None
         device, means = self.projection.weight.device, []
-        for start in range(0, len(names), CHUNK):
-            sequences, _, _ = self._sequences(tokenize([[name] for name in names[start : start + CHUNK]]))
-            features, ids = self._read_plainly(sequences, device)
-            named = _named(ids)
-            means.append(_mean(features, named)[named.any(1)])  # without [CLS] and [SEP]
+        for start in range(0, len(names), LANDMARK_BATCH):
+            sequences, _, _ = self._sequences(tokenize([[name] for name in names[start : start + LANDMARK_BATCH]]))
+            features, ids = self._read_by_bert(sequences, device)
+            words = _word_mask(ids)
+            means.append(_word_mean(features, words)[words.any(1)])  # without [CLS] and [SEP]
         self.landmarks = torch.cat(means)  # (N, W)
 
-    def _read(self, sequences: list[tuple[int, ...]], device: torch.device) -> Tensor:
-        """What BERT, and the landmarks, make of S sequences, float [S, longest, W]."""
-        features, ids = self._read_plainly(sequences, device)
-        if self.landmarks is None:
-            return features
-        named = _named(ids)
-        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
-            features = features.to(self.landmarks.dtype)
-            mean = _mean(features, named)
-            lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
-            cosines = self.landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
-            cosines = cosines.T / lengths  # (S, N)
-            aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
-            return features + DRAWN * aside[:, None] * named[..., None]
-
-    def _read_plainly(self, sequences: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _read_by_bert(self, sequences: list[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:
         """(what BERT makes of S sequences, float [S, longest, W]; their ids, int64 [S, longest], -1 at padding)."""
         ids = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=-1).to(device)
         return self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state, ids
 
-    def _sequences(self, prompt: Prompt) -> tuple[list[tuple[int, ...]], Tensor, Tensor]:
+    def _sequences(self, prompt: Prompt) -> tuple[list[TokenIds], Tensor, Tensor]:
         """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
 
         Returns:
@@ -153,31 +161,31 @@ class TextEncoder(nn.Module):
             group, column = prompt.mask.long() - 1, torch.arange(prompt.ids.shape[1]).expand_as(prompt.ids)
         else:
             group, column = _words(prompt)
-        found: dict[tuple[int, ...], int] = {}
+        places: dict[TokenIds, int] = {}  # of each distinct sequence among the S
         rows = []
         for ids, groups in zip(prompt.ids.tolist(), group.tolist(), strict=True):
             members: dict[int, list[int]] = {}
             for token, number in zip(ids, groups, strict=True):
                 if number >= 0:
                     members.setdefault(number, []).append(token)
-            numbers = {number: found.setdefault(tuple(tokens), len(found)) for number, tokens in members.items()}
+            numbers = {number: places.setdefault(tuple(tokens), len(places)) for number, tokens in members.items()}
             rows.append([numbers.get(number, 0) for number in groups])
-        before, after = ((tokenizer().cls_token_id,), (tokenizer().sep_token_id,)) if self.framed else ((), ())
+        before, after = ((piece_id("[CLS]"),), (piece_id("[SEP]"),)) if self.framed else ((), ())
         column = column + len(before)
         device = prompt.ids.device
         column = column.to(device) * prompt.mask
-        return [(*before, *tokens, *after) for tokens in found], torch.tensor(rows, device=device), column
+        return [(*before, *tokens, *after) for tokens in places], torch.tensor(rows, device=device), column
 
 
-def _named(ids: Tensor) -> Tensor:
-    """Which tokens say what a phrase names: bool [S, longest], False = padding, the frame and "."."""
-    signs = torch.tensor(tokenizer().convert_tokens_to_ids(["[CLS]", "[SEP]", "."]), device=ids.device)
+def _word_mask(ids: Tensor) -> Tensor:
+    """Which tokens are words of a phrase: bool [S, longest]; [CLS], [SEP], "." and padding are not."""
+    signs = torch.tensor([piece_id(sign) for sign in ("[CLS]", "[SEP]", ".")], device=ids.device)
     return (ids >= 0) & ~torch.isin(ids, signs)
 
 
-def _mean(features: Tensor, named: Tensor) -> Tensor:
-    """Of the words of each sequence, float [S, W]; 0 where there are none."""
-    return (features * named[..., None]).sum(1) / named.sum(1, keepdim=True).clamp(min=1)
+def _word_mean(features: Tensor, words: Tensor) -> Tensor:
+    """The mean over the words of each sequence, float [S, W]; 0 where there are none."""
+    return (features * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)
 
 
 def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,15 +22,14 @@ from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.datasets import read_records
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.model.text_encoder import TextEncoder
 from gdino_lib.nano import icons, pictograms
 from gdino_lib.nano.first_weights import alike, begin_nano
+from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.nano.naming import learn_names
 from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.nano.pictures import draw_rounds
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
-from gdino_lib.prompts import Prompt, tokenize
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 from gdino_lib.training.trainer import Trainer, Validation
 from gdino_lib.weights.files import write_safetensors
@@ -45,7 +43,10 @@ NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
 CROWDS = 0.15  # share of scenes in which most things are alike
 FURTHER = 0.4  # share of things that no emoji shows, where names are learned
-NOISE_IN_NAMES, NOISE = 0.8, 0.5  # added to the text's features, see `read_once`, where names are learned; in scenes
+NOISE_IN_NAMES, NOISE = (
+    0.8,
+    0.5,
+)  # added to the text's features, see `FrozenTextEncoder`, where names are learned; in scenes
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
 TEXT = "text_encoder.bert."
@@ -90,7 +91,7 @@ class Round:
         settings: of the trainer.
         further: share of things that no emoji shows.
         own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
-        noise: added to the text's features, see `read_once`.
+        noise: added to the text's features, see `FrozenTextEncoder`.
         dropped: share of the backbone's channels that a step does without, see `drop_channels`.
         kept: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weights.merge`.
     """
@@ -185,8 +186,10 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
     dataset = SceneDataset(
         things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
     )
-    read_once(model.text_encoder, wordings(things), NOISE_IN_NAMES)
+    text_encoder = model.text_encoder
+    model.text_encoder = FrozenTextEncoder(text_encoder, wordings(things), NOISE_IN_NAMES)
     learn_names(model, dataset, NAMING, out, workers)
+    model.text_encoder = text_encoder
 
 
 def find(
@@ -219,44 +222,11 @@ def find(
         crowds=CROWDS,
         seed=plan.settings.seed,
     )
-    read_once(model.text_encoder, wordings(things), plan.noise)
+    model.text_encoder = FrozenTextEncoder(model.text_encoder, wordings(things), plan.noise)
     drop_channels(model.image_backbone.backbone, plan.dropped)
     return (
         Trainer(model, dataset, plan.settings, out, validation=validation, resume=True, workers=workers).fit().weights
     )
-
-
-def read_once(encoder: TextEncoder, phrases: Iterable[str], noise: float = 0.0) -> None:
-    """Let a BERT that stays as it is read each phrase only once in training; it takes a sixth of a step otherwise.
-
-    All are read before the first step, in an order of their own, so that what a phrase becomes does not depend on when it is
-    met.
-
-    Args:
-        encoder: whose `encode` is changed.
-        phrases: all that prompts may hold.
-        noise: added to what each phrase of a prompt becomes, another vector in each step, the same for all its tokens; as a
-            share of the features' deviation. Names become regions instead of points, and unseen ones lie in more of them.
-    """
-    plain, known, order = partial(type(encoder).encode, encoder), {}, sorted(set(phrases), key=lambda p: (len(p), p))
-    deviation = torch.zeros(())
-
-    def encode(prompt: Prompt, kept: dict[tuple[int, ...], Tensor] | None = None) -> Tensor:
-        nonlocal deviation
-        if not torch.is_grad_enabled():
-            return plain(prompt, kept)
-        if not known:
-            with torch.no_grad():
-                for start in range(0, len(order), 256):
-                    plain(tokenize([[phrase] for phrase in order[start : start + 256]]).to(prompt.ids.device), known)
-            deviation = torch.cat(list(known.values())).std()
-        features = plain(prompt, known)  # (B, T, W)
-        blocks = prompt.blocks.clamp(min=0)  # (B, T), a number for each phrase
-        aside = torch.randn(len(blocks), len(prompt.ids[0]), features.shape[-1], device=features.device)
-        aside = aside.gather(1, blocks[..., None].expand_as(features)) * (noise * deviation)
-        return features + aside * prompt.mask[..., None]
-
-    encoder.encode = encode
 
 
 def drop_channels(backbone: nn.Module, share: float) -> None:

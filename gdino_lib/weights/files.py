@@ -68,13 +68,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
     """Write tensors, whole or not at all, for which they stand twice in memory."""
-    from data_prep.atomic import atomic_file
 
     # clones: the format refuses tensors that share memory, or have gaps
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
     data = safetensors.torch.save(plain, {"format": "pt"} | (metadata or {}))
-    with atomic_file(path, "wb") as file:
-        file.write(data)
+    _write_bytes(path, data)
 
 
 def write_pth(path: Path, state: State) -> None:
@@ -88,12 +86,17 @@ def write_torch(path: Path, content: Any) -> None:
     Raises:
         OSError: a full disk, or not writable.
     """
-    from data_prep.atomic import atomic_file
 
     data = io.BytesIO()  # torch reports a full disk in words of its own, Python in the system's
     torch.save(content, data)
+    _write_bytes(path, data.getbuffer())
+
+
+def _write_bytes(path: Path, data: bytes | memoryview) -> None:
+    from data_prep.atomic import atomic_file  # reading does without data_prep, which a user's own may shadow
+
     with atomic_file(path, "wb") as file:
-        file.write(data.getbuffer())
+        file.write(data)
 
 
 def _files_of(folder: Path) -> list[Path]:

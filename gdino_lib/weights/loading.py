@@ -8,6 +8,7 @@ is filled, or loading fails.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _UNUSED_PREFIX = "unused."  # our own files keep such tensors, too, so that noth
 
 
 def load(
-    path_or_name: str | Path, device: str | torch.device = "auto", config: GroundingDINOConfig | None = None
+    path_or_name: str | os.PathLike[str], device: str | torch.device = "auto", config: GroundingDINOConfig | None = None
 ) -> GroundingDINO:
     """Build a model and fill it from a weight file.
 
@@ -133,6 +134,8 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
     elif to == "official":
         write_pth(target, to_layout(checkpoint, to))
     else:
+        from data_prep.atomic import atomic_folder  # loading does without data_prep, which a user's own may shadow
+
         state = {hub_name(name): tensor for name, tensor in to_layout(checkpoint, to).items()}
         with atomic_folder(target, overwrite) as folder:
             write_safetensors(folder / "model.safetensors", state)

@@ -135,7 +135,7 @@ def measure_recall(out: GroundingDINOOutput, batch: Batch) -> tuple[float, list[
     for image, target in enumerate(batch.targets):
         prompt = batch.prompts[image]
         logits, boxes, tokens = out.logits[image], out.boxes[image], out.phrase_of_token[image]
-        boxes, phrase, _ = label_boxes(logits, boxes, tokens, len(prompt), BOX_THRESHOLD, TEXT_THRESHOLD)
+        boxes, phrase, *_ = label_boxes(logits, boxes, tokens, len(prompt), BOX_THRESHOLD, TEXT_THRESHOLD)
         boxes, phrase = boxes.cpu(), phrase.cpu()
         truth = box_convert(target.boxes, "cxcywh", "xyxy")
         overlap = box_iou(box_convert(boxes, "cxcywh", "xyxy"), truth)  # (n, boxes)

@@ -2,7 +2,11 @@
 
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,64 +14,18 @@ import supervision as sv
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import SMALL, randomise
 from PIL import Image
+from small_detectors import ALL, CONFIG, LONG, WORDS, assert_same, build, picture
 from torchvision.ops import nms
 
 import gdino_lib as gd
-from gdino_lib.detect.detector import Vocabulary
-from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.prompts import tokenizer, word_pieces
-
-CONFIG = SMALL.replace(short_side=64, long_side=128, swin_depths=(1, 1, 1, 1), encoder_layers=1, decoder_layers=2)
-WORDS = [
-    "cat",
-    "remote control",
-    "a person with an umbrella",
-    "dog",
-    "Fire Hydrant",
-    "bus",
-    "red_circle",
-    "st. bernard",
-]
-ALL = {"box_threshold": 0.0, "text_threshold": 0.0}
-
-
-def build(**changes):
-    model = gd.GroundingDINO(CONFIG.replace(**changes))
-    randomise(model, seed=3)
-    return gd.Detector(model, batch_size=4)
+from gdino_lib.weights.loading import save
 
 
 @pytest.fixture(scope="module")
 def detector():
     return build()
-
-
-def picture(seed=0, size=(90, 60)):
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def rows(found):
-    """(name, box, confidence) of each, in an order that does not depend on ties."""
-    return sorted(
-        zip(
-            found.data["class_name"].tolist(),
-            found.xyxy.round(1).tolist(),
-            found.confidence.round(3).tolist(),
-            strict=True,
-        )
-    )
-
-
-def assert_same(one, other, names=True):
-    assert len(one) == len(other)
-    order = [np.lexsort((*found.xyxy.round(0).T, -found.confidence.round(3))) for found in (one, other)]
-    np.testing.assert_allclose(one.confidence[order[0]], other.confidence[order[1]], atol=1e-4)
-    np.testing.assert_allclose(one.xyxy[order[0]], other.xyxy[order[1]], atol=0.05)
-    if names:
-        assert sorted(n.lower() for n in one.data["class_name"]) == sorted(n.lower() for n in other.data["class_name"])
 
 
 def test_the_contract(detector):
@@ -194,51 +152,6 @@ def test_a_model_that_changes_is_asked_anew():
     assert not detector.model.training
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda detector: detector([picture(), picture(1)], ["cat", "😀😀"]),
-        lambda detector: detector([picture(), picture(1)], [["cat"], ["cat", "😀😀"]]),
-        lambda detector: detector.refer(picture(), "😀😀"),
-    ],
-)
-def test_phrases_without_known_words_warn(detector, ask):
-    with pytest.warns(UserWarning, match="phrase ., '😀😀', has no word that the model knows") as said:
-        ask(detector)
-    assert [warning.filename for warning in said] == [__file__], "once, at the caller's line"
-
-
-def test_phrases_of_signs_that_nobody_sees_warn_and_find_nothing(detector):
-    with pytest.warns(UserWarning, match="has no word"):
-        assert len(detector(picture(), ["\u200b"], **ALL)) == 0
-
-
-def test_a_phrase_of_too_many_tokens_is_refused_with_their_number(detector):
-    with pytest.raises(ValueError, match=r"phrase 1, .* has 300 tokens; expected at most 253"):
-        detector(picture(), ["cat", "dog " * 300])
-
-
-LONG = [
-    f"{colour} {thing}"
-    for colour in ("red", "blue", "green")
-    for thing in ["cat", "dog", "bus", "car", "cup", "pen", "hat", "box", "key", "jar"]
-]
-
-
-def test_a_long_vocabulary_is_dealt_into_chunks():
-    detector = build(max_tokens=32)
-    vocabulary = Vocabulary.build(LONG, 32)
-    assert len(vocabulary.chunks) == 3
-    found = detector(picture(), LONG, **ALL)
-    assert len(found) > 0
-    overlaps = sv.box_iou_batch(found.xyxy, found.xyxy) - np.eye(len(found))
-    assert overlaps.max() <= 0.7, "boxes of several chunks do not overlap by more"
-    shuffled = list(reversed(LONG))
-    again = detector(picture(), shuffled, **ALL)
-    assert np.array_equal(again.xyxy, found.xyxy)
-    assert again.data["class_name"].tolist() == found.data["class_name"].tolist()
-
-
 def test_chunked_equals_unchunked_where_phrases_cannot_meet():
     # phrases meet in the fusion, in the selection of queries and in the decoder's text attention
     apart = {"fusion": False, "language_guided": False, "text_cross_attention": False}
@@ -246,18 +159,6 @@ def test_chunked_equals_unchunked_where_phrases_cannot_meet():
     found = whole(picture(), LONG, **ALL)
     keep = torch.from_numpy(found.xyxy), torch.from_numpy(found.confidence)
     assert_same(chunked(picture(), LONG, **ALL), found[nms(*keep, 0.7).numpy()])
-
-
-@pytest.mark.parametrize("max_tokens", [256, 32])
-def test_every_phrase_of_a_box_holds_what_its_best_one_says(max_tokens):
-    """In one chunk and in several: the pairs marked as best are what is found without the others."""
-    detector, words = build(max_tokens=max_tokens), LONG
-    plain, every = detector(picture(), words, **ALL), detector(picture(), words, **ALL, every_phrase=True)
-    assert rows(every[every.data["best"]]) == rows(plain)
-    assert len(every) > len(plain)
-    assert (np.diff(every.confidence) <= 0).all()
-    kept = detector(picture(), words, **ALL, every_phrase=True, top_k=7)
-    assert kept.confidence.tolist() == every.confidence[:7].tolist()
 
 
 def test_per_image_chunks_of_different_number():
@@ -273,70 +174,6 @@ def test_an_embedded_image_answers_like_the_image(detector):
         assert_same(detector(embedding, phrases, **ALL), detector(picture(), phrases, **ALL))
     mixed = detector([picture(1), embedding], ["cat"], **ALL)
     assert_same(mixed[1], detector(picture(), ["cat"], **ALL))
-
-
-def test_bert_reads_each_phrase_once(monkeypatch):
-    monkeypatch.setattr("gdino_lib.detect.detector.KEPT_TOKENS", 40)
-    detector = gd.Detector(gd.GroundingDINO(CONFIG))
-    read = []
-    encoder = detector.model.text_encoder
-    monkeypatch.setattr(
-        encoder, "_read", lambda new, device, own=encoder._read: read.append(len(new)) or own(new, device)
-    )
-    before = detector(picture(), ["kept words"], **ALL)
-    assert read == [3]  # [CLS], the phrase, [SEP]
-    assert_same(detector(picture(), ["kept words"], **ALL), before)
-    detector([picture(), picture(1)], [["kept words", "dog"], ["dog"]], **ALL)
-    assert read == [3, 1]
-    fresh = gd.Detector(detector.model)
-    both, again = (one(picture(), ["dog", "kept words"], **ALL) for one in (detector, fresh))
-    assert np.allclose(both.xyxy, again.xyxy, atol=1e-3)
-    assert np.allclose(both.confidence, again.confidence, atol=1e-5)
-    for number in range(70):
-        detector(detector.encode_image(picture()), [f"word {number}"])
-    assert 30 < sum(map(len, detector._known)) <= 40
-    detector(picture(), ["long " * 30], **ALL)
-    assert sum(map(len, detector._known)) <= 40
-    assert_same(detector(picture(), ["kept words"], **ALL), before)
-
-
-def test_what_was_kept_of_phrases_is_forgotten_with_other_landmarks():
-    detector = gd.Detector(gd.GroundingDINO(CONFIG))
-    detector(picture(), ["kept words"], **ALL)
-    for number in range(6):  # an allocator likes to give the place of the old ones to the new
-        detector.model.text_encoder.set_landmarks([f"name {number}", f"word {number}"])
-        found = detector(picture(), ["kept words"], **ALL)
-        assert_same(found, gd.Detector(detector.model)(picture(), ["kept words"], **ALL))
-
-
-def test_each_threshold_is_compared_with_its_own(detector):
-    """The box threshold with the best token, the text threshold with the phrase's mean, which is lower."""
-    phrases = ["a person with an umbrella"]
-    everything = detector(picture(), phrases, **ALL)
-    limit = float(np.median(everything.confidence))
-    by_text = detector(picture(), phrases, box_threshold=0.0, text_threshold=limit)
-    assert len(by_text) == (everything.confidence >= limit).sum()
-    by_box = detector(picture(), phrases, box_threshold=limit, text_threshold=0.0)
-    best = detector(picture(), phrases, **ALL, score="max")
-    assert len(by_box) == (best.confidence >= limit).sum() > len(by_text)
-
-
-def test_top_k_nms_score_and_referring(detector):
-    everything = detector(picture(), ["cat", "dog"], **ALL)
-    assert np.array_equal(detector(picture(), ["cat", "dog"], **ALL, top_k=5).xyxy, everything.xyxy[:5])
-    suppressed = detector(picture(), ["cat", "dog"], **ALL, nms_iou=0.01)
-    kept = []
-    for number in (0, 1):
-        own = (everything.class_id == number).nonzero()[0]
-        boxes, scores = torch.tensor(everything.xyxy[own]), torch.tensor(everything.confidence[own])
-        kept += own[nms(boxes, scores, 0.01).numpy()].tolist()
-    assert np.array_equal(suppressed.xyxy, everything.xyxy[sorted(kept)])
-    assert len(suppressed) < len(everything)
-    best = detector(picture(), ["a red circle"], **ALL, score="max").confidence.max()
-    assert best > detector(picture(), ["a red circle"], **ALL).confidence.max()
-    one = detector.refer(picture(), "the cat on the left")
-    assert len(one) == 1
-    assert one.data["class_name"].tolist() == ["the cat on the left"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (400, 1), (3000, 20)])
@@ -371,46 +208,6 @@ def test_half_precision():
         assert abs(np.median(found.confidence) - np.median(exact.confidence)) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ((picture(), []), ValueError, "no phrases"),
-        ((picture(), " . "), ValueError, "no phrases"),
-        ((picture(), ["cat", " "]), ValueError, "phrase 1 is empty"),
-        ((picture(), ["cat", 3]), ValueError, "phrases: expected strings"),
-        ((picture(), 3), TypeError, "phrases: expected a string or a list, got int"),
-        ((picture(), [["cat"]]), ValueError, "lists go with a list of images"),
-        (([picture()], [["cat"], ["dog"]]), ValueError, "expected 1 lists of phrases"),
-        (("nowhere.jpg", ["cat"]), FileNotFoundError, "nowhere.jpg"),
-        ((picture(), ["cat"], 1.5), ValueError, r"box_threshold: expected a number in 0\.\.1, got 1\.5"),
-        ((picture(), ["cat"], 0.1, float("nan")), ValueError, "text_threshold"),
-        ((picture(), ["cat"], 0.1, 0.1, -1), ValueError, "nms_iou"),
-        ((picture(), ["cat"], "0.3"), ValueError, r"box_threshold: expected a number in 0\.\.1, got '0\.3'"),
-        ((picture(), ["cat"], 0.1, None), ValueError, r"text_threshold: expected a number in 0\.\.1, got None"),
-        ((picture(), ["cat"], 0.1, 0.1, True), ValueError, "nms_iou: expected a number"),
-        ((picture(), ["cat"], 0.1, 0.1, None, 0), ValueError, "top_k: expected a whole number"),
-        (
-            (picture(), ["cat"], 0.1, 0.1, None, "3"),
-            ValueError,
-            "top_k: expected a whole number of at least 1, got '3'",
-        ),
-        ((picture(), ["cat"], 0.1, 0.1, None, 2.5), ValueError, r"got 2\.5"),
-        (
-            (picture(), ["cat"], 0.1, 0.1, None, None, "mean", 0.3),
-            TypeError,
-            "thresholds: expected calibration.Thresholds",
-        ),
-        ((torch.zeros(3, 8, 8), ["cat"]), ValueError, "expected a path, a PIL image or a uint8 array, got Tensor"),
-        ((None, ["cat"]), ValueError, "got NoneType"),
-        ((picture(), ["cat"], 0.1, 0.1, None, None, "sum"), ValueError, "score: expected one of mean, max"),
-    ],
-)
-def test_what_cannot_be_used_is_named(detector, arguments, error, message):
-    with pytest.raises(error, match=message) as caught:
-        detector(*arguments)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_reference_is_one_string_for_one_image(detector):
     with pytest.raises(TypeError, match="phrase: expected one string, got list"):
         detector.refer(picture(), ["the cup", "the pen"])
@@ -438,25 +235,6 @@ def test_what_they_show_of_themselves(detector):
     embedding = detector.encode_image(picture())
     tokens = sum(height * width for height, width in embedding.tokens.shapes)
     assert repr(embedding) == f"<ImageEmbedding: 90 x 60 pixels as {tokens} tokens, on cpu>"
-
-
-def test_thresholds_of_classes_take_the_place_of_both(detector):
-    phrases = ["red_circle", "cat", "bus"]
-    everything = detector(picture(), phrases, **ALL)
-    middle = float(np.median(everything.confidence))
-    chosen = Thresholds(middle, {"Red circle": 0.0, "bus": 1.0}, {})
-    found = detector(picture(), phrases, box_threshold=1.0, text_threshold=1.0, thresholds=chosen)
-    limits = np.float32([[0.0, middle, 1.0][number] for number in everything.class_id])
-    expected = everything[everything.confidence >= limits]
-    assert 0 < len(expected) < len(everything)
-    assert np.array_equal(found.xyxy, expected.xyxy)
-    assert np.array_equal(found.class_id, expected.class_id)
-    by_name = Thresholds(middle, {"red_circle": 0.0, "bus": 1.0}, {}).keep(everything)
-    assert np.array_equal(found.xyxy, by_name.xyxy), "as `keep` does afterwards, where names are equal"
-    top = detector(picture(), phrases, top_k=2, thresholds=chosen)
-    assert np.array_equal(top.xyxy, expected.xyxy[:2])
-    many = build(max_tokens=8)([picture(), picture(1)], [phrases, ["cat"]], thresholds=chosen)
-    assert all("bus" not in one.data["class_name"] for one in many)
 
 
 def test_unknown_settings_are_named():
@@ -489,3 +267,26 @@ def test_bytetrack_follows_boxes_over_frames(detector):
     frames = [tracker.update(found) for _ in range(5)]
     assert set(frames[-1].data["class_name"]) <= {"cat", "dog"}
     assert set(frames[-1].tracker_id) == set(frames[-2].tracker_id) != {-1}
+
+
+BESIDE_A_MODULE_OF_THAT_NAME = """
+import data_prep, numpy, sys
+import gdino_lib as gd
+
+assert data_prep.x == 1
+detector = gd.Detector.from_pretrained(sys.argv[1], device="cpu")
+found = detector(numpy.zeros((60, 90, 3), numpy.uint8), ["cat", "dog"], box_threshold=0, text_threshold=0)
+assert len(found) == detector.model.config.queries, found
+"""
+
+
+def test_detecting_needs_nothing_of_data_prep(tmp_path):
+    """In a folder with a `data_prep.py` of the user's own, which Python finds before ours."""
+    save(build().model, tmp_path / "weights.safetensors")
+    (tmp_path / "data_prep.py").write_text("x = 1\n", encoding="utf-8")
+    paths = os.pathsep.join([str(Path(gd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", BESIDE_A_MODULE_OF_THAT_NAME, "weights.safetensors"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import gdino_lib as gd
 from gdino_lib.model.grounding_dino import Predictions
 from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
 from gdino_lib.model.swin import Swin
-from gdino_lib.model.text_encoder import DRAWN, TEMPERATURE
+from gdino_lib.model.text_encoder import LANDMARK_SHARE, LANDMARK_TEMPERATURE
 
 CONFIG = SMALL.replace(logit_epsilon=1e-3)
 PROMPTS = [["cat", "remote control"], ["a dog"]]
@@ -365,7 +365,7 @@ def test_a_landmark_draws_the_words_of_a_phrase_and_nothing_else():
         plain = encoder.encode(prompt)[0]
         encoder.set_landmarks(["dog"])
         drawn = encoder.encode(prompt)[0]
-    aside = DRAWN * (plain[dog].mean(0) - plain[words].mean(0))
+    aside = LANDMARK_SHARE * (plain[dog].mean(0) - plain[words].mean(0))
     torch.testing.assert_close(drawn[words], plain[words] + aside, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(drawn[~words], plain[~words], rtol=1e-4, atol=1e-5)  # signs, and its own landmark
     assert aside.abs().max() > 0.01
@@ -385,8 +385,8 @@ def test_the_landmarks_most_like_a_phrase_draw_it_most():
             encoder.set_landmarks(landmarks)
         drawn = words("red dog")
     mean = plain.mean(0)
-    shares = (torch.cosine_similarity(means, mean, dim=-1) / TEMPERATURE).softmax(0)
-    torch.testing.assert_close(drawn, plain + DRAWN * (shares @ means - mean), rtol=1e-4, atol=1e-5)
+    shares = (torch.cosine_similarity(means, mean, dim=-1) / LANDMARK_TEMPERATURE).softmax(0)
+    torch.testing.assert_close(drawn, plain + LANDMARK_SHARE * (shares @ means - mean), rtol=1e-4, atol=1e-5)
     assert shares.max() > 1.5 * shares.min()
     with pytest.raises(ValueError, match="names: expected at least one that was learned, got none"):
         encoder.set_landmarks([])

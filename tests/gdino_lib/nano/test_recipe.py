@@ -9,7 +9,6 @@ from small_runs import model, shapes
 
 from gdino_lib.nano import pictograms, recipe
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.prompts import tokenize
 from gdino_lib.training.settings import LossSettings
 from gdino_lib.training.trainer import Validation
 from gdino_lib.weights import loading
@@ -71,24 +70,6 @@ def test_what_is_learned_from(monkeypatch):
     assert abs(sum(shares[-2:]) - 0.3) < 1e-9
 
 
-def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
-    m = model().eval()
-    prompts = [["cat", "red hat", "sunflower seed oil"], ["red hat"]]
-    with torch.no_grad():
-        before = m.text_encoder(tokenize(prompts)).features
-    calls, kind = [], type(m.text_encoder.bert)
-    read = kind.forward
-    monkeypatch.setattr(kind, "forward", lambda bert, **inputs: calls.append(1) or read(bert, **inputs))
-    recipe.read_once(m.text_encoder, [phrase for prompt in prompts for phrase in prompt])
-    with torch.no_grad():  # judging: as ever
-        torch.testing.assert_close(m.text_encoder(tokenize(prompts)).features, before)
-    calls.clear()
-    first, again = (m.text_encoder(tokenize(batch)).features for batch in (prompts, prompts[::-1]))
-    torch.testing.assert_close(first, before, atol=1e-5, rtol=1e-4)
-    assert torch.equal(again[1], first[0])  # bit for bit, whatever it is read beside
-    assert len(calls) == 1  # all at once, before the first step
-
-
 @pytest.mark.parametrize("plan", recipe.ROUNDS, ids=range(1, len(recipe.ROUNDS) + 1))
 def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
@@ -134,21 +115,6 @@ def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch)
     torch.testing.assert_close(trained.decoder.norm.weight, model().decoder.norm.weight + steps)
     assert trained.config.landmarks == len(set(recipe.wordings(pictograms.seen()[:3])))
     assert trained.text_encoder.landmarks.isfinite().all()
-
-
-def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
-    m = model().eval()
-    recipe.read_once(m.text_encoder, ["black cat", "dog"], noise=0.5)
-    prompt = tokenize([["black cat", "dog"], ["dog"]])  # [CLS] black cat . dog . [SEP] | [CLS] dog . [SEP]
-    with torch.no_grad():
-        plain = m.text_encoder.encode(prompt)
-    torch.manual_seed(0)
-    one, other = (m.text_encoder.encode(prompt) - plain for _ in range(2))
-    torch.testing.assert_close(one[0, 1:4], one[0, 1:2].expand(3, -1), atol=1e-4, rtol=1e-4)  # one vector a phrase
-    assert (one[0, 1] - one[0, 4]).abs().max() > 0.1
-    assert not one[1, 4:].any()  # padding stays 0
-    assert (one - other)[prompt.mask].abs().amax(-1).min() > 0.1  # another in each step
-    assert 0.3 < (one[0, 1].std() / plain[prompt.mask].std()).item() < 0.7
 
 
 def test_other_channels_are_dropped_in_each_step_and_image_and_none_when_judging():

@@ -1,0 +1,67 @@
+"""The options of a detection, which say what boxes are kept, and the ranges that they are checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from gdino_lib.detect.postprocess import Score
+from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.prompts import word_pieces
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+SHARE = {"fits": _is_share, "expected": "a number in 0..1"}
+COUNT = {"fits": _is_count, "expected": "a whole number of at least 1"}
+SCORE = {"fits": get_args(Score).__contains__, "expected": f"one of {', '.join(get_args(Score))}"}
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """The options of a call of `gdino_lib.Detector`, which says what each means; their ranges are checked here.
+
+    Raises:
+        TypeError: `thresholds` is none of `gdino_lib.detect.thresholds`.
+        ValueError: a threshold or overlap that is no number in 0..1, a `top_k` that is no number from 1, another score.
+    """
+
+    box_threshold: float = field(default=0.35, metadata=SHARE)
+    text_threshold: float = field(default=0.25, metadata=SHARE)
+    nms_iou: float | None = field(default=None, metadata=SHARE)
+    top_k: int | None = field(default=None, metadata=COUNT)
+    score: Score = field(default="mean", metadata=SCORE)
+    thresholds: Thresholds | None = None
+    every_phrase: bool = False
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            missing = value is None and option.default is None
+            if option.metadata and not missing and not option.metadata["fits"](value):
+                raise ValueError(f"{option.name}: expected {option.metadata['expected']}, got {value!r}")
+        if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
+            raise TypeError(f"thresholds: expected calibration.Thresholds, got {type(self.thresholds).__name__}")
+
+    def thresholds_of(self, phrases: Sequence[str], device: torch.device) -> tuple[float, float | Tensor]:
+        """What a box's best token, and what the score of its phrase must reach.
+
+        The latter is one number, or float32 [P], one for each phrase, where `thresholds` takes the place of both. A phrase
+        finds its threshold by its word pieces: "with_mask" is "With mask", too.
+        """
+        if self.thresholds is None:
+            return self.box_threshold, self.text_threshold
+        own = {word_pieces(name): value for name, value in self.thresholds.classes.items()}
+        values = [own.get(word_pieces(phrase), self.thresholds.default) for phrase in phrases]
+        return 0.0, torch.tensor(values, dtype=torch.float32, device=device)

@@ -1,0 +1,80 @@
+"""A caller's phrases become prompts that fit into the model, in an order of their own."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gdino_lib.prompts import chunk, piece_id, split_phrases, word_pieces
+
+UNKNOWN = "[UNK]"  # the word piece that stands for what BERT's vocabulary lacks
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A caller's phrases, ready for the model.
+
+    Attributes:
+        phrases: as given.
+        chunks: prompts of at most the model's number of tokens: distinct phrases in canonical order (that of their word
+            pieces), so that the caller's order, letter case and repetitions change nothing.
+        indices: for each chunk, the first index in `phrases` of each of its phrases.
+    """
+
+    phrases: tuple[str, ...]
+    chunks: tuple[tuple[str, ...], ...]
+    indices: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def build(cls, phrases: str | Sequence[str], max_tokens: int) -> Vocabulary:
+        """Read phrases: a list, or one string "cat . remote control .".
+
+        Raises:
+            TypeError: something else; ValueError: no phrases, an empty one, or one that is too long.
+        """
+        phrases = tuple(split_phrases(phrases) if isinstance(phrases, str) else phrases)
+        first = _first_indices(phrases)
+        canonical = sorted(first)
+        try:
+            chunks = chunk(canonical, max_tokens)
+        except ValueError:
+            longest = max(range(len(phrases)), key=lambda number: len(word_pieces(phrases[number])))
+            count = len(word_pieces(phrases[longest]))
+            shown = phrases[longest][:40]
+            raise ValueError(
+                f"phrase {longest}, '{shown}...', has {count} tokens; expected at most {max_tokens - 3}"
+            ) from None
+        indices = tuple(tuple(first[canonical[number]] for number in members) for members in chunks)
+        return cls(phrases, tuple(tuple(phrases[n] for n in members) for members in indices), indices)
+
+
+def _first_indices(phrases: tuple[str, ...]) -> dict[tuple[int, ...], int]:
+    """Where each distinct phrase stands first, by its word pieces; phrases that cannot be used are refused."""
+    for number, phrase in enumerate(phrases):
+        if not isinstance(phrase, str):
+            raise TypeError(f"phrase {number}: expected a string, got {type(phrase).__name__}")
+        if not phrase.strip():
+            raise ValueError(f"phrase {number} is empty; expected words")
+    if not phrases:
+        raise ValueError("no phrases; expected at least one")
+    first: dict[tuple[int, ...], int] = {}
+    for number, phrase in enumerate(phrases):
+        pieces = word_pieces(phrase)
+        if not set(pieces) - {piece_id(UNKNOWN)}:
+            shown = phrase if len(phrase) <= 40 else f"{phrase[:40]}..."
+            message = f"phrase {number}, {shown!r}, has no word that the model knows: its boxes mean nothing"
+            warnings.warn(message, stacklevel=_stacklevel_of_caller())
+        if pieces:  # nothing is left of control characters: such a phrase is never found
+            first.setdefault(pieces, number)
+    return first
+
+
+def _stacklevel_of_caller() -> int:
+    """The `stacklevel` with which a warning given here names the line that called this package."""
+    package = __name__.split(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
