@@ -37,7 +37,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     hints = get_type_hints(TrainingSettings, include_extras=True)
     for entry in fields(TrainingSettings):
         if entry.name != "loss":
-            kind, text = get_args(hints[entry.name])
+            kind, *_, text = get_args(hints[entry.name])
             default = entry.default if entry.default is not MISSING else entry.default_factory()
             _add_option(settings, f"--{entry.name.replace('_', '-')}", kind, default, text)
     names = ", ".join(entry.name for entry in fields(LossSettings))
