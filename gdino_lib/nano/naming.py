@@ -8,7 +8,6 @@ with which the detector compares. No parameter is added, and the rest of the mod
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,15 +17,15 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 from tqdm import tqdm
 
-from gdino_lib.data.datasets import Batch, build_loader
+from gdino_lib.data.datasets import Batch
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.nano.scenes import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
-from gdino_lib.training.optimization import parameter_groups, schedule_factor
+from gdino_lib.training.loop import TrainingLoop, derived_seed
+from gdino_lib.training.processes import build_accelerator
 from gdino_lib.training.settings import TrainingSettings
-from gdino_lib.weights.loading import choose_device
 
 
 def learn_names(
@@ -36,7 +35,7 @@ def learn_names(
     out: Path | str,
     workers: int | None = None,
 ) -> list[float]:
-    """Train the image backbone and both projections on what single things are called; go on where an earlier call stopped.
+    """Train the image backbone and both projections on the names of single things; go on where an earlier call stopped.
 
     Args:
         model: with the weights to begin with; it is changed, and moved to a GPU where there is one.
@@ -54,50 +53,37 @@ def learn_names(
         ValueError: the folder's checkpoint is of other data or settings.
     """
     s, out = settings, Path(out)
-    steps = s.epochs * (len(dataset) // s.batch_size)
-    model.to(choose_device("auto"))
+    accelerator = build_accelerator("auto")
+    if accelerator.num_processes > 1:
+        raise ValueError(f"names are learned on one process, got {accelerator.num_processes}; start this without a launcher")
+    model.to(accelerator.device)
+
+    def losses(batch: Batch, _epoch: int, _normaliser: float) -> dict[str, Tensor]:
+        loss, share = naming_loss(model, batch, s.dropout)
+        return {"total": loss, "right": loss.new_tensor(share)}
+
     learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": model.text_encoder.projection})
-    optimizer = torch.optim.AdamW(parameter_groups(learned, s.lr, s.lr_scale), weight_decay=s.weight_decay)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    step = 0
+    loop = TrainingLoop(learned, dataset, s, accelerator, losses, lambda step: derived_seed(s.seed, step), workers)
     if earlier := checkpoints.steps(out):
-        checkpoint = checkpoints.read(earlier[-1])
-        was = checkpoint.state
-        if was["data"] != dataset.fingerprint or TrainingSettings.from_dict(was["settings"]) != s:
+        saved = checkpoints.read(earlier[-1])
+        if saved.state["data"] != dataset.fingerprint or TrainingSettings.from_dict(saved.state["settings"]) != s:
             raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
-        learned.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.training["optimizer"])
-        step = was["step"]
+        loop.restore(saved)
 
     model.eval()
     model.text_encoder.bert.requires_grad_(False)
-    loader = build_loader(dataset, s.batch_size, shuffle=True, workers=workers, drop_last=True)
     shares = []
-    with tqdm(total=steps, initial=step, desc="names", unit="step", disable=None) as bar:
-        while step < steps:
-            epoch, done = divmod(step, len(loader))
-            loader.sampler.start = done * s.batch_size
-            dataset.set_epoch(epoch)
-            for batch in loader:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * schedule_factor(s, step, steps)
-                torch.manual_seed(random.Random(f"{s.seed}/{step}").getrandbits(63))  # dropout
-                optimizer.zero_grad()
-                loss, share = naming_loss(model, batch, s.dropout)
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, s.clip or torch.inf)
-                optimizer.step()
-                step += 1
-                shares.append(share)
+    with tqdm(total=loop.steps, initial=loop.step, desc="names", unit="step", disable=None) as bar:
+        while loop.step < loop.steps:
+            for entry in loop.epoch():
+                shares.append(entry["parts"]["right"])
                 bar.update()
-                bar.set_postfix_str(f"loss {loss.item():.2f}, {share:.0%} right", refresh=False)
-                if step % s.save_every == 0 or step == steps:
-                    training = {"optimizer": optimizer.state_dict()}
+                bar.set_postfix_str(f"loss {entry['loss']:.2f}, {shares[-1]:.0%} right", refresh=False)
+                if loop.step % s.save_every == 0 or loop.step == loop.steps:
                     right = sum(shares[-100:]) / len(shares[-100:])
-                    state = {"step": step, "right": right, "data": dataset.fingerprint, "settings": s.to_dict()}
-                    checkpoints.write(out, step, learned.state_dict(), training, state)
+                    loop.save(out, {"right": right, "data": dataset.fingerprint, "settings": s.to_dict()})
                     if bar.disable:
-                        print(f"names: step {step}/{steps}, {right:.0%} right", flush=True)
+                        print(f"names: step {loop.step}/{loop.steps}, {right:.0%} right", flush=True)
     model.requires_grad_(True)
     return shares
 
