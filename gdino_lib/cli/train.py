@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     from gdino_lib.data.datasets import GroundingDataset, read_records
     from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
     from gdino_lib.model.grounding_dino import GroundingDINO
-    from gdino_lib.training.trainer import Trainer, Validation
+    from gdino_lib.training.trainer import Trainer
+    from gdino_lib.training.validation import Validation
     from gdino_lib.weights import loading
 
     settings = settings_of(options)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from gdino_lib.data.datasets import Batch
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
+from gdino_lib.model.text_encoder import TextEncoder
 from gdino_lib.nano.scenes import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
@@ -55,14 +56,17 @@ def learn_names(
     s, out = settings, Path(out)
     accelerator = build_accelerator("auto")
     if accelerator.num_processes > 1:
-        raise ValueError(f"names are learned on one process, got {accelerator.num_processes}; start this without a launcher")
+        raise ValueError(
+            f"names are learned on one process, got {accelerator.num_processes}; start this without a launcher"
+        )
     model.to(accelerator.device)
 
     def losses(batch: Batch, _epoch: int, _normaliser: float) -> dict[str, Tensor]:
         loss, share = naming_loss(model, batch, s.dropout)
         return {"total": loss, "right": loss.new_tensor(share)}
 
-    learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": model.text_encoder.projection})
+    encoder = text_encoder(model)
+    learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": encoder.projection})
     loop = TrainingLoop(learned, dataset, s, accelerator, losses, lambda step: derived_seed(s.seed, step), workers)
     if earlier := checkpoints.steps(out):
         saved = checkpoints.read(earlier[-1])
@@ -71,7 +75,7 @@ def learn_names(
         loop.restore(saved)
 
     model.eval()
-    model.text_encoder.bert.requires_grad_(False)
+    encoder.bert.requires_grad_(False)
     shares = []
     with tqdm(total=loop.steps, initial=loop.step, desc="names", unit="step", disable=None) as bar:
         while loop.step < loop.steps:
@@ -94,20 +98,20 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
     Returns:
         (loss, a scalar; the share of things whose own phrase was most like them, in 0..1).
     """
-    device = next(model.parameters()).device
+    device, encoder = next(model.parameters()).device, text_encoder(model)
     prompt = tokenize(batch.prompts).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         image = model.image_backbone(batch.pixel_values.to(device), batch.pixel_mask.to(device))
-        words = model.text_encoder.projection(model.text_encoder.encode(prompt))  # (B, T, D)
+        words = encoder.projection(encoder.encode(prompt))  # (B, T, D)
     things = F.dropout(object_features(image, [target.boxes for target in batch.targets]), dropout)  # (n, D)
-    known: dict[str, int] = {}
+    distinct: dict[str, int] = {}
     where, wanted = [], []  # image and place of the S distinct phrases; the phrase of each thing
     for number, (texts, target) in enumerate(zip(batch.prompts, batch.targets, strict=True)):
         for place, text in enumerate(texts):
-            if text not in known:
-                known[text] = len(known)
+            if text not in distinct:
+                distinct[text] = len(distinct)
                 where.append((number, place))
-        wanted += [known[texts[place]] for place in target.phrases.tolist()]
+        wanted += [distinct[texts[place]] for place in target.phrases.tolist()]
     number, place = torch.tensor(where, device=device).T
     tokens = (prompt.phrases[number] == place[:, None]).float()  # (S, T), 1 on the phrase's
     phrases = (tokens[:, None] @ words[number].float())[:, 0] / tokens.sum(1, keepdim=True)  # (S, D)
@@ -118,8 +122,9 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
 
 
 def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
-    """What the image tokens inside each box have in common: on each level the mean of four points, those of a 2 x 2 grid over
-    the box, between tokens; added up and normalised.
+    """What the image tokens inside each box have in common.
+
+    On each level the mean of four points, those of a 2 x 2 grid over the box, between tokens; added up and normalised.
 
     Args:
         boxes: of each image, float [n, 4], cxcywh in 0..1 of an image without padding.
@@ -130,9 +135,15 @@ def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
     corners = box_convert(torch.cat(list(boxes)), "cxcywh", "xyxy").to(image.features.device)  # (n, 4)
     number = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes])).to(corners)  # (n)
     batch, _, width = image.features.shape
-    total = 0
+    total = image.features.new_zeros(())
     for tokens, (h, w) in zip(image.features.split([h * w for h, w in image.shapes], dim=1), image.shapes, strict=True):
         level = tokens.transpose(1, 2).reshape(batch, width, h, w).float()  # (B, hw, D) -> (B, D, h, w)
         scaled = torch.cat([number[:, None], corners * corners.new_tensor([w, h, w, h])], dim=1)  # (n, 5)
         total = total + roi_align(level, scaled, 1, sampling_ratio=2, aligned=True).flatten(1)
     return F.layer_norm(total, (width,))
+
+
+def text_encoder(model: GroundingDINO) -> TextEncoder:
+    """The model's text encoder, which must be one with a projection: `GroundingDINO` takes any module in its place."""
+    assert isinstance(model.text_encoder, TextEncoder)
+    return model.text_encoder

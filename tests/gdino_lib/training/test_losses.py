@@ -1,6 +1,4 @@
-"""Losses against plain loops in double precision, by hand, against transformers' port where it is right, and through a
-model.
-"""
+"""Losses: against plain loops in double precision, by hand, against transformers' port, and through a model."""
 
 import itertools
 import math

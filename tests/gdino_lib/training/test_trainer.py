@@ -27,7 +27,8 @@ from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.training import checkpoints, optimization
 from gdino_lib.training.log import read_log
 from gdino_lib.training.optimization import schedule_factor
-from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.validation import Validation
 from gdino_lib.weights import loading
 
 STEPS = 6  # two epochs of twelve pictures, four a step
@@ -712,7 +713,8 @@ sys.path.append({tests!r})
 from small_runs import SETTINGS, model
 from gdino_lib.data.datasets import GroundingDataset
 from gdino_lib.data.transforms import EvaluationTransform
-from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.validation import Validation
 folder = Path({folder!r})
 records = csv_table.read(folder / "shapes.csv")
 data = GroundingDataset(records, folder / "images", EvaluationTransform(64, 64))
