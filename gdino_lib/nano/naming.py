@@ -41,9 +41,9 @@ def learn_names(
     Args:
         model: with the weights to begin with; it is changed, and moved to a GPU where there is one.
         dataset: of scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
-        settings: `batch_size`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`, `warmup_steps`,
-            `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count; computed in
-            bfloat16.
+        settings: `batch_size`, `accumulation_steps`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`,
+            `warmup_steps`, `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count;
+            computed in bfloat16.
         out: folder of the checkpoints.
         workers: processes of the loader, see `build_loader`.
 
@@ -51,7 +51,7 @@ def learn_names(
         Of each step made now, the share of things whose own phrase was most like them, in 0..1.
 
     Raises:
-        ValueError: the folder's checkpoint is of other data or settings.
+        ValueError: the folder's checkpoint is of other data or settings; several processes; a loss that is not finite.
     """
     s, out = settings, Path(out)
     accelerator = build_accelerator("auto")
@@ -63,17 +63,12 @@ def learn_names(
 
     def losses(batch: Batch, _epoch: int, _normaliser: float) -> dict[str, Tensor]:
         loss, share = naming_loss(model, batch, s.dropout)
-        return {"total": loss, "right": loss.new_tensor(share)}
+        return {"total": loss / s.accumulation_steps, "right": loss.new_tensor(share / s.accumulation_steps)}
 
     encoder = text_encoder(model)
     learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": encoder.projection})
     loop = TrainingLoop(learned, dataset, s, accelerator, losses, lambda step: derived_seed(s.seed, step), workers)
-    if earlier := checkpoints.steps(out):
-        saved = checkpoints.read(earlier[-1])
-        if saved.state["data"] != dataset.fingerprint or TrainingSettings.from_dict(saved.state["settings"]) != s:
-            raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
-        loop.restore(saved)
-
+    _resume(loop, out, dataset)
     model.eval()
     encoder.bert.requires_grad_(False)
     shares = []
@@ -90,6 +85,16 @@ def learn_names(
                         print(f"names: step {loop.step}/{loop.steps}, {right:.0%} right", flush=True)
     model.requires_grad_(True)
     return shares
+
+
+def _resume(loop: TrainingLoop, out: Path, dataset: SceneDataset) -> None:
+    """Go on from the last checkpoint in `out`, where there is one."""
+    if earlier := checkpoints.steps(out):
+        saved = checkpoints.read(earlier[-1])
+        settings = TrainingSettings.from_dict(saved.state["settings"])
+        if saved.state["data"] != dataset.fingerprint or settings != loop.settings:
+            raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
+        loop.restore(saved)
 
 
 def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tuple[Tensor, float]:

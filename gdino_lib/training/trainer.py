@@ -94,14 +94,7 @@ class Trainer:
     ) -> None:
         self.settings, self.validation = settings, validation
         self.out, self.config = Path(out), model.config
-        if len(dataset) < settings.batch_size:
-            raise ValueError(
-                f"batch_size: expected at most {len(dataset)}, the number of images, got {settings.batch_size}"
-            )
-        if resume and overwrite:
-            raise ValueError("resume goes on with a run and overwrite removes it; ask for one of them")
-        if settings.patience and not validation:
-            raise ValueError("patience: nothing tells whether anything gets better; give data to validate by")
+        _check_request(len(dataset), settings, validation, resume, overwrite)
         self.accelerator = build_accelerator(device)
         _check_division(settings, self.accelerator.num_processes)
         if validation:
@@ -130,7 +123,8 @@ class Trainer:
             workers,
         )
         self.criterion = Criterion(settings.loss)
-        self.best, self.waited, self.judged = None, 0, 0
+        self.best: dict[str, Any] | None = None
+        self.waited, self.judged = 0, 0  # validations since the best one; the step of the last one
         if saved:
             self.loop.restore(saved)
             self.best, self.waited, self.judged = (saved.state[name] for name in ("best", "waited", "judged"))
@@ -291,6 +285,18 @@ class Trainer:
 
     def _end(self) -> NoReturn:
         self._stop.end(f"stopped after step {self.step} of {self.steps}; everything is saved, --resume goes on")
+
+
+def _check_request(
+    images: int, settings: TrainingSettings, validation: Validation | None, resume: bool, overwrite: bool
+) -> None:
+    """Refuse arguments that do not go together."""
+    if images < settings.batch_size:
+        raise ValueError(f"batch_size: expected at most {images}, the number of images, got {settings.batch_size}")
+    if resume and overwrite:
+        raise ValueError("resume goes on with a run and overwrite removes it; ask for one of them")
+    if settings.patience and not validation:
+        raise ValueError("patience: nothing tells whether anything gets better; give data to validate by")
 
 
 def _check_division(settings: TrainingSettings, processes: int) -> None:
