@@ -36,7 +36,8 @@ SCALE = recipe.SETTINGS.lr_scale
 
 @dataclass(frozen=True)
 class Variant:
-    """What is not as in the recipe: settings, parts of the model, data, weights of costs and losses; noise on the text;
+    """What is not as in the recipe: settings, parts of the model, data, weights of costs and losses; noise on the text.
+
     `names`: with the first stage.
     """
 
@@ -99,12 +100,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     options = parser.parse_args()
-    if options.scenes % recipe.EPOCH or options.scenes < recipe.EPOCH:
-        parser.error(f"--scenes: expected a multiple of {recipe.EPOCH}, got {options.scenes}")
+    if options.scenes % recipe.EPOCH_SCENES or options.scenes < recipe.EPOCH_SCENES:
+        parser.error(f"--scenes: expected a multiple of {recipe.EPOCH_SCENES}, got {options.scenes}")
     torch.set_num_threads(options.threads)
     for kind, things in (("seen", pictograms.seen()), ("near-twins", pictograms.near_twins())):
         if not (options.out / kind).exists():
-            write_scenes(options.out / kind, recipe.JUDGED, things=things, seed="validation")
+            write_scenes(options.out / kind, recipe.VALIDATION_SCENES, things=things, seed="validation")
     for name in options.variants:
         variant, folder = VARIANTS[name], options.out / f"{name} {options.scenes}"
         if options.fourth_round:
@@ -133,7 +134,7 @@ def in_fourth_round(variant: Variant) -> Variant:
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
     """The weights of a variant's run."""
     loss = replace(recipe.SETTINGS.loss, **variant.loss)
-    changed = replace(recipe.SETTINGS, epochs=scenes // recipe.EPOCH, loss=loss, **variant.settings)
+    changed = replace(recipe.SETTINGS, epochs=scenes // recipe.EPOCH_SCENES, loss=loss, **variant.settings)
     model = begin_nano(recipe.CONFIG.replace(**variant.config), changed.seed)
     if variant.names:
         recipe.learn_first_names(model, icon_sets, names)
@@ -150,13 +151,13 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         model.text_encoder = FrozenTextEncoder(model.text_encoder, recipe.wordings(things), variant.noise)
     dataset = SceneDataset(
         things,
-        recipe.EPOCH,
+        recipe.EPOCH_SCENES,
         batch_size=changed.batch_size,
         weights=shares,
         sizes=(SIDE,),
         negatives=data.get("negatives", recipe.MOST_NEGATIVES),
         own=recipe.ROUNDS[0].own,
-        crowds=data.get("crowds", recipe.CROWDS),
+        crowds=data.get("crowds", recipe.CROWD_SHARE),
         unanswered=data.get("unanswered", 0.0),
         seed=changed.seed,
     )
@@ -167,7 +168,9 @@ def judge(path: Path, folder: Path, precision: Precision) -> dict[str, float]:
     """AP, AP50 and mean greatest recall in the scenes of a folder."""
     records = read_records(folder / "annotations.json")
     detector = Detector(loading.load(path), precision)
-    measured = average_precision(records, detect_all(detector, records, folder / "images", negatives=recipe.NEGATIVES))
+    measured = average_precision(
+        records, detect_all(detector, records, folder / "images", negatives=recipe.VALIDATION_NEGATIVES)
+    )
     return {"ap": measured.ap, "ap50": measured.ap50, "recall": measured.recall}
 
 

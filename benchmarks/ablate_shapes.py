@@ -25,10 +25,11 @@ from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training.log import read_log
 from gdino_lib.training.matcher import HungarianMatcher
 from gdino_lib.training.settings import LossSettings, TrainingSettings
-from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.validation import Validation
 
 SIDE, PICTURES, JUDGED_BY = 96, 512, 64
-ENOUGH = 0.5  # AP50
+TARGET_AP50 = 0.5
 MODEL = GroundingDINOConfig(
     short_side=SIDE, long_side=SIDE, swin_width=24, swin_depths=(1, 1, 2, 1), swin_heads=(1, 2, 3, 4), swin_window=6,
     backbone_drop_path=0.0, levels=3, bert_width=64, bert_layers=2, bert_heads=4, bert_ffn_width=128, width=64, heads=4,
@@ -55,7 +56,7 @@ class BestQuery(HungarianMatcher):
 class InOrder(HungarianMatcher):
     """No matching at all: the first query answers for the first box, the second for the second."""
 
-    def __call__(self, predictions, tokens, targets):  # noqa: ANN001, ANN204
+    def __call__(self, predictions, tokens, targets):  # noqa: ANN001, ANN204, ARG002 - as the matcher is called
         counts = [min(len(target.boxes), predictions.boxes.shape[1]) for target in targets]
         return [(torch.arange(count), torch.arange(count)) for count in counts]
 
@@ -94,7 +95,7 @@ def main() -> None:
                     write(options.json, settings, runs)
                     print(f"{name}, seed {seed}: AP50 {runs[-1]['ap50']}", flush=True)
     for name, steps in steps_needed(runs).items():
-        print(f"{name:28} {steps:.0f} steps to AP50 {ENOUGH}")
+        print(f"{name:28} {steps:.0f} steps to AP50 {TARGET_AP50}")
 
 
 def about() -> dict:
@@ -122,16 +123,17 @@ def train(name: str, seed: int, folder: Path) -> dict:
 
 
 def steps_needed(runs: list[dict]) -> dict[str, float]:
-    """The median over the seeds of the steps to AP50 0.5, between two validations on a straight line; infinite where it
-    is not reached.
+    """The median over the seeds of the steps to AP50 0.5, between two validations on a straight line.
+
+    Infinite where AP50 0.5 is not reached.
     """
     needed: dict[str, list[float]] = {}
     for run in runs:
         points = [(0, 0.0), *zip(run["steps"], run["ap50"], strict=True)]
         reached = (
-            a + (b - a) * (ENOUGH - low) / (high - low)
+            a + (b - a) * (TARGET_AP50 - low) / (high - low)
             for (a, low), (b, high) in itertools.pairwise(points)
-            if high >= ENOUGH
+            if high >= TARGET_AP50
         )
         needed.setdefault(run["variant"], []).append(next(reached, float("inf")))
     return {name: median(steps) for name, steps in needed.items()}

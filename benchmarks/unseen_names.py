@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
     options = parser.parse_args()
     seen, unseen = pictograms.seen(), pictograms.unseen()
-    everything, shares = recipe.things_to_learn(options.icons, recipe.FURTHER)
+    everything, shares = recipe.things_to_learn(options.icons, recipe.NAMING_FURTHER)
     pictures = {
         "all": draw("all", everything, shares),
         "twins": draw("twins", icons.drawn_by_others(pictograms.near_twins(), options.icons)),

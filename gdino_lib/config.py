@@ -2,54 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from gdino_lib.ranges import CheckedFields, NonNegativeInt, PositiveFloat, PositiveInt, Range, Share
 
 TextMode = Literal["sub-sentence", "whole-sentence", "word-by-word"]
+Epsilon = Annotated[float, Range(0, 0.5, above=True, below=True)]
 
 
 @dataclass(frozen=True)
-class GroundingDINOConfig:
+class GroundingDINOConfig(CheckedFields):
     """What a `GroundingDINO` is built from. The defaults are the official Swin-T model ("tiny").
 
     Raises:
-        ValueError: an unknown name, or sizes that do not divide.
+        ValueError: a value out of its range, an unknown name, or sizes that do not divide; one line with the field's name.
     """
 
+    _unknown: ClassVar[str] = "unknown fields in the model's configuration"
+
     # image
-    short_side: int = 800  # pixels; images are resized to this ...
-    long_side: int = 1333  # ... unless their long side would exceed this
+    short_side: PositiveInt = 800  # pixels; images are resized to this ...
+    long_side: PositiveInt = 1333  # ... unless their long side would exceed this
     backbone: str = "swin"  # "swin", or the name of a timm model that gives features at strides 8, 16 and 32
-    swin_width: int = 96  # channels after the patch embedding; doubles at each stage
-    swin_depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks per stage
-    swin_heads: tuple[int, ...] = (3, 6, 12, 24)  # attention heads per stage
-    swin_window: int = 7  # side of an attention window, in tokens
-    backbone_drop_path: float = 0.2  # share of residual branches dropped in the last block in training, linear from 0
-    levels: int = 4  # feature levels L: strides 8, 16, 32, and 64 from a stride-2 convolution
+    swin_width: PositiveInt = 96  # channels after the patch embedding; doubles at each stage
+    swin_depths: tuple[PositiveInt, ...] = (2, 2, 6, 2)  # blocks per stage
+    swin_heads: tuple[PositiveInt, ...] = (3, 6, 12, 24)  # attention heads per stage
+    swin_window: PositiveInt = 7  # side of an attention window, in tokens
+    backbone_drop_path: Share = 0.2  # share of residual branches dropped in the last block in training, linear from 0
+    levels: Annotated[int, Range(3, 5)] = 4  # feature levels L: strides 8, 16, 32, and 64 from a stride-2 convolution
 
     # text: a BERT
-    vocabulary: int = 30522  # word pieces of bert-base-uncased
-    bert_width: int = 768
-    bert_layers: int = 12
-    bert_heads: int = 12
-    bert_ffn_width: int = 3072
-    max_tokens: int = 256  # of a prompt, [CLS] and [SEP] included
+    vocabulary: PositiveInt = 30522  # word pieces of bert-base-uncased
+    bert_width: PositiveInt = 768
+    bert_layers: NonNegativeInt = 12
+    bert_heads: PositiveInt = 12
+    bert_ffn_width: PositiveInt = 3072
+    max_tokens: Annotated[int, Range(4)] = 256  # of a prompt; [CLS], a word, its closing "." and [SEP] are four
     text_mode: TextMode = "sub-sentence"  # what BERT sees at once: a phrase, the whole prompt, or a word (ablation)
     text_framed: bool = False  # BERT sees it between [CLS] and [SEP], which one that was trained on sentences needs
-    landmarks: int = 0  # names that were learned, towards which BERT's features of a phrase are drawn
+    landmarks: NonNegativeInt = 0  # names that were learned, towards which BERT's features of a phrase are drawn
 
     # feature enhancer, query selection, decoder
-    width: int = 256  # D
-    heads: int = 8  # H, of all attentions on images and queries
-    ffn_width: int = 2048
-    points: int = 4  # P, sampling points per level and head
-    encoder_layers: int = 6
-    decoder_layers: int = 6
-    queries: int = 900  # Q
-    text_heads: int = 4  # of the enhancer's text layer
-    text_ffn_width: int = 1024
-    fusion_heads: int = 4
-    fusion_width: int = 1024  # inner width of the fusion layer
+    width: PositiveInt = 256  # D
+    heads: PositiveInt = 8  # H, of all attentions on images and queries
+    ffn_width: PositiveInt = 2048
+    points: PositiveInt = 4  # P, sampling points per level and head
+    encoder_layers: NonNegativeInt = 6
+    decoder_layers: PositiveInt = 6
+    queries: PositiveInt = 900  # Q
+    text_heads: PositiveInt = 4  # of the enhancer's text layer
+    text_ffn_width: PositiveInt = 1024
+    fusion_heads: PositiveInt = 4
+    fusion_width: PositiveInt = 1024  # inner width of the fusion layer
     fusion: bool = True  # image and text meet in the enhancer; False: ablation
     language_guided: bool = (
         True  # anchors come from the image tokens most like the text; False: learned anchors (ablation)
@@ -57,16 +62,15 @@ class GroundingDINOConfig:
     text_cross_attention: bool = True  # in the decoder; False: ablation
     scaled_logits: bool = False  # MM-Grounding-DINO's head: logits / sqrt(D) + a learned bias
     shared_box_head: bool = True  # one box MLP for all decoder layers; MM-Grounding-DINO has one each
-    position_temperature: float = 20.0  # of the image's sine positions
-    logit_epsilon: float = 1e-3  # boxes are clamped to [eps, 1 - eps] before the inverse sigmoid; Hugging Face: 1e-5
+    position_temperature: PositiveFloat = 20.0  # of the image's sine positions
+    logit_epsilon: Epsilon = 1e-3  # boxes are clamped to [eps, 1 - eps] before the inverse sigmoid; Hugging Face: 1e-5
 
     # training
-    dropout: float = 0.0
-    fusion_drop_path: float = 0.1
+    dropout: Share = 0.0
+    fusion_drop_path: Share = 0.1
 
     def __post_init__(self) -> None:
-        if self.text_mode not in TextMode.__args__:
-            raise ValueError(f"text_mode: expected one of {', '.join(TextMode.__args__)}, got {self.text_mode!r}")
+        super().__post_init__()
         for total, parts in (
             ("width", "heads"),
             ("width", "text_heads"),
@@ -75,12 +79,22 @@ class GroundingDINOConfig:
         ):
             if getattr(self, total) % getattr(self, parts):
                 raise ValueError(f"{total} {getattr(self, total)} is not a multiple of {parts} {getattr(self, parts)}")
-        if self.width % 4 or self.width % 32:
+        if self.width % 32:
             raise ValueError(f"width: expected a multiple of 32 (groups of the group norm), got {self.width}")
-        if not 3 <= self.levels <= 5:
-            raise ValueError(f"levels: expected 3 to 5 (strides 8 to 128), got {self.levels}")
-        for name in ("swin_depths", "swin_heads"):  # JSON knows lists only
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.backbone == "swin":
+            self._check_swin()
+
+    def _check_swin(self) -> None:
+        if not len(self.swin_depths) == len(self.swin_heads) == 4:
+            raise ValueError(
+                f"swin_depths, swin_heads: expected one for each of 4 stages, got {self.swin_depths}, {self.swin_heads}"
+            )
+        for stage, heads in enumerate(self.swin_heads):
+            channels = self.swin_width * 2**stage
+            if channels % heads:
+                raise ValueError(
+                    f"swin_heads: {heads} heads do not divide the {channels} channels of stage {stage + 1}"
+                )
 
     @classmethod
     def tiny(cls, **changes: Any) -> GroundingDINOConfig:
@@ -101,9 +115,7 @@ class GroundingDINOConfig:
 
     @classmethod
     def nano(cls, **changes: Any) -> GroundingDINOConfig:
-        """A model for a laptop's CPU: the same parts, 128 wide, 3 + 3 layers, EfficientNet-Lite0 and a six-layer
-        BERT.
-        """
+        """A model for a laptop's CPU: the same parts, 128 wide, 3 + 3 layers, EfficientNet-Lite0, a six-layer BERT."""
         sizes = {
             "short_side": 256,  # trained at 160 to 288; its second round found as much at 256 as at 288, sooner
             "long_side": 448,
@@ -128,22 +140,6 @@ class GroundingDINOConfig:
     def replace(self, **changes: Any) -> GroundingDINOConfig:
         """A copy with some fields changed."""
         return replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, as a checkpoint keeps them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GroundingDINOConfig:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: a field that is not known here.
-        """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"unknown fields in the model's configuration: {', '.join(unknown)}")
-        return cls(**values)
 
 
 PRESETS = {

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gdino_lib.config import GroundingDINOConfig
     from gdino_lib.data.datasets import GroundingDataset
     from gdino_lib.model.grounding_dino import GroundingDINO
-    from gdino_lib.training.trainer import Trainer, Validation
+    from gdino_lib.training.trainer import Trainer
+    from gdino_lib.training.validation import Validation
 
 
 def add_parser(commands: Commands) -> None:
@@ -98,7 +99,7 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
 
 def _validation(options: argparse.Namespace) -> Validation | None:
     from gdino_lib.data.datasets import read_records
-    from gdino_lib.training.trainer import Validation
+    from gdino_lib.training.validation import Validation
 
     if not options.val:
         return None
@@ -157,7 +158,7 @@ def _add_settings(options: Options) -> None:
     hints = get_type_hints(TrainingSettings, include_extras=True)
     for entry in fields(TrainingSettings):
         if entry.name != "loss":
-            kind, text, *_ = get_args(hints[entry.name])
+            kind, *_, text = get_args(hints[entry.name])
             flag = f"--{entry.name.replace('_', '-')}"
             options.add_argument(flag, **_argument(kind, _default(entry), text))
     names = ", ".join(entry.name for entry in fields(LossSettings))

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
+from gdino_lib.model.decoder import DecoderLayer
+from gdino_lib.model.feature_enhancer import EnhancerLayer
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.query_selection import QuerySelection
 from gdino_lib.model.text_encoder import build_bert
 from gdino_lib.prompts import tokenizer
 from gdino_lib.weights.files import read_tensors
@@ -48,8 +51,8 @@ def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
         )
     torch.manual_seed(seed)
     model = GroundingDINO(config)
-    _fill(model.image_backbone.backbone.features, backbone_weights(), "the backbone")
-    _fill(model.text_encoder.bert, bert_weights(), "BERT")
+    _fill(model.get_submodule("image_backbone.backbone.features"), backbone_weights(), "the backbone")
+    _fill(model.get_submodule("text_encoder.bert"), bert_weights(), "BERT")
     _pass_on(model)
     return model
 
@@ -57,13 +60,17 @@ def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
 def _pass_on(model: GroundingDINO) -> None:
     """Let the image's and the text's features through all layers as they are, but for the norms."""
     silent: list[nn.Linear] = []
-    same = [model.query_selection.projection]
-    for layer in model.feature_enhancer.layers:
-        silent += [layer.image_layer.attention.output_projection, layer.image_layer.linear2]
-        silent += [layer.text_layer.attention.out_proj, layer.text_layer.linear2]
-    for layer in model.decoder.layers:
-        silent += [layer.self_attention.out_proj, layer.text_attention.out_proj, layer.linear2]
-        same += [layer.image_attention.value_projection, layer.image_attention.output_projection]
+    same: list[nn.Linear] = []
+    for part in model.modules():
+        if isinstance(part, EnhancerLayer):
+            silent += [part.image_layer.attention.output_projection, part.image_layer.linear2]
+            silent += [part.text_layer.attention.out_proj, part.text_layer.linear2]
+        elif isinstance(part, DecoderLayer):
+            silent += [part.self_attention.out_proj, part.linear2]
+            silent += [part.text_attention.out_proj] if part.text_attention else []
+            same += [part.image_attention.value_projection, part.image_attention.output_projection]
+        elif isinstance(part, QuerySelection):
+            same.append(part.projection)
     for linear in silent:
         nn.init.zeros_(linear.weight)
     for linear in same:
@@ -99,8 +106,8 @@ def bert_weights() -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
 
 
-def alike(names: Sequence[str], others: Sequence[str], config: GroundingDINOConfig) -> Tensor:
-    """How alike MiniLM finds two names: the cosine of their mean features, float [names, others], -1..1."""
+def name_similarity(names: Sequence[str], others: Sequence[str], config: GroundingDINOConfig) -> Tensor:
+    """How similar names are to MiniLM: the cosine of their mean features, float [names, others], -1..1."""
     one, other = (nn.functional.normalize(name_features(texts, config), dim=-1) for texts in (names, others))
     return one @ other.T
 

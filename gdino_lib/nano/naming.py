@@ -8,7 +8,6 @@ with which the detector compares. No parameter is added, and the rest of the mod
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,15 +17,16 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, roi_align
 from tqdm import tqdm
 
-from gdino_lib.data.loader import Batch, build_loader
+from gdino_lib.data.loader import Batch
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
+from gdino_lib.model.text_encoder import TextEncoder
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
-from gdino_lib.training.optimization import parameter_groups, schedule_factor
+from gdino_lib.training.loop import TrainingLoop, derived_seed
+from gdino_lib.training.processes import build_accelerator
 from gdino_lib.training.settings import TrainingSettings
-from gdino_lib.weights.loading import choose_device
 
 
 def learn_names(
@@ -36,14 +36,14 @@ def learn_names(
     out: Path | str,
     workers: int | None = None,
 ) -> list[float]:
-    """Train the image backbone and both projections on what single things are called; go on where an earlier call stopped.
+    """Train the image backbone and both projections on the names of single things; go on where an earlier call stopped.
 
     Args:
         model: with the weights to begin with; it is changed, and moved to a GPU where there is one.
         dataset: of scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
-        settings: `batch_size`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`, `warmup_steps`,
-            `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count; computed in
-            bfloat16.
+        settings: `batch_size`, `accumulation_steps`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`,
+            `warmup_steps`, `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count;
+            computed in bfloat16.
         out: folder of the checkpoints.
         workers: processes of the loader, see `build_loader`.
 
@@ -51,55 +51,50 @@ def learn_names(
         Of each step made now, the share of things whose own phrase was most like them, in 0..1.
 
     Raises:
-        ValueError: the folder's checkpoint is of other data or settings.
+        ValueError: the folder's checkpoint is of other data or settings; several processes; a loss that is not finite.
     """
     s, out = settings, Path(out)
-    steps = s.epochs * (len(dataset) // s.batch_size)
-    model.to(choose_device("auto"))
-    learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": model.text_encoder.projection})
-    optimizer = torch.optim.AdamW(parameter_groups(learned, s.lr, s.lr_scale), weight_decay=s.weight_decay)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    step = 0
-    if earlier := checkpoints.steps(out):
-        checkpoint = checkpoints.read(earlier[-1])
-        was = checkpoint.state
-        if was["data"] != dataset.fingerprint or TrainingSettings.from_dict(was["settings"]) != s:
-            raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
-        learned.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.training["optimizer"])
-        step = was["step"]
+    accelerator = build_accelerator("auto")
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"names are learned on one process, got {accelerator.num_processes}; start this without a launcher"
+        )
+    model.to(accelerator.device)
 
+    def losses(batch: Batch, _epoch: int, _normaliser: float) -> dict[str, Tensor]:
+        loss, share = naming_loss(model, batch, s.dropout)
+        return {"total": loss / s.accumulation_steps, "right": loss.new_tensor(share / s.accumulation_steps)}
+
+    encoder = text_encoder(model)
+    learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": encoder.projection})
+    loop = TrainingLoop(learned, dataset, s, accelerator, losses, lambda step: derived_seed(s.seed, step), workers)
+    _resume(loop, out, dataset)
     model.eval()
-    model.text_encoder.bert.requires_grad_(False)
-    loader = build_loader(dataset, s.batch_size, shuffle=True, workers=workers, drop_last=True)
+    encoder.bert.requires_grad_(False)
     shares = []
-    with tqdm(total=steps, initial=step, desc="names", unit="step", disable=None) as bar:
-        while step < steps:
-            epoch, done = divmod(step, len(loader))
-            loader.sampler.start = done * s.batch_size
-            dataset.set_epoch(epoch)
-            for batch in loader:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * schedule_factor(s, step, steps)
-                torch.manual_seed(random.Random(f"{s.seed}/{step}").getrandbits(63))  # dropout
-                optimizer.zero_grad()
-                loss, share = naming_loss(model, batch, s.dropout)
-                loss.backward()
-                nn.utils.clip_grad_norm_(parameters, s.clip or torch.inf)
-                optimizer.step()
-                step += 1
-                shares.append(share)
+    with tqdm(total=loop.steps, initial=loop.step, desc="names", unit="step", disable=None) as bar:
+        while loop.step < loop.steps:
+            for entry in loop.epoch():
+                shares.append(entry["parts"]["right"])
                 bar.update()
-                bar.set_postfix_str(f"loss {loss.item():.2f}, {share:.0%} right", refresh=False)
-                if step % s.save_every == 0 or step == steps:
-                    training = {"optimizer": optimizer.state_dict()}
+                bar.set_postfix_str(f"loss {entry['loss']:.2f}, {shares[-1]:.0%} right", refresh=False)
+                if loop.step % s.save_every == 0 or loop.step == loop.steps:
                     right = sum(shares[-100:]) / len(shares[-100:])
-                    state = {"step": step, "right": right, "data": dataset.fingerprint, "settings": s.to_dict()}
-                    checkpoints.write(out, step, learned.state_dict(), training, state)
+                    loop.save(out, {"right": right, "data": dataset.fingerprint, "settings": s.to_dict()})
                     if bar.disable:
-                        print(f"names: step {step}/{steps}, {right:.0%} right", flush=True)
+                        print(f"names: step {loop.step}/{loop.steps}, {right:.0%} right", flush=True)
     model.requires_grad_(True)
     return shares
+
+
+def _resume(loop: TrainingLoop, out: Path, dataset: SceneDataset) -> None:
+    """Go on from the last checkpoint in `out`, where there is one."""
+    if earlier := checkpoints.steps(out):
+        saved = checkpoints.read(earlier[-1])
+        settings = TrainingSettings.from_dict(saved.state["settings"])
+        if saved.state["data"] != dataset.fingerprint or settings != loop.settings:
+            raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
+        loop.restore(saved)
 
 
 def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tuple[Tensor, float]:
@@ -108,20 +103,20 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
     Returns:
         (loss, a scalar; the share of things whose own phrase was most like them, in 0..1).
     """
-    device = next(model.parameters()).device
+    device, encoder = next(model.parameters()).device, text_encoder(model)
     prompt = tokenize(batch.prompts).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         image = model.image_backbone(batch.pixel_values.to(device), batch.pixel_mask.to(device))
-        words = model.text_encoder.projection(model.text_encoder.encode(prompt))  # (B, T, D)
+        words = encoder.projection(encoder.encode(prompt))  # (B, T, D)
     things = F.dropout(object_features(image, [target.boxes for target in batch.targets]), dropout)  # (n, D)
-    known: dict[str, int] = {}
+    distinct: dict[str, int] = {}
     where, wanted = [], []  # image and place of the S distinct phrases; the phrase of each thing
     for number, (texts, target) in enumerate(zip(batch.prompts, batch.targets, strict=True)):
         for place, text in enumerate(texts):
-            if text not in known:
-                known[text] = len(known)
+            if text not in distinct:
+                distinct[text] = len(distinct)
                 where.append((number, place))
-        wanted += [known[texts[place]] for place in target.phrases.tolist()]
+        wanted += [distinct[texts[place]] for place in target.phrases.tolist()]
     number, place = torch.tensor(where, device=device).T
     tokens = (prompt.phrases[number] == place[:, None]).float()  # (S, T), 1 on the phrase's
     phrases = (tokens[:, None] @ words[number].float())[:, 0] / tokens.sum(1, keepdim=True)  # (S, D)
@@ -132,8 +127,9 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
 
 
 def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
-    """What the image tokens inside each box have in common: on each level the mean of four points, those of a 2 x 2 grid over
-    the box, between tokens; added up and normalised.
+    """What the image tokens inside each box have in common.
+
+    On each level the mean of four points, those of a 2 x 2 grid over the box, between tokens; added up and normalised.
 
     Args:
         boxes: of each image, float [n, 4], cxcywh in 0..1 of an image without padding.
@@ -144,9 +140,15 @@ def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
     corners = box_convert(torch.cat(list(boxes)), "cxcywh", "xyxy").to(image.features.device)  # (n, 4)
     number = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes])).to(corners)  # (n)
     batch, _, width = image.features.shape
-    total = 0
+    total = image.features.new_zeros(())
     for tokens, (h, w) in zip(image.features.split([h * w for h, w in image.shapes], dim=1), image.shapes, strict=True):
         level = tokens.transpose(1, 2).reshape(batch, width, h, w).float()  # (B, hw, D) -> (B, D, h, w)
         scaled = torch.cat([number[:, None], corners * corners.new_tensor([w, h, w, h])], dim=1)  # (n, 5)
         total = total + roi_align(level, scaled, 1, sampling_ratio=2, aligned=True).flatten(1)
     return F.layer_norm(total, (width,))
+
+
+def text_encoder(model: GroundingDINO) -> TextEncoder:
+    """The model's text encoder, which must be one with a projection: `GroundingDINO` takes any module in its place."""
+    assert isinstance(model.text_encoder, TextEncoder)
+    return model.text_encoder

@@ -1,5 +1,6 @@
-"""Train the embedded model from scratch on pictogram scenes: `make nano`, or
-`python -m gdino_lib.nano.recipe --icons FOLDER --out runs/nano`.
+"""Train the embedded model from scratch on pictogram scenes: `make nano`.
+
+The same by hand: `python -m gdino_lib.nano.recipe --icons FOLDER --out runs/nano`.
 
 First the image backbone learns names from pictures of single things, then the whole model learns to find them, in six
 rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
@@ -23,30 +24,29 @@ from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.datasets import read_records
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.nano import icons, pictograms
-from gdino_lib.nano.first_weights import alike, begin_nano
+from gdino_lib.nano.first_weights import begin_nano, name_similarity
 from gdino_lib.nano.frozen_text import FrozenTextEncoder
-from gdino_lib.nano.naming import learn_names
+from gdino_lib.nano.naming import learn_names, text_encoder
 from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.nano.pictures import draw_rounds
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.training.settings import LossSettings, TrainingSettings
-from gdino_lib.training.trainer import Trainer, Validation
+from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.validation import Validation
 from gdino_lib.weights.files import write_safetensors
 from gdino_lib.weights.loading import SCALE, load, our_metadata, read, save
 from gdino_lib.weights.merge import merge
 
 CONFIG = GroundingDINOConfig.nano()
-EPOCH = 1600  # scenes
-JUDGED = 400  # fixed scenes, of 256 x 256 pixels
-NEGATIVES = 8  # absent names in a prompt, when judging ...
+EPOCH_SCENES = 1600
+VALIDATION_SCENES = 400  # fixed, of 256 x 256 pixels
+VALIDATION_NEGATIVES = 8  # absent names in a prompt, when judging ...
 MOST_NEGATIVES = 24  # ... and at most, when learning
-CROWDS = 0.15  # share of scenes in which most things are alike
-FURTHER = 0.4  # share of things that no emoji shows, where names are learned
-NOISE_IN_NAMES, NOISE = (
-    0.8,
-    0.5,
-)  # added to the text's features, see `FrozenTextEncoder`, where names are learned; in scenes
+CROWD_SHARE = 0.15  # of scenes in which most things are alike
+NAMING_FURTHER = 0.4  # share of things that no emoji shows, where names are learned
+NAMING_NOISE = 0.8  # added to the text's features where names are learned, see `FrozenTextEncoder` ...
+NOISE = 0.5  # ... and in scenes
 TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
 SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
 TEXT = "text_encoder.bert."
@@ -67,7 +67,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
     denoising=0,
     save_every=100,
 )
-NAMED = 192_000  # pictures of one thing, of 96 x 96 pixels
+NAMING_PICTURES = 192_000  # pictures of one thing, of 96 x 96 pixels
 SETTINGS = TrainingSettings(  # the first round of scenes
     epochs=32,
     batch_size=16,
@@ -92,50 +92,43 @@ class Round:
         further: share of things that no emoji shows.
         own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
         noise: added to the text's features, see `FrozenTextEncoder`.
-        dropped: share of the backbone's channels that a step does without, see `drop_channels`.
-        kept: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weights.merge`.
+        channel_dropout: share of the backbone's channels that a step does without, see `drop_channels`.
+        merge_alpha: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weights.merge`.
     """
 
     settings: TrainingSettings
     further: float
     own: float
     noise: float = NOISE
-    dropped: float = 0.0
-    kept: float = 0.0
+    channel_dropout: float = 0.0
+    merge_alpha: float = 0.0
 
 
+NAMES_WEIGH_MORE = replace(  # names count four times as much in matching
+    SETTINGS, warmup_steps=150, loss=LossSettings(match_class=4.0)
+)
 VARIED = (
     Round(  # more further things, noise and dropping, and a backbone that learns as fast as the rest: for unseen names
         replace(
-            SETTINGS,
+            NAMES_WEIGH_MORE,
             epochs=27,
-            lr_scale=SETTINGS.lr_scale | {"image_backbone.backbone": 1.0},
-            warmup_steps=150,
-            loss=LossSettings(match_class=4.0),
+            lr_scale={**SETTINGS.lr_scale, "image_backbone.backbone": 1.0},
             seed=3,
             validate_every=9,
         ),
         further=0.4,
         own=0.85,
         noise=1.0,
-        dropped=0.3,
-        kept=0.4,
+        channel_dropout=0.3,
+        merge_alpha=0.4,
     )
 )
 ROUNDS = (
     Round(SETTINGS, further=0.2, own=0.7),
     Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9),
     Round(replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9),  # other scenes
-    Round(  # larger batches, in which names count four times as much in matching: made on a GPU
-        replace(
-            SETTINGS,
-            epochs=60,
-            batch_size=64,
-            warmup_steps=150,
-            loss=LossSettings(match_class=4.0),
-            seed=2,
-            validate_every=20,
-        ),
+    Round(  # larger batches: made on a GPU
+        replace(NAMES_WEIGH_MORE, epochs=60, batch_size=64, seed=2, validate_every=20),
         further=0.1,
         own=0.85,
         noise=0.8,
@@ -145,7 +138,7 @@ ROUNDS = (
         VARIED,
         settings=replace(VARIED.settings, epochs=70, batch_size=64, lr=7e-4, seed=5, validate_every=14),
         noise=1.2,
-        kept=0.5,
+        merge_alpha=0.5,
     ),
 )
 
@@ -162,8 +155,8 @@ def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, 
     further = icons.further_things(
         folder, known=pictograms.pictograms(), unseen=unseen, near_twins=pictograms.near_twins()
     )
-    close = alike([thing.name for thing in further], wordings(unseen), CONFIG).amax(1)
-    further = tuple(thing for thing, most in zip(further, close.tolist(), strict=True) if most < TOO_CLOSE)
+    similarity = name_similarity([thing.name for thing in further], wordings(unseen), CONFIG).amax(1)
+    further = tuple(thing for thing, most in zip(further, similarity.tolist(), strict=True) if most < TOO_CLOSE)
     weights = [(1 - share) / len(emojis)] * len(emojis) + [share / len(further)] * len(further)
     return emojis + further, weights
 
@@ -182,17 +175,17 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
         out: folder of the run.
         workers: processes that draw.
     """
-    things, shares = things_to_learn(folder, FURTHER)
+    things, shares = things_to_learn(folder, NAMING_FURTHER)
     dataset = SceneDataset(
-        things, NAMED, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
+        things, NAMING_PICTURES, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
     )
-    text_encoder = model.text_encoder
-    model.text_encoder = FrozenTextEncoder(text_encoder, wordings(things), NOISE_IN_NAMES)
+    plain = text_encoder(model)
+    model.text_encoder = FrozenTextEncoder(plain, wordings(things), NAMING_NOISE)
     learn_names(model, dataset, NAMING, out, workers)
-    model.text_encoder = text_encoder
+    model.text_encoder = plain
 
 
-def find(
+def train_round(
     model: GroundingDINO, plan: Round, folder: Path | str, out: Path, validation: Validation, workers: int = 1
 ) -> Path:
     """One round of scenes, or what is left of it.
@@ -213,17 +206,17 @@ def find(
     things, shares = things_to_learn(folder, plan.further)
     dataset = SceneDataset(
         things,
-        EPOCH,
+        EPOCH_SCENES,
         batch_size=plan.settings.batch_size,
         weights=shares,
         sizes=SIZES,
         negatives=MOST_NEGATIVES,
         own=plan.own,
-        crowds=CROWDS,
+        crowds=CROWD_SHARE,
         seed=plan.settings.seed,
     )
-    model.text_encoder = FrozenTextEncoder(model.text_encoder, wordings(things), plan.noise)
-    drop_channels(model.image_backbone.backbone, plan.dropped)
+    model.text_encoder = FrozenTextEncoder(text_encoder(model), wordings(things), plan.noise)
+    drop_channels(model.get_submodule("image_backbone.backbone"), plan.channel_dropout)
     return (
         Trainer(model, dataset, plan.settings, out, validation=validation, resume=True, workers=workers).fit().weights
     )
@@ -243,15 +236,17 @@ def drop_channels(backbone: nn.Module, share: float) -> None:
     backbone.register_forward_hook(drop)
 
 
-def remember(model: GroundingDINO, names: Iterable[str]) -> None:
+def add_landmarks(model: GroundingDINO, names: Iterable[str]) -> None:
     """Give a trained model the names that it learned as landmarks, see `TextEncoder`.
 
     Args:
         model: it is changed, and its configuration.
         names: all that prompts called the things (`wordings`), in any order.
     """
-    model.text_encoder.set_landmarks(sorted(set(names)))
-    model.config = model.config.replace(landmarks=len(model.text_encoder.landmarks))
+    encoder = text_encoder(model)
+    encoder.set_landmarks(sorted(set(names)))
+    assert encoder.landmarks is not None  # they were just set
+    model.config = model.config.replace(landmarks=len(encoder.landmarks))
 
 
 def export(weights: Path, folder: Path) -> None:
@@ -296,24 +291,24 @@ def main() -> None:
     scenes, names, *rounds = (options.out.with_name(f"{options.out.name}-{part}") for part in parts)
     rounds.append(options.out)
     if not scenes.exists():
-        write_scenes(scenes, JUDGED, things=pictograms.seen(), seed="validation")
-    validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", NEGATIVES)
+        write_scenes(scenes, VALIDATION_SCENES, things=pictograms.seen(), seed="validation")
+    validation = Validation(read_records(scenes / "annotations.json"), scenes / "images", VALIDATION_NEGATIVES)
     model = begin_nano(CONFIG, SETTINGS.seed)
     learn_first_names(model, options.icons, names, options.workers)
-    found = None
+    before: Path | None = None
     for plan, folder in zip(ROUNDS, rounds, strict=True):
-        before, found = found, find(model, plan, options.icons, folder, validation, options.workers)
-        if plan.kept:
+        weights = train_round(model, plan, options.icons, folder, validation, options.workers)
+        if plan.merge_alpha and before:
             merged = folder / "merged.safetensors"
-            merge(found, before, merged, plan.kept, overwrite=True)
-            found = merged
-        model = load(found)
-    remember(model, wordings(things_to_learn(options.icons, FURTHER)[0]))
-    found = options.out / "nano.safetensors"
-    save(model, found)
-    print(f"weights: {found}")
+            merge(weights, before, merged, plan.merge_alpha, overwrite=True)
+            weights = merged
+        before, model = weights, load(weights)
+    add_landmarks(model, wordings(things_to_learn(options.icons, NAMING_FURTHER)[0]))
+    final = options.out / "nano.safetensors"
+    save(model, final)
+    print(f"weights: {final}")
     if options.export:
-        export(found, options.export)
+        export(final, options.export)
         draw_rounds(options.export / "training.png", rounds)
 
 

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import torch
 
 import gdino_lib
-from data_prep.atomic import atomic_file, atomic_folder
+from data_prep.atomic import atomic_folder, write_json
 from gdino_lib.weights.files import read_tensors, write_safetensors, write_torch
 
 MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
 KEPT = 2  # the newest is enough; the one before is for a disk that lied
 
 
-class Checkpoint(NamedTuple):
+class TrainingState(NamedTuple):
     """A checkpoint as read.
 
     Attributes:
@@ -53,8 +53,7 @@ def write(
     with atomic_folder(folder, overwrite=True) as partial:
         write_safetensors(partial / MODEL, model)
         write_torch(partial / TRAINING, training)
-        with atomic_file(partial / STATE) as file:
-            json.dump(state, file, ensure_ascii=False, indent=1, allow_nan=False)
+        write_json(partial / STATE, state)
     for old in steps(out)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
@@ -66,7 +65,7 @@ def steps(out: Path) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and path.is_dir())
 
 
-def read(folder: Path) -> Checkpoint:
+def read(folder: Path) -> TrainingState:
     """Read a checkpoint; nothing in it is executed.
 
     Raises:
@@ -86,7 +85,7 @@ def read(folder: Path) -> Checkpoint:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / STATE}: expected JSON: {error}") from None
-    return Checkpoint(model, training, state)
+    return TrainingState(model, training, state)
 
 
 def versions() -> dict[str, str | None]:

@@ -58,8 +58,10 @@ def noise_queries(
         positives.append(torch.tensor([True, False]).repeat_interleave(count).repeat(rounds))
         groups.append(torch.arange(rounds).repeat_interleave(2 * count))
         positive_map(target, tokens[image])  # every phrase has tokens
-        phrases.append(_say(target.phrases[numbers[-1]], tokens[image], ids[image], label_noise / 2, generator))
-        boxes.append(_shift(target.boxes[numbers[-1]], positives[-1], box_noise, generator))
+        phrases.append(
+            _noise_labels(target.phrases[numbers[-1]], tokens[image], ids[image], label_noise / 2, generator)
+        )
+        boxes.append(_noise_boxes(target.boxes[numbers[-1]], positives[-1], box_noise, generator))
 
     device = text.features.device
     chosen = pad_sequence(phrases, batch_first=True).to(text.features)  # (B, M, T), 0 or 1
@@ -73,7 +75,7 @@ def noise_queries(
     )
 
 
-def _shift(boxes: Tensor, positive: Tensor, box_noise: float, generator: torch.Generator) -> Tensor:
+def _noise_boxes(boxes: Tensor, positive: Tensor, box_noise: float, generator: torch.Generator) -> Tensor:
     """Move the corners of each box: float [m, 4] cxcywh -> the same, inside the image; corners that cross are exchanged."""
     half = boxes[:, 2:].repeat(1, 2) / 2  # (m, 4): width, height, width, height
     distance = torch.rand(half.shape, generator=generator) + (~positive)[:, None]  # 0..1, or 1..2
@@ -83,7 +85,9 @@ def _shift(boxes: Tensor, positive: Tensor, box_noise: float, generator: torch.G
     return box_convert(corners.flatten(1), "xyxy", "cxcywh")
 
 
-def _say(phrases: Tensor, tokens: Tensor, ids: Sequence[int], swapped: float, generator: torch.Generator) -> Tensor:
+def _noise_labels(
+    phrases: Tensor, tokens: Tensor, ids: Sequence[int], swapped: float, generator: torch.Generator
+) -> Tensor:
     """Which tokens each query carries, after some have been given another phrase of the prompt.
 
     Phrases are drawn by what they say, not by where they stand in the prompt; those that say the same are one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.torch import save_file
 from torch import nn
@@ -12,9 +13,10 @@ from data_prep.atomic import atomic_folder
 from gdino_lib.weights.files import read_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def add(model: nn.Module, rank: int, alpha: float = 16.0) -> nn.Module:
+def add(model: Model, rank: int, alpha: float = 16.0) -> Model:
     """Put adapters beside every linear layer and freeze everything else.
 
     An adapter begins at zero: the model's outputs stay. The four matrices inside each `nn.MultiheadAttention` (the text
@@ -35,11 +37,16 @@ def add(model: nn.Module, rank: int, alpha: float = 16.0) -> nn.Module:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
         raise ModuleNotFoundError("LoRA needs peft, which is not installed: pip install 'gdino_lib[train]'") from None
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=_linear_layers(model))
-    model = inject_adapter_in_model(config, model)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType] - peft divides it by the rank, whatever it is
+        target_modules=_linear_layers(model),
+    )
+    inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    model.peft_config = {"default": config}
+    # peft looks for its configuration there; nn.Module's stub knows parameters and modules only
+    model.peft_config = {"default": config}  # pyright: ignore[reportArgumentType]
     return model
 
 
@@ -60,7 +67,7 @@ def save(model: nn.Module, folder: Path | str, overwrite: bool = False) -> None:
         (target / CONFIG).write_text(json.dumps(plain, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def load(model: nn.Module, folder: Path | str) -> nn.Module:
+def load(model: Model, folder: Path | str) -> Model:
     """Put saved adapters into a model of the kind that they were trained for; `model` is changed and returned.
 
     Raises:
@@ -98,7 +105,7 @@ def load(model: nn.Module, folder: Path | str) -> nn.Module:
     return model
 
 
-def merge(model: nn.Module) -> nn.Module:
+def merge(model: Model) -> Model:
     """Add the adapters into the weights and take them out: a plain model with the same outputs; changed and returned.
 
     Raises:
@@ -107,7 +114,7 @@ def merge(model: nn.Module) -> nn.Module:
     from peft.tuners.lora import LoraLayer
 
     _peft_config(model)
-    for name, module in [entry for entry in model.named_modules() if isinstance(entry[1], LoraLayer)]:
+    for name, module in [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]:
         module.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.get_base_layer())

@@ -68,8 +68,8 @@ class Criterion:
                 matched = images, queries, boxes + truth.starts[images]
                 ones = out.logits.new_ones(stage.logits.shape[:2], dtype=torch.float32)
                 parts |= self._compare(name, stage, truth, matched, ones, weight)
-            if out.denoising is not None and s.denoising:
-                matched, weights = _known(out.denoising_queries, truth.starts), out.denoising_queries.weights
+            if out.denoising is not None and out.denoising_queries is not None and s.denoising:
+                matched, weights = _denoising_pairs(out.denoising_queries, truth.starts), out.denoising_queries.weights
                 for number, stage in enumerate(out.denoising, start=1):
                     parts |= self._compare(f"denoising_{number}", stage, truth, matched, weights, s.denoising)
         parts = {name: value / normaliser for name, value in parts.items()}
@@ -104,8 +104,9 @@ class Criterion:
 
         true_boxes, weights = truth.boxes[numbers].to(dtype), query_weights[images, queries]  # (M, 4), (M)
         box_loss = ((boxes - true_boxes).abs().sum(-1) * weights).sum()
-        corners = (box_convert(each, "cxcywh", "xyxy") for each in (boxes, true_boxes))
-        giou_loss = (generalized_box_iou_loss(*corners, eps=0) * weights).sum()  # true boxes have an area
+        corners, true_corners = (box_convert(each, "cxcywh", "xyxy") for each in (boxes, true_boxes))
+        giou = generalized_box_iou_loss(corners, true_corners, eps=0)  # true boxes have an area
+        giou_loss = (giou * weights).sum()
         return {
             f"{name}/class": weight * s.class_weight * class_loss,
             f"{name}/box": weight * s.box_weight * box_loss,
@@ -124,6 +125,19 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float
     return loss.masked_fill(padding, 0)
 
 
+def zero_loss(out: GroundingDINOOutput) -> Tensor:
+    """0, with a gradient of 0 for every parameter that the model used.
+
+    Several processes (`DistributedDataParallel`) wait for a gradient of every parameter, also of those that only losses with
+    weight 0 would reach.
+    """
+    stages = [*out.layers, *([out.proposals] if out.proposals else [])]
+    zero = out.logits.new_zeros(())
+    for stage in stages:
+        zero = zero + 0 * (stage.boxes.sum() + stage.logits.masked_fill(stage.logits.isneginf(), 0).sum())
+    return zero
+
+
 class _Truth:
     """The targets of a batch in one row: boxes float [n, 4], positive bool [n, T]; `starts` int64 [B], each image's first."""
 
@@ -134,7 +148,7 @@ class _Truth:
         self.starts = counts.cumsum(0) - counts
 
 
-def _known(queries: DenoisingQueries, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _denoising_pairs(queries: DenoisingQueries, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The pairs of the positive denoising queries; the others should find nothing."""
     images, numbers = queries.positive.nonzero(as_tuple=True)
     return images, numbers, queries.targets[images, numbers] + starts.to(images.device)[images]

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gdino_lib.model.decoder import DecoderLayer
@@ -92,7 +93,8 @@ class MovingAverage:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         new = [parameter.detach() for parameter in self._parameters.values()]
-        torch._foreach_lerp_(list(self.averages.values()), new, 1 - decay)
+        averages = list(self.averages.values())
+        torch._foreach_lerp_(averages, new, 1 - decay)  # pyright: ignore[reportPrivateImportUsage] - has no public name
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -107,7 +109,7 @@ class MovingAverage:
         for name, parameter in self._parameters.items():
             parameter.data, self.averages[name] = self.averages[name], parameter.data
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """Averages and number of updates."""
         return {"averages": dict(self.averages), "updates": self.updates}
 
@@ -138,8 +140,10 @@ def set_dropout(model: GroundingDINO, probability: float) -> None:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Let each layer be computed again in the backward pass instead of keeping what it computed: the same gradients for
-    less memory and a third more time. For Swin's blocks, the text encoder, and the layers of enhancer and decoder.
+    """Let the backward pass compute each layer again instead of keeping its activations.
+
+    The gradients are the same, for less memory and a third more time. Swin's blocks, the text encoder, and the layers of
+    enhancer and decoder are computed again.
     """
     for module in model.modules():
         if isinstance(module, SwinBlock | TextEncoder | EnhancerLayer | DecoderLayer):

@@ -10,13 +10,13 @@ from small_runs import model, shapes
 from gdino_lib.nano import pictograms, recipe
 from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.training.settings import LossSettings
-from gdino_lib.training.trainer import Validation
+from gdino_lib.training.validation import Validation
 from gdino_lib.weights import loading
 
 
 def test_weights_are_exported_in_half_precision_and_come_back(tmp_path):
     before = model().eval()
-    recipe.remember(before, ["cat", "red circle", "dog"])
+    recipe.add_landmarks(before, ["cat", "red circle", "dog"])
     loading.save(before, tmp_path / "best.safetensors")
     recipe.export(tmp_path / "best.safetensors", tmp_path / "nano")
     after = loading.load(tmp_path / "nano", "cpu")
@@ -54,14 +54,14 @@ def test_what_is_learned_from(monkeypatch):
         assert near_twins == pictograms.near_twins()
         return tuple(further)
 
-    def alike(names, others, _):
+    def name_similarity(names, others, _):
         assert names == ["anvil", "kitten", "lathe"]
         assert set(others) == {wording for thing in pictograms.unseen() for wording in thing.wordings}
         return torch.tensor([[0.1, 0.2], [0.1, 0.8], [0.3, 0.1]])
 
     monkeypatch.setattr(recipe.icons, "drawn_by_others", lambda things, _: tuple(things))
     monkeypatch.setattr(recipe.icons, "further_things", further_things)
-    monkeypatch.setattr(recipe, "alike", alike)
+    monkeypatch.setattr(recipe, "name_similarity", name_similarity)
     things, shares = recipe.things_to_learn("folder", 0.3)
     names = [thing.name for thing in things]
     assert names[-2:] == ["anvil", "lathe"]
@@ -75,25 +75,25 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
     settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
     plan = replace(plan, settings=settings)
-    monkeypatch.setattr(recipe, "EPOCH", 4)
+    monkeypatch.setattr(recipe, "EPOCH_SCENES", 4)
     monkeypatch.setattr(recipe, "SIZES", (64,))
     monkeypatch.setattr(recipe, "things_to_learn", lambda *_: (pictograms.seen()[:5], [0.2] * 5))
     validation = Validation(shapes(tmp_path / "judged", 2), tmp_path / "judged")
     before, trained = model().state_dict(), model()
-    path = recipe.find(trained, plan, "icons", tmp_path / "run", validation, workers=0)
+    path = recipe.train_round(trained, plan, "icons", tmp_path / "run", validation, workers=0)
     after = loading.load(path, "cpu").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert not any(name.startswith(recipe.TEXT) for name in changed)
     assert any(name.startswith("decoder") for name in changed)
     written = path.stat().st_mtime_ns
-    assert recipe.find(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
+    assert recipe.train_round(model(), plan, "icons", tmp_path / "run", validation, workers=0) == path
     assert path.stat().st_mtime_ns == written
 
 
 def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch):
     rounds = []
 
-    def find(trained, plan, icons, out, validation, workers):
+    def train_round(trained, plan, icons, out, validation, workers):
         with torch.no_grad():
             trained.decoder.norm.weight.add_(1)
         out.mkdir()
@@ -103,15 +103,15 @@ def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch)
 
     monkeypatch.setattr(recipe, "begin_nano", lambda *_: model())
     monkeypatch.setattr(recipe, "learn_first_names", lambda *_: None)
-    monkeypatch.setattr(recipe, "find", find)
+    monkeypatch.setattr(recipe, "train_round", train_round)
     monkeypatch.setattr(recipe, "things_to_learn", lambda *_: (pictograms.seen()[:3], [1 / 3] * 3))
-    monkeypatch.setattr(recipe, "JUDGED", 1)
+    monkeypatch.setattr(recipe, "VALIDATION_SCENES", 1)
     monkeypatch.setattr("sys.argv", ["nano", "--icons", "icons", "--out", str(tmp_path / "nano")])
     recipe.main()
     assert [plan for plan, _ in rounds] == list(recipe.ROUNDS)
     assert [name for _, name in rounds] == [*(f"nano-round-{n}" for n in range(1, len(rounds))), "nano"]
     trained = loading.load(tmp_path / "nano/nano.safetensors", "cpu")
-    steps = sum(1 - plan.kept for plan, _ in rounds)  # each adds 1, of which a mixture keeps a part
+    steps = sum(1 - plan.merge_alpha for plan, _ in rounds)  # each adds 1, of which a mixture keeps a part
     torch.testing.assert_close(trained.decoder.norm.weight, model().decoder.norm.weight + steps)
     assert trained.config.landmarks == len(set(recipe.wordings(pictograms.seen()[:3])))
     assert trained.text_encoder.landmarks.isfinite().all()

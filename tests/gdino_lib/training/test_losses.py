@@ -1,19 +1,15 @@
-"""Losses against plain loops in double precision, by hand, against transformers' port where it is right, and through a
-model.
-"""
+"""Losses: against plain loops in double precision, by hand, and against transformers' port on single images."""
 
 import itertools
 import math
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from made_up_losses import PROMPTS, assert_parts_equal
 from made_up_targets import CAT, REMOTE, random_predictions, random_target, target
-from peers import SMALL, randomise
 
-import gdino_lib as gd
 from gdino_lib.data.targets import positive_map
 from gdino_lib.model.grounding_dino import GroundingDINOOutput, Predictions
 from gdino_lib.model.text_encoder import TextTokens
@@ -21,7 +17,6 @@ from gdino_lib.prompts import tokenize
 from gdino_lib.training.denoising import noise_queries
 from gdino_lib.training.losses import Criterion, LossSettings, focal_loss
 
-PROMPTS = [["cat", "remote control"], ["tricycle", "a dog", "cat"], ["bus"], ["two words", "one"]]
 COUNTS = [2, 3, 0, 1]
 
 
@@ -145,12 +140,6 @@ def random_targets(seed, counts=COUNTS, prompts=PROMPTS):
         random_target(generator, count, len(phrases), f"{number}.jpg")
         for number, (count, phrases) in enumerate(zip(counts, prompts, strict=True))
     ]
-
-
-def assert_parts_equal(found, expected, tolerance=1e-9):
-    assert set(found) == set(expected)
-    for name, value in expected.items():
-        assert float(found[name]) == pytest.approx(float(value), rel=tolerance, abs=tolerance), name
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -315,93 +304,3 @@ def test_the_port_agrees_on_single_images():
             for part, (name, weight) in names.items():
                 assert float(ours[f"{stage}/{part}"]) == pytest.approx(weight * float(parts[name + suffix]), rel=1e-6)
         assert float(ours["total"]) == pytest.approx(float(theirs), rel=1e-6)
-
-
-# Through a model
-
-CONFIG = SMALL.replace(
-    swin_depths=(1, 1, 1, 1), bert_layers=1, levels=3, encoder_layers=1, decoder_layers=2, backbone_drop_path=0.0,
-    fusion_drop_path=0.0,
-)  # fmt: skip
-TARGETS = [
-    target([CAT, REMOTE, [0.6, 0.4, 0.3, 0.1]], [0, 1, 1], "a.jpg"),
-    target([REMOTE, CAT], [2, 0], "b.jpg"),
-    target([], [], "c.jpg"),
-]
-
-
-def build(config=CONFIG):
-    model = gd.GroundingDINO(config)
-    randomise(model)
-    return model.train()
-
-
-def step(model, images, prompts, targets, seeds=(1, 2, 3)):
-    noise = partial(noise_queries, targets=targets, seeds=seeds[: len(targets)], queries=8)
-    return Criterion()(model(images, prompts, denoising=noise), targets)
-
-
-def pixels(batch=3):
-    return torch.randn(batch, 3, 64, 96, generator=torch.Generator().manual_seed(7))
-
-
-@pytest.mark.parametrize(
-    ("switches", "denoising"),
-    [
-        ({}, True),
-        ({}, False),
-        ({"language_guided": False}, True),
-        ({"scaled_logits": True, "shared_box_head": False}, True),
-    ],
-    ids=["denoising", "plain", "static queries", "mm"],
-)
-def test_the_loss_reaches_every_parameter(switches, denoising):
-    # the proposals' heads too, which get nothing in the port
-    model = build(CONFIG.replace(**switches))
-    noise = partial(noise_queries, targets=TARGETS, seeds=[1, 2, 3], queries=8) if denoising else None
-    parts = Criterion()(model(pixels(), PROMPTS[:3], denoising=noise), TARGETS)
-    assert any(name.startswith("denoising") for name in parts) == denoising
-    parts["total"].backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.any()] == []
-    assert [name for name, gradient in gradients.items() if not torch.isfinite(gradient).all()] == []
-
-
-def test_a_batch_without_boxes_trains():
-    model = build()
-    parts = step(model, pixels(), PROMPTS[:3], [target([], [])] * 3)
-    parts["total"].backward()
-    assert parts["total"] > 0
-    assert all(value == 0 for name, value in parts.items() if name.endswith(("/box", "/giou")))
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-
-@torch.no_grad()
-def test_a_models_batch_is_the_sum_of_its_images_and_the_order_of_phrases_changes_nothing():
-    model, images, prompts = build().eval(), pixels(), PROMPTS[:3]
-    together = step(model, images, prompts, TARGETS)
-    boxes = sum(len(truth.boxes) for truth in TARGETS)
-    total = dict.fromkeys(together, 0.0)
-    for image, truth in enumerate(TARGETS):
-        alone = step(model, images[[image]], prompts[image : image + 1], [truth], seeds=[image + 1])
-        for name, value in alone.items():
-            total[name] += value * max(len(truth.boxes), 1) / boxes
-    assert_parts_equal(together, total, 1e-4)
-
-    shuffled, moved = [], []
-    for phrases, truth in zip(prompts, TARGETS, strict=True):
-        order = list(range(len(phrases)))[::-1]
-        shuffled.append([phrases[number] for number in order])
-        moved.append(replace(truth, phrases=torch.tensor([order.index(n) for n in truth.phrases.tolist()]).long()))
-    assert_parts_equal(step(model, images, shuffled, moved), together, 1e-4)
-
-
-def test_under_autocast_losses_are_single_precision():
-    model = build().eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        parts = step(model, pixels(), PROMPTS[:3], TARGETS)
-    parts["total"].backward()
-    assert {value.dtype for value in parts.values()} == {torch.float32}
-    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-    exact = step(model, pixels(), PROMPTS[:3], TARGETS)["total"].item()
-    assert parts["total"].item() == pytest.approx(exact, rel=0.1)

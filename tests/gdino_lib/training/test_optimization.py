@@ -110,11 +110,11 @@ def test_settings_survive_json():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrainingSettings(lr=math.inf), "lr: expected at least 0, got inf"),
-        (lambda: TrainingSettings(clip=math.nan), "clip: expected at least 0, got nan"),
+        (lambda: TrainingSettings(lr=math.inf), "lr: expected a finite number of at least 0, got inf"),
+        (lambda: TrainingSettings(clip=math.nan), "clip: expected a finite number of at least 0, got nan"),
         (lambda: TrainingSettings(epochs=2.5), "epochs: expected a whole number of at least 1, got 2.5"),
-        (lambda: LossSettings(layers=math.nan), "layers: expected a number of 0 or more, got nan"),
-        (lambda: LossSettings(alpha=7), "alpha: expected a number of 0 or more, at most 1, got 7"),
+        (lambda: LossSettings(layers=math.nan), "layers: expected a finite number of at least 0, got nan"),
+        (lambda: LossSettings(alpha=7), "alpha: expected a number in 0..1, got 7"),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(make, message):
