@@ -34,6 +34,7 @@ from torchvision.ops import box_convert
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.images import prepare
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.timm_backbone import fold_batch_norms
 from gdino_lib.prompts import tokenize_captions, tokenizer
 from gdino_lib.weights.loading import choose_device, load
 
@@ -130,7 +131,7 @@ def load_model(
     config = has.replace(**said)
     if config != has:  # something that tensors don't show
         model = load(model_checkpoint_path, "cpu", config)
-    return model.to(available(device))
+    return fold_batch_norms(model).to(available(device))
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from gdino_lib.model.decoder import Decoder, DecoderLayer
 from gdino_lib.model.denoising_queries import DenoisingQueries
 from gdino_lib.model.feature_enhancer import EnhancerLayer, FeatureEnhancer, FusionLayer, ImageLayer, TextLayer
 from gdino_lib.model.heads import ContrastiveHead, box_head
-from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens, TimmBackbone
+from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens
 from gdino_lib.model.query_selection import QuerySelection, StaticQueries
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import TextEncoder, TextTokens, build_bert
+from gdino_lib.model.timm_backbone import TimmBackbone
 from gdino_lib.prompts import Prompt, tokenize
 
 

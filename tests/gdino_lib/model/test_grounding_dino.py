@@ -11,9 +11,10 @@ from peers import SMALL, randomise
 
 import gdino_lib as gd
 from gdino_lib.model.grounding_dino import Predictions
-from gdino_lib.model.image_backbone import ImageBackbone, TimmBackbone
+from gdino_lib.model.image_backbone import ImageBackbone
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import DRAWN, TEMPERATURE
+from gdino_lib.model.timm_backbone import TimmBackbone
 
 CONFIG = SMALL.replace(logit_epsilon=1e-3)
 PROMPTS = [["cat", "remote control"], ["a dog"]]
