@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdino_lib.model.position import image_positions
+from gdino_lib.model.swin import Swin
+from gdino_lib.model.timm_backbone import TimmBackbone
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,24 @@ class ImageBackbone(nn.Module):
     """Backbone, projections to one width, positions.
 
     Args:
-        backbone: a module from images to maps at strides 8, 16, 32, with their channels in `channels`.
+        backbone: from images to maps at strides 8, 16, 32, with their channels in `channels`; any such module will do.
         width: D; levels: L, at least as many as the backbone has maps; each further one is a stride-2 convolution.
         temperature: of the sine positions.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, levels: int, temperature: float) -> None:
+    def __init__(self, backbone: Swin | TimmBackbone, width: int, levels: int, temperature: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.temperature = temperature
-        channels = list(backbone.channels)
+        channels = backbone.channels
         projections = [nn.Conv2d(c, width, kernel_size=1) for c in channels]
         # the first extra level looks at the raw last map, not at the projected one
         for inputs in [channels[-1], *[width] * levels][: levels - len(channels)]:
             projections.append(nn.Conv2d(inputs, width, kernel_size=3, stride=2, padding=1))
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
         self.projections = nn.ModuleList(nn.Sequential(p, nn.GroupNorm(32, width)) for p in projections)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
 
@@ -88,6 +91,15 @@ class ImageBackbone(nn.Module):
             features=torch.cat([m.flatten(2).transpose(1, 2) for m in projected], dim=1),  # (B, D, h, w) -> (B, hw, D)
             positions=torch.cat(positions, dim=1),
             mask=torch.cat([m.flatten(1) for m in masks], dim=1),
-            shapes=[tuple(m.shape[-2:]) for m in projected],
+            shapes=[_size(m) for m in projected],
             valid_ratios=torch.stack(valid, dim=1),
         )
+
+
+def _size(image_map: Tensor) -> tuple[int, int]:
+    """Height and width of a map [B, C, h, w].
+
+    `torch.jit.trace` cannot record a list of measured sizes for `gdino::ms_deform_attn`, so there they become constants.
+    """
+    height, width = image_map.shape[-2:]
+    return (int(height), int(width)) if torch.jit.is_tracing() else (height, width)

@@ -127,14 +127,15 @@ class TextEncoder(nn.Module):
         if self.landmarks is None:
             return features
         named = _named(ids)
-        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
-            features = features.to(self.landmarks.dtype)
+        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide: float32 at least
+            landmarks = self.landmarks.to(torch.promote_types(self.landmarks.dtype, torch.float32))
+            features = features.to(landmarks.dtype)
             mean = _mean(features, named)
-            lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
-            cosines = self.landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
+            lengths = landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
+            cosines = landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
             cosines = cosines.T / lengths  # (S, N)
-            aside = (cosines / TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
-            return features + DRAWN * aside[:, None] * named[..., None]
+            aside = (cosines / TEMPERATURE).softmax(-1) @ landmarks - mean  # (S, W)
+            return (features + DRAWN * aside[:, None] * named[..., None]).to(self.landmarks.dtype)
 
     def _read_plainly(self, sequences: list[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
         """(what BERT makes of S sequences, float [S, longest, W]; their ids, int64 [S, longest], -1 at padding)."""

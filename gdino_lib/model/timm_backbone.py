@@ -149,7 +149,8 @@ def fold_batch_norms(model: Model) -> Model:
         for convolution_name, norm_name in _normed_convolutions(features):
             convolution, norm = features.get_submodule(convolution_name), features.get_submodule(norm_name)
             features.set_submodule(convolution_name, _folded(convolution, norm))
-            features.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))  # timm's have their activation inside
+            # timm's batch norms have their activation inside
+            features.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
         backbone.folded = True
     return model
 
