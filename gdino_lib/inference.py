@@ -32,6 +32,7 @@ from torchvision.ops import box_convert
 from gdino_lib.images import prepare
 from gdino_lib.messages import reason
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.timm_backbone import fold_batch_norms
 from gdino_lib.prompts import piece_id, tokenize_captions, tokenizer
 from gdino_lib.weights.loading import choose_device, load
 from gdino_lib.weights.official_config import FIELDS_SHOWN_BY_TENSORS, read_config
@@ -87,7 +88,7 @@ def load_model(
     config = has.replace(**fields)
     if config != has:  # something that tensors don't show
         model = load(model_checkpoint_path, "cpu", config)
-    return model.to(available(device))
+    return fold_batch_norms(model).to(available(device))
 
 
 def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:

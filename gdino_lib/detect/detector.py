@@ -22,6 +22,7 @@ from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
 from gdino_lib.model.text_encoder import TextTokens
+from gdino_lib.model.timm_backbone import fold_batch_norms
 from gdino_lib.prompts import Prompt, tokenize
 from gdino_lib.weights.loading import load
 
@@ -89,7 +90,7 @@ class Detector:
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-        return cls(load(path_or_name, device), dtype)
+        return cls(fold_batch_norms(load(path_or_name, device)), dtype)
 
     def __repr__(self) -> str:
         millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6

@@ -1,6 +1,4 @@
-"""The cross-modality decoder (section 3.3): queries look at each other, at the text, at the image, and move their
-boxes.
-"""
+"""The cross-modality decoder (section 3.3): queries attend to each other, the text and the image, and move their boxes."""
 
 from __future__ import annotations
 
@@ -28,6 +26,7 @@ class Decoder(nn.Module):
     def __init__(self, layers: list[DecoderLayer], box_heads: list[MLP], width: int, logit_epsilon: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.heads = layers[0].heads
         self.box_heads = nn.ModuleList(box_heads)
         self.position_head = MLP(2 * width, width, width)
         self.norm = nn.LayerNorm(width)
@@ -69,7 +68,7 @@ class Decoder(nn.Module):
     def _additive(self, attention_mask: Tensor, features: Tensor) -> Tensor:
         """bool [Q, Q] or [B, Q, Q] -> float [Q, Q] or [B * H, Q, Q], once for all layers: added to the scores."""
         blocked = features.new_zeros(attention_mask.shape).masked_fill(~attention_mask, -torch.inf)
-        return blocked.repeat_interleave(self.layers[0].heads, dim=0) if blocked.dim() == 3 else blocked
+        return blocked.repeat_interleave(self.heads, dim=0) if blocked.dim() == 3 else blocked
 
 
 class DecoderLayer(nn.Module):

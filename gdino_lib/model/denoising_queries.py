@@ -30,8 +30,9 @@ class DenoisingQueries:
 
     @property
     def weights(self) -> Tensor:
-        """float [B, M], what each counts in a loss: 1 / groups of its image, so that an image counts as if it had one
-        group; 0 for padding.
+        """float [B, M], what each counts in a loss: 1 / groups of its image; 0 for padding.
+
+        So an image counts as if it had one group.
         """
         groups = F.pad(self.groups + 1, (1, 0)).amax(1, keepdim=True)  # (B, 1), 0 without queries
         return (self.groups >= 0).to(self.boxes.dtype) / groups.clamp(min=1)

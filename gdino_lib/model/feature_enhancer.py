@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -59,11 +61,12 @@ class EnhancerLayer(nn.Module):
 class FusionLayer(nn.Module):
     """Image and text attend to each other over one shared matrix of scores (after GLIP, arXiv 2112.03857, section 3.2).
 
-    Both inputs are normalised first, and it is the normalised input that the result is added to. Only padding is
-    masked: here phrases do meet, through the image.
+    Both inputs are normalised first, and the residual is added to the normalised input. Only padding is masked: here
+    phrases do meet, through the image.
 
-    Scores and updates are linear in the many image tokens, so each matrix is multiplied into the few text tokens first:
-    (W x + b) . k = x . (W^T k) + b . k. With a prompt of ten tokens the official model's layer takes a tenth of the time.
+    `readable_forward` is the formula; `forward` gives the same in less time. Scores and updates are linear in the many
+    image tokens, so each matrix is multiplied into the few text tokens first: (W x + b) . k = x . (W^T k) + b . k. With a
+    prompt of ten tokens the official model's layer takes a tenth of the time.
 
     Args:
         width: D; heads: h, of the attention; inner_width: of queries, keys and values together.
@@ -86,6 +89,29 @@ class FusionLayer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
 
+    def readable_forward(
+        self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """GLIP's formula: one matrix of scores, one softmax over the text and one over the image."""
+        image, text = self.image_norm(image), self.text_norm(text)
+        query = self._split(self.image_query(image))  # (B, N, D) -> (B, h, N, c)
+        key = self._split(self.text_key(text))  # (B, T, D) -> (B, h, T, c)
+        image_value = self._split(self.image_value(image))  # (B, N, D) -> (B, h, N, c)
+        text_value = self._split(self.text_value(text))  # (B, T, D) -> (B, h, T, c)
+
+        scores = query @ key.mT / key.shape[-1] ** 0.5  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
+        over_text = scores.masked_fill(~text_mask[:, None, None], -torch.inf).softmax(3)
+        over_image = scores.masked_fill(~image_mask[:, None, :, None], -torch.inf).softmax(2)
+
+        image_update = self.dropout(over_text) @ text_value  # (B, h, N, T) x (B, h, T, c) -> (B, h, N, c)
+        text_update = self.dropout(over_image).mT @ image_value  # (B, h, T, N) x (B, h, N, c) -> (B, h, T, c)
+        image_update = self.image_output(image_update.transpose(1, 2).flatten(2))  # (B, h, N, c) -> (B, N, D)
+        text_update = self.text_output(text_update.transpose(1, 2).flatten(2))  # (B, h, T, c) -> (B, T, D)
+
+        image = image + self.drop_path(self.image_scale * image_update)  # (D,) x (B, N, D)
+        text = text + self.drop_path(self.text_scale * text_update)  # (D,) x (B, T, D)
+        return image, text
+
     def forward(self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""
         image, text = self.image_norm(image), self.text_norm(text)
@@ -93,18 +119,21 @@ class FusionLayer(nn.Module):
 
         matrix, bias = self._heads(self.image_query)  # (h, c, D), (h, c, 1)
         with torch.autocast(image.device.type, enabled=False):  # scores can be larger than float16 has numbers
-            key = key.to(matrix.dtype) / key.shape[-1] ** 0.5
-            image_tokens = image.to(matrix.dtype).transpose(1, 2)
-            scores = ((key @ matrix).flatten(1, 2) @ image_tokens).unflatten(1, (self.heads, -1))  # (B, h, T, N)
-            bias = (key @ bias).masked_fill(~text_mask[:, None, :, None], -torch.inf)  # (B, h, T, 1)
+            exact = torch.promote_types(matrix.dtype, torch.float32)
+            key = key.to(exact) / key.shape[-1] ** 0.5
+            image_tokens = image.to(exact).transpose(1, 2)  # (B, N, D) -> (B, D, N)
+            scores = ((key @ matrix.to(exact)).flatten(1, 2) @ image_tokens).unflatten(
+                1, (self.heads, -1)
+            )  # (B, h, T, N)
+            bias = (key @ bias.to(exact)).masked_fill(~text_mask[:, None, :, None], -torch.inf)  # (B, h, T, 1)
         seen_by_image = scores + bias
-        seen_by_image = self.dropout(seen_by_image.softmax(2)).flatten(1, 2)  # (B, h * T, N)
+        seen_by_image = self.dropout(seen_by_image.softmax(2)).flatten(1, 2).to(text.dtype)  # (B, h * T, N)
         matrix = _matrix(self.image_output).T.unflatten(0, (self.heads, -1))  # (h, c, D)
         image_update = seen_by_image.transpose(1, 2) @ (text_value @ matrix).flatten(1, 2) + self.image_output.bias
 
         hidden = torch.zeros_like(image_mask, dtype=scores.dtype).masked_fill(~image_mask, -torch.inf)[:, None, None]
         seen_by_text = (scores + hidden).softmax(3)  # b . k is the same for all image tokens
-        seen_by_text = self.dropout(seen_by_text).flatten(1, 2)  # (B, h * T, N)
+        seen_by_text = self.dropout(seen_by_text).flatten(1, 2).to(image.dtype)  # (B, h * T, N)
         matrix, bias = self._heads(self.image_value)
         seen = (seen_by_text @ image).unflatten(1, (self.heads, -1)) @ matrix.transpose(1, 2) + bias.transpose(1, 2)
         text_update = self.text_output(seen.transpose(1, 2).flatten(2))  # (B, h, T, c) -> (B, T, h * c)
@@ -161,9 +190,18 @@ class ImageLayer(nn.Module):
         return self.norm2(x + self.dropout(update))
 
 
-def _matrix(linear: nn.Linear) -> Tensor:
-    """Its weight; with adapters (`gdino_lib.training.lora`) their sum."""
+def _matrix(linear: Any) -> Tensor:
+    """The weight of an `nn.Linear`; with adapters (`gdino_lib.training.lora`) their sum.
+
+    Raises:
+        ValueError: a quantized layer, which has no weight that can be multiplied.
+    """
     weight = linear.weight
+    if not isinstance(weight, Tensor):
+        raise ValueError(
+            "quantize_dynamic: the fusion layers multiply weight matrices and cannot be quantized; quantize "
+            'model.text_encoder alone, or use gdino_lib.Detector(model, dtype="bfloat16")'
+        )
     for adapter in getattr(linear, "active_adapters", ()):
         weight = weight + linear.get_delta_weight(adapter)
     return weight

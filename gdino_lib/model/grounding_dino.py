@@ -13,10 +13,11 @@ from gdino_lib.model.decoder import Decoder, DecoderLayer
 from gdino_lib.model.denoising_queries import DenoisingQueries
 from gdino_lib.model.feature_enhancer import EnhancerLayer, FeatureEnhancer, FusionLayer, ImageLayer, TextLayer
 from gdino_lib.model.heads import ContrastiveHead, box_head
-from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens, TimmBackbone
+from gdino_lib.model.image_backbone import ImageBackbone, ImageTokens
 from gdino_lib.model.query_selection import QuerySelection, StaticQueries
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import TextEncoder, TextTokens, build_bert
+from gdino_lib.model.timm_backbone import TimmBackbone
 from gdino_lib.prompts import Prompt, tokenize
 
 
@@ -102,6 +103,12 @@ class GroundingDINO(nn.Module):
         """`GroundingDINO(GroundingDINOConfig.large())`, random weights."""
         return cls(GroundingDINOConfig.large())
 
+    def _replicate_for_data_parallel(self) -> GroundingDINO:
+        """What `nn.DataParallel` asks of a model on several devices: it cannot deal out phrases as it deals out pixels."""
+        raise RuntimeError(
+            "nn.DataParallel cannot split prompts among devices; run one process a device: accelerate launch -m gdino_lib train ..."
+        )
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -158,7 +165,7 @@ class GroundingDINO(nn.Module):
             denoised = [Predictions(stage.logits[:, :count], stage.boxes[:, :count]) for stage in stages]
             stages = [Predictions(stage.logits[:, count:], stage.boxes[:, count:]) for stage in stages]
         proposals = None
-        if queries.proposal_logits is not None:
+        if queries.proposal_logits is not None and queries.proposal_boxes is not None:
             proposals = Predictions(queries.proposal_logits, queries.proposal_boxes)
         *layers, last = stages
         return GroundingDINOOutput(last.logits, last.boxes, text.prompt.phrases, layers, proposals, denoised, noised)

@@ -57,6 +57,6 @@ class MLP(nn.Module):
 def box_head(width: int) -> MLP:
     """The MLP from a query to four box logits (cx, cy, w, h); it begins by proposing no change."""
     head = MLP(width, width, width, 4)
-    nn.init.zeros_(head.layers[-1].weight)
-    nn.init.zeros_(head.layers[-1].bias)
+    for parameter in head.layers[-1].parameters():
+        nn.init.zeros_(parameter)
     return head

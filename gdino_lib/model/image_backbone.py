@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdino_lib.model.position import image_positions
-
-SMALL = 400  # pixels of a map up to which a 1 x 1 convolution is computed as a matrix product in training, too
+from gdino_lib.model.swin import Swin
+from gdino_lib.model.timm_backbone import TimmBackbone
 
 
 @dataclass(frozen=True)
@@ -49,23 +45,24 @@ class ImageBackbone(nn.Module):
     """Backbone, projections to one width, positions.
 
     Args:
-        backbone: a module from images to maps at strides 8, 16, 32, with their channels in `channels`.
+        backbone: from images to maps at strides 8, 16, 32, with their channels in `channels`; any such module will do.
         width: D; levels: L, at least as many as the backbone has maps; each further one is a stride-2 convolution.
         temperature: of the sine positions.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, levels: int, temperature: float) -> None:
+    def __init__(self, backbone: Swin | TimmBackbone, width: int, levels: int, temperature: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.temperature = temperature
-        channels = list(backbone.channels)
+        channels = backbone.channels
         projections = [nn.Conv2d(c, width, kernel_size=1) for c in channels]
         # the first extra level looks at the raw last map, not at the projected one
         for inputs in [channels[-1], *[width] * levels][: levels - len(channels)]:
             projections.append(nn.Conv2d(inputs, width, kernel_size=3, stride=2, padding=1))
         for projection in projections:
             nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if projection.bias is not None:
+                nn.init.zeros_(projection.bias)
         self.projections = nn.ModuleList(nn.Sequential(p, nn.GroupNorm(32, width)) for p in projections)
         self.level_embedding = nn.Parameter(torch.randn(levels, width))
 
@@ -94,132 +91,15 @@ class ImageBackbone(nn.Module):
             features=torch.cat([m.flatten(2).transpose(1, 2) for m in projected], dim=1),  # (B, D, h, w) -> (B, hw, D)
             positions=torch.cat(positions, dim=1),
             mask=torch.cat([m.flatten(1) for m in masks], dim=1),
-            shapes=[tuple(m.shape[-2:]) for m in projected],
+            shapes=[_size(m) for m in projected],
             valid_ratios=torch.stack(valid, dim=1),
         )
 
 
-class TimmBackbone(nn.Module):
-    """Maps at strides 8, 16 and 32 of a model of the timm library, batch norms frozen.
+def _size(image_map: Tensor) -> tuple[int, int]:
+    """Height and width of a map [B, C, h, w].
 
-    A frozen batch norm only scales and shifts. On a CPU it is folded into the convolution before it, anew where anything learns
-    or has changed, so that both remain what they are in files and in training ("tune mode", arXiv 2305.11624).
-
-    Args:
-        name: a model's name in timm, for example "tf_efficientnet_lite0". Weights are random; loading is
-            `gdino_lib.weights.loading`' task.
+    `torch.jit.trace` cannot record a list of measured sizes for `gdino::ms_deform_attn`, so there they become constants.
     """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        import timm
-
-        features = timm.create_model(name, pretrained=False, features_only=True, out_indices=(-3, -2, -1))
-        self.features = features.to(
-            memory_format=torch.channels_last
-        )  # convolutions on a CPU take two thirds of the time
-        for convolution, norm in _normed_convolutions(self.features):
-            c = convolution
-            same = isinstance(c, timm.layers.Conv2dSame)  # pads as TensorFlow does, depending on the image's size
-            c.folded = None
-            c.forward = partial(_convolve, c, norm, timm.layers.get_same_padding if same else None)
-            norm.forward = partial(_normalise, norm)
-        self.channels = self.features.feature_info.channels()
-        strides = self.features.feature_info.reduction()
-        if strides != [8, 16, 32]:
-            raise ValueError(f"backbone {name!r}: expected features at strides 8, 16 and 32, got {strides}")
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        """Training leaves the batch norms' statistics as they are: detection batches are too small to estimate them."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> three maps [B, C, h, w]."""
-        return self.features(images.contiguous(memory_format=torch.channels_last))
-
-
-class _Layers(torch.fx.Tracer):
-    """Follows a model's calls down to its convolutions and batch norms."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return not list(module.children()) or isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
-def _normed_convolutions(model: nn.Module) -> list[tuple[nn.Conv2d, nn.Module]]:
-    """Each convolution that goes nowhere but into a batch norm, and that batch norm; none where the way depends on the image."""
-    try:
-        nodes = _Layers().trace(model).nodes
-    except torch.fx.proxy.TraceError:
-        return []
-    modules, pairs = dict(model.named_modules()), []
-    for node in nodes:
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        first, second = modules[before.target], modules[node.target]
-        plain = isinstance(first, nn.Conv2d) and first.bias is None and first.dilation == (1, 1)
-        if plain and isinstance(second, nn.modules.batchnorm._BatchNorm):
-            pairs.append((first, second))
-    return pairs
-
-
-def _convolve(
-    convolution: nn.Conv2d, norm: nn.Module, same_padding: Callable[[int, int, int, int], int] | None, x: Tensor
-) -> Tensor:
-    """A convolution, on a CPU with the frozen batch norm after it.
-
-    A depthwise one is computed there in the weights' precision whatever autocast wants: the gradients of bfloat16 ones take
-    three to ten times as long. A 1 x 1 one, which is a matrix product, is faster as one, by a tenth of the backbone's time
-    (PyTorch 2.14), but for the gradients of large maps. Where one more pixel of padding is asked for at the right and the bottom
-    than at the left and the top, the kernel gets zeros in front in place of the map, which would be copied.
-    """
-    c = convolution
-    if x.device.type != "cpu":
-        return type(c).forward(c, x)
-    padding, front = c.padding, (0, 0)  # of height and width; rows and columns of zeros
-    if same_padding:
-        both = [same_padding(*sizes) for sizes in zip(x.shape[2:], c.kernel_size, c.stride, c.dilation, strict=True)]
-        padding, front = tuple((pixels + 1) // 2 for pixels in both), tuple(pixels % 2 for pixels in both)
-    weight, bias = _folded(c, norm, front)
-    plain = (c.kernel_size, c.stride, padding, c.groups) == ((1, 1), (1, 1), (0, 0), 1)
-    if plain and (x.shape[2] * x.shape[3] <= SMALL or not torch.is_grad_enabled()):
-        return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)  # pixels as rows
-    exact = c.groups > 1 and torch.is_autocast_enabled("cpu")
-    with torch.autocast("cpu", enabled=False) if exact else nullcontext():
-        x = x.to(weight.dtype) if exact else x
-        return F.conv2d(x, weight, bias, c.stride, padding, c.dilation, c.groups)
-
-
-def _folded(convolution: nn.Conv2d, norm: nn.Module, front: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of both; kept until one of their parts changes, unless gradients are to flow.
-
-    Args:
-        front: how many rows and columns of zeros the kernel has before its own.
-    """
-    parts = (convolution.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-
-    def fold() -> tuple[Tensor, Tensor]:
-        kernel, scale, shift, mean, variance = parts
-        scale = scale * (variance + norm.eps).rsqrt()
-        kernel = kernel * scale[:, None, None, None]
-        return F.pad(kernel, (front[1], 0, front[0], 0)) if any(front) else kernel, shift - mean * scale
-
-    if torch.is_grad_enabled():
-        return fold()
-    state = (front, *((part.data_ptr(), part._version) for part in parts))
-    if convolution.folded is None or convolution.folded[0] != state:
-        with torch.inference_mode(False), torch.no_grad():
-            held = [part.detach() for part in parts]  # so that nothing else comes to lie at their addresses
-            convolution.folded = state, fold(), held
-    return convolution.folded[1]
-
-
-def _normalise(norm: nn.Module, x: Tensor) -> Tensor:
-    """What is left of the batch norm: timm's have their activation inside."""
-    if x.device.type != "cpu":
-        return type(norm).forward(norm, x)
-    return norm.act(x) if hasattr(norm, "act") else x
+    height, width = image_map.shape[-2:]
+    return (int(height), int(width)) if torch.jit.is_tracing() else (height, width)

@@ -77,15 +77,16 @@ class StaticQueries(nn.Module):
         self.contents = nn.Parameter(torch.randn(queries, width))
         self.anchors = nn.Parameter(torch.rand(queries, 4).logit(1e-3))
 
-    def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
+    def forward(self, image: ImageTokens, text: TextTokens) -> Queries:  # noqa: ARG002 - called as `QuerySelection` is
         """The same queries for each image of the batch."""
         batch = len(image.features)
         return Queries(self.contents.expand(batch, -1, -1), self.anchors.sigmoid().expand(batch, -1, -1))
 
 
 def token_anchors(image: ImageTokens) -> tuple[Tensor, Tensor]:
-    """The box that each token stands for before any head moves it: around its centre, a twentieth of the image at the
-    finest level, twice as much at each further one.
+    """The box that each token stands for before any head moves it.
+
+    Around the token's centre, a twentieth of the image wide and high at the finest level, twice as much at each further one.
 
     Returns:
         (logits of cxcywh, float [B, N, 4], infinite where not usable;

@@ -1,5 +1,6 @@
-"""Swin Transformer (arXiv 2103.14030) as Grounding DINO's authors run it: it pads before it rolls, and takes any image
-size.
+"""Swin Transformer (arXiv 2103.14030) as Grounding DINO's authors run it.
+
+It pads before it rolls, and takes any image size.
 """
 
 from __future__ import annotations
@@ -118,8 +119,10 @@ class SwinBlock(nn.Module):
         return x[:, :height, :width]
 
     def _regions(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """Which tokens of a shifted window were neighbours before the roll: bool [windows, side^2, side^2], True = may
-        attend.
+        """Which tokens of a shifted window were neighbours before the roll.
+
+        Returns:
+            bool [windows, side^2, side^2], True = may attend.
         """
 
         def region(count: int) -> Tensor:
@@ -135,6 +138,8 @@ class SwinBlock(nn.Module):
 
 class WindowAttention(nn.Module):
     """Attention among the tokens of a window, with a learned bias for each offset between two of them."""
+
+    offset: Tensor
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()

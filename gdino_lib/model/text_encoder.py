@@ -110,14 +110,15 @@ class TextEncoder(nn.Module):
         if self.landmarks is None:
             return features
         words = _word_mask(ids)
-        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide
-            features = features.to(self.landmarks.dtype)
+        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide: float32 at least
+            landmarks = self.landmarks.to(torch.promote_types(self.landmarks.dtype, torch.float32))
+            features = features.to(landmarks.dtype)
             mean = _word_mean(features, words)
-            lengths = self.landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
-            cosines = self.landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
+            lengths = landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
+            cosines = landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
             cosines = cosines.T / lengths  # (S, N)
-            shift = (cosines / LANDMARK_TEMPERATURE).softmax(-1) @ self.landmarks - mean  # (S, W)
-            return features + LANDMARK_SHARE * shift[:, None] * words[..., None]
+            shift = (cosines / LANDMARK_TEMPERATURE).softmax(-1) @ landmarks - mean  # (S, W)
+            return (features + LANDMARK_SHARE * shift[:, None] * words[..., None]).to(self.landmarks.dtype)
 
     @torch.no_grad()
     def set_landmarks(self, names: Sequence[str]) -> None:

@@ -54,9 +54,7 @@ def ms_deform_attn(
 def ms_deform_attn_reference(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """`ms_deform_attn` in plain PyTorch, on any device and dtype: the definition that every other backend must
-    equal.
-    """
+    """`ms_deform_attn` in plain PyTorch, on any device and dtype: what every other backend must equal."""
     batch, _, heads, channels = value.shape
     queries = attention_weights.shape[1]
     exact = torch.promote_types(value.dtype, torch.float32)  # half precision is widened and rounded once, at the end

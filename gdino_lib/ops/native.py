@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -61,19 +60,19 @@ def ms_deform_attn(
 
 
 @torch.library.register_fake("gdino::ms_deform_attn")
-def _(value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor) -> Tensor:
+def _(value: Tensor, _shapes: list[int], _locations: Tensor, weights: Tensor) -> Tensor:
     batch, _, heads, channels = value.shape
     return value.new_empty(batch, weights.shape[1], heads * channels)
 
 
 @torch.library.register_fake("gdino::ms_deform_attn_backward")
 def _(
-    grad_output: Tensor, value: Tensor, shapes: list[int], locations: Tensor, weights: Tensor
+    _grad_output: Tensor, value: Tensor, _shapes: list[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return locations.new_empty(value.shape), locations.new_empty(locations.shape), weights.new_empty(weights.shape)
 
 
-def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:  # noqa: ARG001 - PyTorch passes it by name
     value, ctx.shapes, locations, weights = inputs
     ctx.save_for_backward(value, locations, weights)
 
@@ -238,7 +237,7 @@ def _build(device: str) -> Path:
     return path
 
 
-def _cpp_extension() -> ModuleType:
+def _cpp_extension() -> Any:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a CUDA that nobody asked for
     from torch.utils import cpp_extension
 

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.messages import one_line
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.timm_backbone import has_folded_batch_norms
 from gdino_lib.weights.files import State, read_json, read_tensors, write_pth, write_safetensors
 from gdino_lib.weights.hub import locate
 from gdino_lib.weights.layouts import FORMATS, Checkpoint, from_layout, hugging_face_config, raise_faults, to_layout
@@ -43,7 +44,9 @@ def load(
         config: in place of the file's own.
 
     Returns:
-        The model in float32, in evaluation mode.
+        The model in float32, in evaluation mode, ready to be trained. For inference alone,
+        `gdino_lib.model.timm_backbone.fold_batch_norms` makes a timm backbone such as nano's faster;
+        `Detector.from_pretrained` does so.
 
     Raises:
         FileNotFoundError: no such file; weights that cannot be fetched, or were never released.
@@ -95,9 +98,14 @@ def save(model: GroundingDINO, path: str | Path, about: Mapping[str, str] | None
         about: more to keep in the file's metadata, for people; loading ignores it.
 
     Raises:
-        ValueError: `path` has another suffix.
+        ValueError: `path` has another suffix; the model's batch norms are folded.
         OSError: not writable; nothing half-written is left.
     """
+    if has_folded_batch_norms(model):
+        raise ValueError(
+            f"cannot write {path}: this model is for inference, its batch norms are folded into its convolutions; "
+            "save the model of gdino_lib.load"
+        )
     _check_target(Path(path), "gdino_lib")
     _write_ours(Checkpoint(dict(model.state_dict()), model.config, "gdino_lib"), Path(path), about)
 

@@ -67,6 +67,22 @@ def test_fusion_equals_the_plain_way_with_its_gradients():
     assert_same(grads(ours, inputs[:2], layer), grads(plain, inputs[:2], layer))
 
 
+def test_the_fast_form_of_fusion_equals_the_readable_one_with_its_gradients():
+    layer = randomised(FusionLayer(WIDTH, HEADS, 24))
+    inputs = fusion_inputs()  # both masks hide something
+    fast, readable = layer(*inputs), layer.readable_forward(*inputs)
+    assert_same(fast, readable)
+    assert_same(grads(fast, inputs[:2], layer), grads(readable, inputs[:2], layer))
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_the_two_forms_of_fusion_agree_without_padding(tokens):
+    layer = randomised(FusionLayer(WIDTH, HEADS, 24))
+    image, text = randn(1, 30, WIDTH, seed=1), randn(1, tokens, WIDTH, seed=2)
+    inputs = image, text, torch.ones(1, 30, dtype=torch.bool), torch.ones(1, tokens, dtype=torch.bool)
+    assert_same(layer(*inputs), layer.readable_forward(*inputs))
+
+
 def test_adapters_of_fusion_count():
     pytest.importorskip("peft")
     layer = lora.add(randomised(FusionLayer(WIDTH, HEADS, 24)), rank=2)

@@ -1,5 +1,7 @@
-"""The CUDA source without a GPU: nvcc compiles it for every architecture; g++ compiles the same kernels through `cuda_shim`, which
-runs them thread by thread in shuffled order, and they give the reference's outputs and gradients.
+"""The CUDA source without a GPU.
+
+nvcc compiles it for every architecture; g++ compiles the same kernels through `cuda_shim`, which runs them thread by thread in
+shuffled order, and they give the reference's outputs and gradients.
 
 Expected values are the reference's in float64, from the inputs as the kernel gets them, so that in half precision only the final
 rounding of the output is allowed for.
