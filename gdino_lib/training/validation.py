@@ -15,7 +15,8 @@ from gdino_lib.data.records import check_distinct, check_files, class_names, sin
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.evaluation.calibration import choose_thresholds
-from gdino_lib.evaluation.coco import AveragePrecision, average_precision, detect_all, detection_records
+from gdino_lib.evaluation.coco import AveragePrecision, average_precision
+from gdino_lib.evaluation.detect_all import detect_all, detection_records
 from gdino_lib.evaluation.matching import match_all
 
 
