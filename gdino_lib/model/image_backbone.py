@@ -102,4 +102,5 @@ def _size(image_map: Tensor) -> tuple[int, int]:
     `torch.jit.trace` cannot record a list of measured sizes for `gdino::ms_deform_attn`, so there they become constants.
     """
     height, width = image_map.shape[-2:]
-    return (int(height), int(width)) if torch.jit.is_tracing() else (height, width)
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - documented, not in `torch.jit.__all__`
+    return (int(height), int(width)) if tracing else (height, width)

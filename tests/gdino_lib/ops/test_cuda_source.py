@@ -1,10 +1,7 @@
-"""The CUDA source without a GPU.
+"""The CUDA source without a GPU: nvcc compiles it; g++ compiles its kernels, and they give the reference's outputs and gradients.
 
-nvcc compiles it for every architecture; g++ compiles the same kernels through `cuda_shim`, which runs them thread by thread in
-shuffled order, and they give the reference's outputs and gradients.
-
-Expected values are the reference's in float64, from the inputs as the kernel gets them, so that in half precision only the final
-rounding of the output is allowed for.
+g++ does so through `cuda_shim`, which runs the kernels thread by thread in shuffled order. Expected values are the reference's in
+float64, from the inputs as the kernel gets them, so that in half precision only the final rounding of the output is allowed for.
 """
 
 import ctypes
