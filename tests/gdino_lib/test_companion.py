@@ -46,7 +46,6 @@ def test_ours_is_found():
     require_data_prep()
 
 
-@pytest.mark.xfail(strict=True, reason="weights/ and detect/ import data_prep before they write; to be lifted with it")
 def test_detecting_needs_no_data_prep(shadowed):
     from peers import SMALL, randomise
 
