@@ -58,9 +58,3 @@ class TrainingStep:
         self.losses = partial(Criterion(), targets=batch.targets)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text: what PyTorch says below that is for its own developers."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from gdino_lib.data.loader import Batch
+from gdino_lib.messages import first_line
 from gdino_lib.model.grounding_dino import GroundingDINO, GroundingDINOOutput
-from gdino_lib.training.doctor.batch import TrainingStep, first_line
+from gdino_lib.training.doctor.batch import TrainingStep
 from gdino_lib.training.doctor.diagnosis import Diagnosis, PartGradient, first_few
 
 

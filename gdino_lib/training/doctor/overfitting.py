@@ -15,8 +15,9 @@ from tqdm import tqdm
 from gdino_lib.data.loader import Batch
 from gdino_lib.data.targets import Target
 from gdino_lib.detect.postprocess import label_boxes
+from gdino_lib.messages import first_line
 from gdino_lib.model.grounding_dino import GroundingDINO, GroundingDINOOutput
-from gdino_lib.training.doctor.batch import TrainingStep, first_line
+from gdino_lib.training.doctor.batch import TrainingStep
 from gdino_lib.training.doctor.diagnosis import MAX_LISTED, Diagnosis, Level, Overfitting, PartGradient, first_few
 
 MAX_GRADIENT_NORM = 0.1
