@@ -75,7 +75,7 @@ def word_pieces(phrase: str) -> tuple[int, ...]:
 
     Underscores are read as spaces: class names are often written so ("with_mask"), and BERT's vocabulary is not.
     """
-    return tuple(tokenizer()(phrase.replace("_", " "), add_special_tokens=False)["input_ids"])
+    return tuple(tokenizer()(phrase.replace("_", " "), add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def split_phrases(prompt: str) -> list[str]:

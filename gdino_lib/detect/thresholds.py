@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gdino_lib.companion import require_data_prep
+
 if TYPE_CHECKING:
     import supervision as sv
 
@@ -49,7 +51,8 @@ class Thresholds:
 
     def save(self, path: Path | str) -> None:
         """Write JSON; `thresholds_path` says where it belongs. Nothing half-written ever stands there."""
-        from data_prep.atomic import write_json  # detecting does without data_prep, which a user's own may shadow
+        require_data_prep()  # detecting does without it
+        from data_prep.atomic import write_json
 
         write_json(path, self.to_json())
 

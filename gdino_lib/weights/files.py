@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gdino_lib.companion import require_data_prep
 from gdino_lib.messages import first_line
 
 State = dict[str, Tensor]
@@ -93,7 +94,8 @@ def write_torch(path: Path, content: Any) -> None:
 
 
 def _write_bytes(path: Path, data: bytes | memoryview) -> None:
-    from data_prep.atomic import atomic_file  # reading does without data_prep, which a user's own may shadow
+    require_data_prep()  # reading does without it
+    from data_prep.atomic import atomic_file
 
     with atomic_file(path, "wb") as file:
         file.write(data)

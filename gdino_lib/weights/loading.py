@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from gdino_lib.companion import require_data_prep
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.messages import one_line
 from gdino_lib.model.grounding_dino import GroundingDINO
@@ -128,6 +129,7 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
         FileExistsError: `target` exists; or, with `overwrite`, is no such file, or a folder with other things in it.
         OSError: not writable; nothing half-written is left, and what stood at `target` stays.
     """
+    require_data_prep()  # loading does without it
     from data_prep.atomic import atomic_folder, check_free
 
     if to not in FORMATS:
@@ -142,8 +144,6 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
     elif to == "official":
         write_pth(target, to_layout(checkpoint, to))
     else:
-        from data_prep.atomic import atomic_folder  # loading does without data_prep, which a user's own may shadow
-
         state = {hub_name(name): tensor for name, tensor in to_layout(checkpoint, to).items()}
         with atomic_folder(target, overwrite) as folder:
             write_safetensors(folder / "model.safetensors", state)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_prep.atomic import check_free
+from gdino_lib.companion import require_data_prep
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.weights.loading import load, save
 
@@ -35,6 +35,9 @@ def merge(
         FileExistsError: `target` exists.
         OSError: not writable; nothing half-written is left, and what stood at `target` stays.
     """
+    require_data_prep()
+    from data_prep.atomic import check_free
+
     target = Path(target)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in 0..1, got {alpha}")

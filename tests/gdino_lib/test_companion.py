@@ -59,6 +59,13 @@ def test_detecting_needs_no_data_prep(shadowed):
     assert Image.open(shadowed / "drawn.png").size == (90, 60)
 
 
+def test_saving_weights_says_what_shadows_it(shadowed):
+    program = "import pathlib, torch; from gdino_lib.weights import files; "
+    for write in ("files.write_pth(path, {})", "files.write_safetensors(path, {})"):
+        result = python(shadowed, "-c", program + f"path = pathlib.Path('a'); {write}")
+        assert result.stderr.splitlines()[-1] == f"ImportError: {refusal(shadowed / 'data_prep.py')}"
+
+
 @pytest.mark.parametrize("room", ["apps", "data", "evaluation", "nano", "training"])
 def test_rooms_that_need_data_prep_say_what_shadows_it(shadowed, room):
     result = python(shadowed, "-c", f"import gdino_lib.{room}")
