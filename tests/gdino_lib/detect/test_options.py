@@ -95,7 +95,7 @@ def test_top_k_nms_score_and_referring(detector):
         (
             (picture(), ["cat"], 0.1, 0.1, None, None, "mean", 0.3),
             TypeError,
-            "thresholds: expected calibration.Thresholds",
+            "thresholds: expected Thresholds of gdino_lib.detect.thresholds",
         ),
         ((torch.zeros(3, 8, 8), ["cat"]), ValueError, "expected a path, a PIL image or a uint8 array, got Tensor"),
         ((None, ["cat"]), ValueError, "got NoneType"),
