@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import Commands
+HELP = "compile deformable attention ahead of its first use"
+DESCRIPTION = "Compile deformable attention ahead of its first use, anew where it is there already."
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "build-ops",
-        help="compile deformable attention ahead of its first use",
-        description="Compile deformable attention ahead of its first use, anew where it is there already.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
-    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

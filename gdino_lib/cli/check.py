@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import Commands, add_device, add_images, add_start, need, starting_model
+from gdino_lib.cli.options import add_device, add_images, add_overwrite, add_start, need, starting_model
+
+HELP = "examine data and model before training"
+DESCRIPTION = (
+    "Examine data and model before training: audit the data, draw a batch with its token map, see that "
+    "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures. All "
+    "parts learn in it, BERT too, which `gdino train` leaves as it is unless told otherwise: see --freeze."
+)
+EPILOG = "Exit status: 0 healthy, 1 a problem was found, 2 nothing was done."
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "check",
-        help="examine data and model before training",
-        description="Examine data and model before training: audit the data, draw a batch with its token map, see that "
-        "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures. All "
-        "parts learn in it, BERT too, which `gdino train` leaves as it is unless told otherwise: see --freeze.",
-        epilog="Exit status: 0 healthy, 1 a problem was found, 2 nothing was done.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument(
         "--data", required=True, metavar="FILE", help="training data: .csv, .json (COCO), .jsonl (ODVG)"
     )
     add_images(command)
     add_start(command, "a model of this size with random weights")
     command.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    command.add_argument("--overwrite", action="store_true", help="replace a report in DIR")
+    add_overwrite(command, "replace a report in DIR")
     command.add_argument(
         "--freeze",
         action="append",
@@ -36,7 +36,6 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument("--seconds", type=float, default=120.0, metavar="X", help="that it may take (default: 120)")
     add_device(command)
-    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gdino_lib.cli.options import Commands
+from gdino_lib.cli.options import add_overwrite
+
+HELP = "write a weight file in another layout"
+DESCRIPTION = "Write a weight file in another layout, bit for bit. Any layout is read; nothing in it is executed."
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "convert",
-        help="write a weight file in another layout",
-        description="Write a weight file in another layout, bit for bit. Any layout is read; nothing in it is executed.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("source", metavar="SOURCE", help=".pth, .safetensors, a Hugging Face folder, or tiny, base")
     command.add_argument("target", metavar="TARGET", type=Path, help="a file, or a folder for hugging-face")
     command.add_argument(
@@ -23,8 +21,7 @@ def add_parser(commands: Commands) -> None:
         choices=["gdino_lib", "official", "hugging-face"],  # gdino_lib.weights.loading.FORMATS, without its imports
         help="the layout to write: .safetensors, .pth, or a folder",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace TARGET")
-    command.set_defaults(run=run)
+    add_overwrite(command, "replace TARGET")
 
 
 def run(options: argparse.Namespace) -> int:

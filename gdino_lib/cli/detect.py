@@ -6,19 +6,19 @@ import argparse
 import os
 import sys
 
-from gdino_lib.cli.options import Commands, add_device, add_dtype, count, share
+from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, share
 from gdino_lib.weights import hub
 
+HELP = "find what phrases name in images and films"
+DESCRIPTION = (
+    "Find what phrases name. Writes each input with its boxes drawn, detections.json, detections.csv and "
+    "detections.coco.json. Ctrl-C keeps what was done until then."
+)
+EPILOG = "Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done."
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "detect",
-        help="find what phrases name in images and films",
-        description="Find what phrases name. Writes each input with its boxes drawn, detections.json, detections.csv and "
-        "detections.coco.json. Ctrl-C keeps what was done until then.",
-        epilog="Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done.",
-    )
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a film, a folder or a pattern")
     phrases = command.add_mutually_exclusive_group(required=True)
     phrases.add_argument(
@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     models = f"{', '.join(hub.names())}, a weight file or a folder (default: {nano})"
     command.add_argument("--model", default="nano", help=models)
     command.add_argument("--out", default="detections", metavar="DIR", help="folder of results (default: detections)")
-    command.add_argument("--overwrite", action="store_true", help="replace the results in DIR")
+    add_overwrite(command, "replace the results in DIR")
     command.add_argument(
         "--box-threshold", type=share, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
     )
@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_device(command)
     add_dtype(command)
-    command.set_defaults(run=run, advice=_advice)
+    command.set_defaults(advice=_advice)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import Commands, add_device, add_dtype, add_images, need
+from gdino_lib.cli.options import add_device, add_dtype, add_images, add_overwrite, need
+
+HELP = "measure a model on a data set"
+DESCRIPTION = (
+    "Measure a model on a data set: average precision, boxes against objects, calibration, boxes for what "
+    "is not there, referring expressions."
+)
+EPILOG = "Forgetting: --json on another data set before fine-tuning, --compare with that file after it."
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "eval",
-        help="measure a model on a data set",
-        description="Measure a model on a data set: average precision, boxes against objects, calibration, boxes for what "
-        "is not there, referring expressions.",
-        epilog="Forgetting: --json on another data set before fine-tuning, --compare with that file after it.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("--data", required=True, metavar="FILE", help=".csv, .json (COCO) or .jsonl (ODVG)")
     add_images(command)
     command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
@@ -28,10 +28,9 @@ def add_parser(commands: Commands) -> None:
         help="write the best thresholds (default: beside MODEL)",
     )
     command.add_argument("--compare", metavar="FILE", help="print what has changed since an earlier run's --json")
-    command.add_argument("--overwrite", action="store_true", help="replace the files to write")
+    add_overwrite(command, "replace the files to write")
     add_device(command)
     add_dtype(command)
-    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import Commands
+from gdino_lib.cli.options import add_overwrite
+
+HELP = "interpolate two weight files"
+DESCRIPTION = (
+    "Write (1 - X) * A + X * B, for each weight: between a model before fine-tuning and after it, a "
+    "compromise of what was known and what was learned."
+)
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "merge",
-        help="interpolate two weight files",
-        description="Write (1 - X) * A + X * B, for each weight: between a model before fine-tuning and after it, a "
-        "compromise of what was known and what was learned.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("first", metavar="A", help=".pth, .safetensors, a Hugging Face folder, or nano, tiny, base")
     command.add_argument("second", metavar="B", help="another file of the same model")
     command.add_argument("--alpha", type=float, required=True, metavar="X", help="share of B, 0..1")
     command.add_argument("target", metavar="OUT", help="a .safetensors file")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT")
-    command.set_defaults(run=run)
+    add_overwrite(command, "replace OUT")
 
 
 def run(options: argparse.Namespace) -> int:

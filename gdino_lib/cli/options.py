@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Number = TypeVar("Number", int, float)
 Options: TypeAlias = argparse._ActionsContainer  # a parser, or a group of options
 
 
@@ -19,13 +20,7 @@ def share(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: something else.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number in 0..1, got {text[:40]!r}")
-    return value
+    return _parse(text, float, "a number in 0..1", lambda value: 0 <= value <= 1)
 
 
 def count(text: str) -> int:
@@ -34,13 +29,22 @@ def count(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: something else.
     """
+    return _parse(text, int, "a whole number of at least 1", lambda value: value >= 1)
+
+
+def _parse(text: str, kind: Callable[[str], Number], expected: str, is_in_range: Callable[[Number], bool]) -> Number:
     try:
-        value = int(text)
+        value = kind(text)
+        if is_in_range(value):
+            return value
     except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text[:40]!r}")
-    return value
+        pass
+    raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:40]!r}")
+
+
+def add_overwrite(options: Options, text: str) -> None:
+    """Add `--overwrite`; `text` says what it replaces."""
+    options.add_argument("--overwrite", action="store_true", help=text)
 
 
 def add_device(options: Options) -> None:

@@ -10,6 +10,7 @@ from data_prep.arguments import Parser
 from gdino_lib import __version__
 from gdino_lib.cli import build_ops, check, convert, detect, eval, merge, scenes, train
 
+# each has HELP, DESCRIPTION, perhaps EPILOG, add_options(parser) and run(options)
 COMMANDS = (detect, convert, build_ops, train, check, eval, merge, scenes)
 
 
@@ -28,6 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
     parser.add_argument("--version", action="version", version=f"gdino {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
+    for module in COMMANDS:
+        name = module.__name__.rpartition(".")[2].replace("_", "-")
+        epilog = getattr(module, "EPILOG", None)
+        command = commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION, epilog=epilog)
+        module.add_options(command)
+        command.set_defaults(run=module.run)
     return parser

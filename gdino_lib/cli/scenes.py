@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import Commands, count
+from gdino_lib.cli.options import add_overwrite, count
+
+HELP = "draw pictogram scenes with their boxes"
+DESCRIPTION = (
+    "Draw pictures of named pictograms, and their boxes as VOC, COCO, ODVG or CSV. "
+    "The same numbers draw the same pictures. The drawings are OpenMoji's, CC BY-SA 4.0: so is what is made of them."
+)
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "scenes",
-        help="draw pictogram scenes with their boxes",
-        description="Draw pictures of named pictograms, and their boxes as VOC, COCO, ODVG or CSV. "
-        "The same numbers draw the same pictures. The drawings are OpenMoji's, CC BY-SA 4.0: so is what is made of them.",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
     command.add_argument("--count", required=True, type=count, metavar="N", help="how many pictures")
     command.add_argument("--size", type=count, default=256, metavar="N", help="their side in pixels (default: 256)")
@@ -23,8 +23,7 @@ def add_parser(commands: Commands) -> None:
     )
     command.add_argument("--format", choices=["voc", "coco", "odvg", "csv"], default="coco", help="(default: coco)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other pictures (default: 0)")
-    command.add_argument("--overwrite", action="store_true", help="replace DIR")
-    command.set_defaults(run=run)
+    add_overwrite(command, "replace DIR")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from gdino_lib.cli.options import Commands, Options, add_images, add_start, need, starting_model
+from gdino_lib.cli.options import Options, add_images, add_start, need, starting_model
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from gdino_lib.training.validation import Validation
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the command and its options."""
-    command = commands.add_parser(
-        "train",
-        help="train or fine-tune a model",
-        description="Train or fine-tune. Under `accelerate launch -m gdino_lib train ...` on many GPUs or machines. Ctrl-C and "
-        "SIGTERM save after the step under way; --resume goes on, after a kill as well.",
-    )
+HELP = "train or fine-tune a model"
+DESCRIPTION = (
+    "Train or fine-tune. Under `accelerate launch -m gdino_lib train ...` on many GPUs or machines. Ctrl-C and "
+    "SIGTERM save after the step under way; --resume goes on, after a kill as well."
+)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the command's own options."""
     data = command.add_argument_group("data and model")
     data.add_argument("--train", required=True, metavar="FILE", help="to learn from: .csv, .json (COCO), .jsonl (ODVG)")
     add_images(data)
@@ -45,7 +46,6 @@ def add_parser(commands: Commands) -> None:
     data.add_argument("--workers", type=int, metavar="N", help="processes that read ahead (default: one a core)")
     data.add_argument("--device", choices=["auto", "cpu"], default="auto", help="(default: auto)")
     _add_settings(command.add_argument_group("settings"))
-    command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -52,7 +52,9 @@ class DetectOptions:
             if option.metadata and not missing and not option.metadata["fits"](value):
                 raise ValueError(f"{option.name}: expected {option.metadata['expected']}, got {value!r}")
         if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
-            raise TypeError(f"thresholds: expected Thresholds of gdino_lib.detect.thresholds, got {type(self.thresholds).__name__}")
+            raise TypeError(
+                f"thresholds: expected Thresholds of gdino_lib.detect.thresholds, got {type(self.thresholds).__name__}"
+            )
 
     def thresholds_of(self, phrases: Sequence[str], device: torch.device) -> tuple[float, float | Tensor]:
         """What a box's best token, and what the score of its phrase must reach.
