@@ -1,4 +1,6 @@
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +35,25 @@ def gradients_stay_on():
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_grad_enabled(True)
+
+
+@pytest.fixture
+def one_thread():
+    """Small models only wait for a second thread."""
+    torch = sys.modules["torch"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A folder on a disk of its own, by default of 64 kB; `pytest.mark.parametrize(..., indirect=True)` gives another size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '64k')}", "tmpfs", disk]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

@@ -83,32 +83,6 @@ class GroundingDINO(nn.Module):
             ContrastiveHead(config.scaled_logits) for _ in range(config.decoder_layers)
         )
 
-    @classmethod
-    def nano(cls) -> GroundingDINO:
-        """`GroundingDINO(GroundingDINOConfig.nano())`, random weights."""
-        return cls(GroundingDINOConfig.nano())
-
-    @classmethod
-    def tiny(cls) -> GroundingDINO:
-        """`GroundingDINO(GroundingDINOConfig.tiny())`, random weights."""
-        return cls(GroundingDINOConfig.tiny())
-
-    @classmethod
-    def base(cls) -> GroundingDINO:
-        """`GroundingDINO(GroundingDINOConfig.base())`, random weights."""
-        return cls(GroundingDINOConfig.base())
-
-    @classmethod
-    def large(cls) -> GroundingDINO:
-        """`GroundingDINO(GroundingDINOConfig.large())`, random weights."""
-        return cls(GroundingDINOConfig.large())
-
-    def _replicate_for_data_parallel(self) -> GroundingDINO:
-        """What `nn.DataParallel` asks of a model on several devices: it cannot deal out phrases as it deals out pixels."""
-        raise RuntimeError(
-            "nn.DataParallel cannot split prompts among devices; run one process a device: accelerate launch -m gdino_lib train ..."
-        )
-
     def forward(
         self,
         pixel_values: Tensor,

@@ -13,7 +13,7 @@ FIGURES = Path(__file__).resolve().parents[2] / "book" / "figures"
 def test_the_model_figure_is_drawn_by_its_script_and_names_what_the_code_names():
     svg = load_script("book/figures/draw_model").draw()
     assert (FIGURES / "model.svg").read_text() == svg, "run `python book/figures/draw_model.py`"
-    model = gd.GroundingDINO.nano()
+    model = gd.GroundingDINO(gd.GroundingDINOConfig.nano())
     named = {part for name, _ in model.named_modules() for part in name.split(".")}
     words = set(re.findall(r'monospace" [^>]*>([a-z_]+)<', svg))
     assert {name for name, _ in model.named_children()} <= words

@@ -11,7 +11,7 @@ import official
 import official_phrases
 import pytest
 import torch
-from official_config_file import CONFIG, write_workplace
+from official_config_file import CONFIG
 from PIL import Image
 from torch import nn
 
@@ -42,18 +42,7 @@ class Stub(nn.Module):
         )
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    return write_workplace(tmp_path_factory.mktemp("scripts"))
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Where there is no CUDA device, each test would get the warning of the first."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no CUDA device")
-        warnings.filterwarnings("ignore", message=".*OpenCV.*not installed")
-        yield
+pytestmark = pytest.mark.usefixtures("no_device_warnings")
 
 
 def some_captions(count, seed=0):

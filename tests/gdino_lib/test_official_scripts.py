@@ -2,31 +2,17 @@
 
 import runpy
 import sys
-import warnings
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
-from official_config_file import write_workplace
 from PIL import Image
 
 from gdino_lib.images import prepare
 from gdino_lib.inference import Model, predict
 
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    return write_workplace(tmp_path_factory.mktemp("scripts"))
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Where there is no CUDA device, each test would get the warning of the first."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no CUDA device")
-        warnings.filterwarnings("ignore", message=".*OpenCV.*not installed")
-        yield
+pytestmark = pytest.mark.usefixtures("no_device_warnings")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -15,14 +14,7 @@ from gdino_lib.cli.main import main
 from gdino_lib.training import checkpoints
 from gdino_lib.weights import loading
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models as small as these only wait for a second one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -102,7 +94,7 @@ def test_the_command_begins_with_the_weights_that_are_given(tmp_path):
 
 
 def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("gdino_lib.cli.train.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1)
+    monkeypatch.setattr("gdino_lib.cli.options.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1)
     command = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(tmp_path / "run")]
     for more, names in (["--lora-rank", "2"], "peft"), (["--val", str(tmp_path / "shapes.csv")], "pycocotools"):
         assert main([*command, *more]) == 2
@@ -110,21 +102,21 @@ def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path, small_scratch, capsys):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk]).returncode
-    ):
-        pytest.skip("mounting a tmpfs needs root")
-    try:
-        arguments = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(disk / "run"), "--workers", "0"]
-        assert main([*arguments, "--batch-size", "4", "--epochs", "9", "--device", "cpu"]) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        assert "No space left on device" in error
-        for path in checkpoints.steps(disk / "run"):
-            checkpoints.read(path)
-    finally:
-        subprocess.run(["umount", disk], check=True)
+@pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
+def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path, small_disk, small_scratch, capsys):
+    arguments = [
+        "train",
+        *csv_of(tmp_path),
+        "--from-scratch",
+        "nano",
+        "--out",
+        str(small_disk / "run"),
+        "--workers",
+        "0",
+    ]
+    assert main([*arguments, "--batch-size", "4", "--epochs", "9", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "No space left on device" in error
+    for path in checkpoints.steps(small_disk / "run"):
+        checkpoints.read(path)

@@ -240,7 +240,7 @@ def test_built_modules_are_taken():
 
 
 def test_nano_is_small():
-    model = gd.GroundingDINO.nano()
+    model = gd.GroundingDINO(gd.GroundingDINOConfig.nano())
     others = sum(
         p.numel() for n, p in model.named_parameters() if ".bert." not in n and "image_backbone.backbone" not in n
     )

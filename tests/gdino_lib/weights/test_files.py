@@ -4,7 +4,6 @@ import argparse
 import pickle
 import random
 import shutil
-import subprocess
 
 import pytest
 import torch
@@ -120,17 +119,6 @@ def test_other_models(tmp_path):
 
 
 # writing
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk_leaves_nothing(small_disk, official_file):

@@ -1,20 +1,15 @@
 """Pictures of squares for the doctor, which is quick here: one thread, nothing drawn."""
 
 import pytest
-import torch
 from made_up_detectors import draw
 from squares_to_learn import RECORDS
 
 from gdino_lib.training.doctor import batch
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """So small a model is slower on several where the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True)
+def quick(one_thread):
+    """So small a model is slower on several threads where the machine is busy."""
 
 
 @pytest.fixture
