@@ -128,7 +128,7 @@ def test_a_copy_gives_the_same_and_is_independent(fixed, pixels):
 def test_half_precision_is_finite(fixed, pixels, dtype):
     with torch.no_grad():
         logits, boxes = fixed.to(dtype)(pixels.to(dtype))
-    assert logits.dtype == boxes.dtype == dtype
+    assert (logits.dtype, boxes.dtype) == (dtype, torch.float32)  # half precision is coarser than a token
     assert logits.isfinite().all()
     assert boxes.isfinite().all()
 
