@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -76,8 +75,8 @@ class TimmBackbone(nn.Module):
 class BackboneConv2d(nn.Conv2d):
     """A convolution with the same results as timm's, and two measures that make it fast on a CPU.
 
-    Depthwise: under autocast it is computed in the weights' own precision, because the backward pass of a bfloat16 depthwise
-    convolution takes three to ten times as long.
+    Depthwise: under autocast it is computed in the weights' own precision, and its result is rounded, because the backward pass
+    of a bfloat16 depthwise convolution takes three to ten times as long.
 
     "Same" padding, as TensorFlow has it, can ask for one more pixel at the right and the bottom than at the left and the top.
     The kernel then gets a row and a column of zeros in front, which is cheaper than a padded copy of the map.
@@ -110,10 +109,11 @@ class BackboneConv2d(nn.Conv2d):
                 weight = F.pad(weight, (odd[1], 0, odd[0], 0))
             elif any(odd):
                 x, padding = F.pad(x, _sides(both)), (0, 0)
-        exact = on_cpu and self.groups > 1 and torch.is_autocast_enabled("cpu")
-        with torch.autocast("cpu", enabled=False) if exact else nullcontext():
-            x = x.to(weight.dtype) if exact else x
+        if not (on_cpu and self.groups > 1 and torch.is_autocast_enabled("cpu")):
             return F.conv2d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        with torch.autocast("cpu", enabled=False):
+            x = F.conv2d(x.to(weight.dtype), weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return x.to(torch.get_autocast_dtype("cpu"))
 
     def _same_padding(self, x: Tensor) -> list[int]:
         axes = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)

@@ -179,8 +179,18 @@ def test_same_padding_is_timms(size, kernel, stride, dilation):
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("groups", "dtype"), [(4, torch.float32), (1, torch.bfloat16)])
-def test_only_a_depthwise_convolution_keeps_its_precision_under_autocast(groups, dtype):
-    convolution = BackboneConv2d.like(nn.Conv2d(4, 4, 3, groups=groups), same_padding=False)
+def test_a_depthwise_convolution_is_computed_in_float32_under_autocast():
+    convolution = BackboneConv2d.like(nn.Conv2d(4, 4, 3, groups=4), same_padding=False)
+    x = torch.randn(1, 4, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    exact = convolution(x.float())
     with torch.autocast("cpu", torch.bfloat16):
-        assert convolution(torch.randn(1, 4, 8, 8, dtype=torch.bfloat16)).dtype == dtype
+        found = convolution(x)
+    assert torch.equal(found, exact.bfloat16())  # rounded once, at the end
+    upstream = torch.randn_like(found)
+    parameters = [x, *convolution.parameters()]
+    for ours, expected in zip(
+        torch.autograd.grad(found, parameters, upstream),
+        torch.autograd.grad(exact, parameters, upstream.float()),
+        strict=True,
+    ):
+        assert torch.equal(ours, expected)
