@@ -83,6 +83,12 @@ class GroundingDINO(nn.Module):
             ContrastiveHead(config.scaled_logits) for _ in range(config.decoder_layers)
         )
 
+    def _replicate_for_data_parallel(self) -> GroundingDINO:
+        """What `nn.DataParallel` asks of a model on several devices: it cannot deal out phrases as it deals out pixels."""
+        raise RuntimeError(
+            "nn.DataParallel cannot split prompts among devices; run one process a device: accelerate launch -m gdino_lib train ..."
+        )
+
     def forward(
         self,
         pixel_values: Tensor,
