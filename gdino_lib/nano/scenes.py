@@ -96,7 +96,7 @@ def draw_scene(
             f"got {width} x {height}, {most}, {len(things)} names"
         )
     rng = random.Random(f"{seed}/{index}")
-    canvas = _Canvas(draw_background(rng, width, height))
+    canvas = Canvas(draw_background(rng, width, height))
     count = rng.randint(1, most)
     for _ in range(count):
         thing = (
@@ -108,7 +108,7 @@ def draw_scene(
         side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # few are tiny
         canvas.place(rng, thing, draw_sprite(rng, thing, side, own))
     image = _finish(rng, canvas.image)
-    boxes = tuple(Box(thing.name, *_bounds(mask)) for thing, mask in zip(canvas.things, canvas.masks, strict=True))
+    boxes = tuple(Box(thing.name, *bounds_of(mask)) for thing, mask in zip(canvas.things, canvas.masks, strict=True))
     record = ImageRecord(f"{index:06d}.png", width, height, boxes)
     masks = np.stack(canvas.masks) if canvas.masks else np.zeros((0, height, width), dtype=bool)
     return Scene(image, record, masks)
@@ -157,7 +157,7 @@ def write_scenes(
     return dataset
 
 
-class _Canvas:
+class Canvas:
     """A scene in the making.
 
     Attributes:
@@ -236,7 +236,7 @@ def _paste(rng: random.Random, image: Image.Image, sprite: Image.Image, left: in
     image.paste(sprite, (left, top), sprite)
 
 
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+def bounds_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 around the True pixels."""
     columns, rows = (np.flatnonzero(mask.any(axis)) for axis in (0, 1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

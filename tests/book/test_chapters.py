@@ -153,7 +153,7 @@ WITHOUT_REFERENCE = {  # rooms and modules that no program imports
     },
     "gdino_lib": {
         *("companion", "apps", "cli", "evaluation.found_boxes", "evaluation.report", "messages"),
-        *("nano.icons", "nano.pictures", "nano.recipe"),
+        *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names"),
     },

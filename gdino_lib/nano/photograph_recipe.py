@@ -1,0 +1,159 @@
+"""Train the embedded model on photographs and pictograms together: `make nano PHOTOS=DIR`, or
+`python -m gdino_lib.nano.photograph_recipe --photographs DIR --icons DIR --out runs/photographs`.
+
+Stages follow each other; each begins with the weights of the one before and ends at a rate of zero. The same command goes
+on after any interruption. A share of the pictures of the set `voc07` is kept aside and judges every stage.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_prep import Dataset
+from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.nano.frozen_text import FrozenTextEncoder
+from gdino_lib.nano.naming import text_encoder
+from gdino_lib.nano.photograph_dataset import PhotographDataset
+from gdino_lib.nano.photograph_names import Names, read_names
+from gdino_lib.nano.photographs import PhotographSet, held_out_names, keep_aside, read_sets
+from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.recipe import CROWD_SHARE, FROZEN, MOST_NEGATIVES, things_to_learn, wordings
+from gdino_lib.nano.samples import MixedDataset
+from gdino_lib.nano.scene_dataset import SceneDataset
+from gdino_lib.training.settings import LossSettings, TrainingSettings
+from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.validation import Validation
+from gdino_lib.weights.loading import load
+
+EPOCH_PICTURES = 3200
+JUDGE = "voc07"  # the set of which a share judges
+JUDGE_SHARE = 0.05
+SIZES = (  # (width, height) of training pictures; the small ones cost least
+    *((224, 176), (176, 224), (208, 208), (256, 192), (192, 256), (256, 192), (192, 256), (240, 240)),
+    *((320, 240), (240, 320), (320, 240), (240, 320), (288, 288), (384, 288), (288, 384)),
+)
+SET_WEIGHTS = {  # how often a set is drawn; others share `OTHER_WEIGHT`
+    **{"voc07": 0.5, "coco_mini": 0.12, "tiny_imagenet": 0.12},
+    **{"fruit_veg": 0.05, "groceries": 0.04, "tools": 0.04},
+}
+OTHER_WEIGHT = 0.13
+SETTINGS = TrainingSettings(
+    batch_size=16,
+    lr=5e-4,
+    lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.5, **FROZEN},
+    schedule="cosine",
+    warmup_steps=100,
+    clip=1.0,
+    ema=0.998,
+    precision="bfloat16",
+    denoising=50,
+    loss=LossSettings(match_class=4.0),
+    save_every=50,
+    validate_every=3,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training on photographs and scenes.
+
+    Attributes:
+        name: of its folder.
+        settings: of the trainer.
+        photographs: share of the pictures that are photographs; the others are pictogram scenes.
+        noise: added to the text's features, see `FrozenTextEncoder`.
+    """
+
+    name: str
+    settings: TrainingSettings
+    photographs: float = 0.75
+    noise: float = 0.4
+
+
+STAGES = (Stage("first", replace(SETTINGS, epochs=6)),)
+
+
+def build_dataset(
+    stage: Stage, sets: list[PhotographSet], names: Names, things: tuple[Pictogram, ...], shares: list[float]
+) -> MixedDataset:
+    """What a stage learns from.
+
+    Args:
+        sets: the photographs, without those that judge.
+        names: what the names of the photographs mean.
+        things, shares: pictograms and how often each is drawn, see `things_to_learn`.
+    """
+    seed, batch_size = stage.settings.seed, stage.settings.batch_size
+    others = sum(each.name not in SET_WEIGHTS for each in sets)
+    photographs = PhotographDataset(
+        sets,
+        [SET_WEIGHTS.get(each.name, OTHER_WEIGHT / max(others, 1)) for each in sets],
+        names,
+        EPOCH_PICTURES,
+        batch_size=batch_size,
+        sizes=SIZES,
+        things=things,
+        seed=seed,
+    )
+    scenes = SceneDataset(
+        things,
+        EPOCH_PICTURES,
+        batch_size=batch_size,
+        weights=shares,
+        sizes=SIZES,
+        negatives=MOST_NEGATIVES,
+        own=0.85,
+        crowds=CROWD_SHARE,
+        unanswered=0.2,
+        seed=seed,
+    )
+    mix = [stage.photographs, 1 - stage.photographs]
+    return MixedDataset([photographs, scenes], mix, EPOCH_PICTURES, batch_size=batch_size, sizes=SIZES, seed=seed)
+
+
+def all_wordings(names: Names, things: tuple[Pictogram, ...]) -> list[str]:
+    """All that prompts may call the things of photographs and scenes."""
+    meanings = names.meanings.values()
+    return [*wordings(things), *(text for each in meanings for text in (*each.wordings, *each.hypernyms))]
+
+
+def without_landmarks(model: GroundingDINO) -> GroundingDINO:
+    """The same model, changed: landmarks are for a model that is trained, and are made anew in the end."""
+    text_encoder(model).landmarks = None
+    model.config = model.config.replace(landmarks=0)
+    return model
+
+
+def main() -> None:
+    """Train, or go on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photographs", type=Path, required=True, help="folder of sets in COCO format, one a folder")
+    parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, one a stage")
+    parser.add_argument("--init", default="nano", help="weights to begin with (default: nano)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures (default: 1)")
+    options = parser.parse_args()
+    names = read_names()
+    sets = read_sets(options.photographs, held_out_names())
+    judge = next((each for each in sets if each.name == JUDGE), sets[0])
+    rest, aside = keep_aside(judge, JUDGE_SHARE)
+    sets[sets.index(judge)] = rest
+    validation = Validation(Dataset(aside.records, tuple(sorted(judge.everywhere))), judge.images)
+    things, shares = things_to_learn(options.icons, share=0.3)
+    weights: Path | str = options.init
+    for stage in STAGES:
+        model = without_landmarks(load(weights, "cpu"))
+        model.text_encoder = FrozenTextEncoder(text_encoder(model), all_wordings(names, things), stage.noise)
+        dataset = build_dataset(stage, sets, names, things, shares)
+        out = options.out / stage.name
+        trainer = Trainer(
+            model, dataset, stage.settings, out, validation=validation, resume=True, workers=options.workers
+        )
+        weights = trainer.fit().weights
+        print(f"{stage.name}: {weights}")
+
+
+if __name__ == "__main__":
+    main()
