@@ -11,12 +11,12 @@ from itertools import accumulate, pairwise
 from PIL import Image, ImageEnhance
 
 from data_prep.records import ImageRecord
-from gdino_lib.data.datasets import FRAME, Sample, SeededDataset
+from gdino_lib.data.datasets import FRAME, Sample
 from gdino_lib.data.records import is_crowd, open_image
 from gdino_lib.nano.photograph_names import Names
 from gdino_lib.nano.photographs import Absences, PhotographSet
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.samples import BatchSizes, make_sample
+from gdino_lib.nano.samples import SizedDataset, make_sample
 from gdino_lib.nano.scene_dataset import choose_wording
 from gdino_lib.nano.scenes import Canvas, bounds_of
 from gdino_lib.nano.sprites import draw_sprite
@@ -51,7 +51,7 @@ class Picture:
         return {name for name, _ in self.boxes} | self.cut
 
 
-class PhotographDataset(SeededDataset):
+class PhotographDataset(SizedDataset):
     """Photographs as `SceneDataset` gives pictograms: a new view of a drawn picture for each index and epoch.
 
     Args:
@@ -96,14 +96,13 @@ class PhotographDataset(SeededDataset):
     ) -> None:
         if not sets or len(sets) != len(weights):
             raise ValueError(f"weights: expected one for each of one set or more, got {len(weights)} for {len(sets)}")
-        super().__init__(seed)
+        super().__init__(count, batch_size, sizes, seed)
         self.sets, self.cum_weights = tuple(sets), tuple(accumulate(weights))
-        self.names, self.count, self.batch_size, self.sizes = names, count, batch_size, tuple(sizes)
+        self.names = names
         self.things, self.mosaics, self.pasted = tuple(things), mosaics, pasted
         self.broader, self.unanswered, self.all_names = broader, unanswered, all_names
         self.negatives, self.max_tokens = negatives, max_tokens
         self.absences = Absences(names)
-        self._batch_sizes = BatchSizes(self, batch_size, self.sizes)
         self._by_shape = [_by_shape(each.records) for each in self.sets]
 
     @property
@@ -117,15 +116,6 @@ class PhotographDataset(SeededDataset):
         meanings = sorted(self.names.meanings.items())
         digest.update(repr((shown, asked, meanings)).encode())
         return digest.hexdigest()
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"expected an index below {self.count}, got {index}")
-        return self.sample(index, self._batch_sizes.of(index))
 
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
         """The sample of any index of this epoch, (width, height) pixels large."""

@@ -1,9 +1,10 @@
-"""Train the embedded model on photographs and pictograms together: `make nano PHOTOS=DIR`, or
-`python -m gdino_lib.nano.photograph_recipe --photographs DIR --icons DIR --out runs/photographs`.
+"""Train the embedded model on photographs and pictograms together: `make nano PHOTOS=DIR`.
 
-Stages follow each other; each begins with the weights of the one before and ends at a rate of zero. The same command goes
-on after any interruption. A share of the pictures of the set `voc07` is kept aside and judges every stage.
-"""  # noqa: D205
+The same by hand: `python -m gdino_lib.nano.photograph_recipe --photographs DIR --icons DIR --out runs/photographs`.
+
+Each stage begins with the weights of the stage before it and ends at a learning rate of zero. The same command goes on
+after any interruption. A share of the pictures of the set `voc07` is kept aside and judges every stage.
+"""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from PIL import Image
@@ -63,23 +64,46 @@ class BatchSizes(Generic[Size]):
         return random.Random(f"{self.dataset.seed}/{epoch}/{batch}/size").choice(self.sizes)
 
 
-class SizedDataset(Protocol):
-    """A seeded data set that draws the picture of an index at any size."""
+class SizedDataset(SeededDataset):
+    """A seeded data set that draws the picture of an index at any size; the loader gets one size a batch.
 
-    @property
-    def fingerprint(self) -> str:
-        """Of what is learned from, and how it is drawn."""
-        ...
+    Subclasses have `sample` and `fingerprint`.
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the draw."""
+    Args:
+        count: pictures in an epoch.
+        batch_size: of the loader.
+        sizes: to draw the size of a batch from.
+        seed: of everything random.
+    """
 
-    def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """The sample of this epoch, (width, height) pixels large."""
-        ...
+    def __init__(self, count: int, batch_size: int, sizes: Sequence[Any], seed: int) -> None:
+        super().__init__(seed)
+        self.count, self.batch_size, self.sizes = count, batch_size, tuple(sizes)
+        self._batch_sizes = BatchSizes(self, batch_size, self.sizes)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of this epoch, of the size of its batch."""
+        return self.sample(index, self.size_of(index))
+
+    def size_of(self, index: int) -> Any:
+        """The size that the batch of an index has in this epoch.
+
+        Raises:
+            IndexError: no such index.
+        """
+        if not 0 <= index < self.count:
+            raise IndexError(f"expected an index below {self.count}, got {index}")
+        return self._batch_sizes.of(index)
+
+    @abstractmethod
+    def sample(self, index: int, size: Any) -> Sample:
+        """The sample of any index of this epoch, drawn at a size of the caller's."""
 
 
-class MixedDataset(SeededDataset):
+class MixedDataset(SizedDataset):
     """Pictures of several data sets, in every batch.
 
     Args:
@@ -106,14 +130,13 @@ class MixedDataset(SeededDataset):
     ) -> None:
         if not parts or len(parts) != len(shares):
             raise ValueError(f"shares: expected one for each data set, got {len(shares)} for {len(parts)}")
-        super().__init__(seed)
-        self.parts, self.cum_shares, self.count = tuple(parts), tuple(accumulate(shares)), count
-        self._sizes = BatchSizes(self, batch_size, sizes)
+        super().__init__(count, batch_size, sizes, seed)
+        self.parts, self.cum_shares = tuple(parts), tuple(accumulate(shares))
 
     @property
     def fingerprint(self) -> str:
         """Of what is learned from, and how it is drawn."""
-        drawn = (self.cum_shares, self.count, self.seed, self._sizes.batch_size, self._sizes.sizes)
+        drawn = (self.cum_shares, self.count, self.seed, self.batch_size, self.sizes)
         parts = [part.fingerprint for part in self.parts]
         return hashlib.sha256(repr((drawn, parts)).encode()).hexdigest()
 
@@ -123,13 +146,8 @@ class MixedDataset(SeededDataset):
         for part in self.parts:
             part.set_epoch(epoch)
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"expected an index below {self.count}, got {index}")
+    def sample(self, index: int, size: tuple[int, int]) -> Sample:
+        """The sample of any index of this epoch, (width, height) pixels large."""
         rng = random.Random(f"{self.seed}/{self.epoch}/{index}/part")
         (part,) = rng.choices(self.parts, cum_weights=self.cum_shares)
-        return part.sample(index, self._sizes.of(index))
+        return part.sample(index, size)

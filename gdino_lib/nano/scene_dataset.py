@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from gdino_lib.data.datasets import FRAME, Sample, SeededDataset
+from gdino_lib.data.datasets import FRAME, Sample
 from gdino_lib.nano.drawings import package_folder
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.samples import BatchSizes, make_sample
+from gdino_lib.nano.samples import SizedDataset, make_sample
 from gdino_lib.nano.scenes import REPEATED, Scene, draw_scene
 from gdino_lib.nano.wordings import may_name
 from gdino_lib.prompts import word_pieces
@@ -19,7 +19,7 @@ from gdino_lib.prompts import word_pieces
 CROWDED = 0.7  # how often a thing of a crowd is one that the scene shows already
 
 
-class SceneDataset(SeededDataset):
+class SceneDataset(SizedDataset):
     """Scenes to train on, drawn as they are asked for: what `GroundingDataset` gives, without files.
 
     A prompt calls each thing by one of its wordings, drawn anew for each scene, and names absent things, too; none whose name
@@ -64,15 +64,14 @@ class SceneDataset(SeededDataset):
                 f"expected scenes, a batch, sizes and things, got count {count}, batch_size {batch_size}, most {most}, "
                 f"negatives {negatives}, {len(sizes)} sizes, {len(things)} things"
             )
-        self.things, self.count, self.batch_size, self.sizes = tuple(things), count, batch_size, tuple(sizes)
-        super().__init__(seed)
+        super().__init__(count, batch_size, sizes, seed)
+        self.things = tuple(things)
         self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
         self.own, self.crowds, self.unanswered = own, crowds, unanswered
         self.cum_weights = None if weights is None else tuple(accumulate(weights))
         if weights is not None and len(weights) != len(things):
             raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
         self._by_name = {thing.name: thing for thing in self.things}
-        self._sizes = BatchSizes(self, batch_size, self.sizes)
         package_folder("skimage")  # what is missing is said here, not in a worker
 
     @property
@@ -82,15 +81,6 @@ class SceneDataset(SeededDataset):
         asked = (self.negatives, self.most, self.unanswered, self.seed, self.max_tokens)
         return hashlib.sha256(repr((drawn, *asked)).encode()).hexdigest()
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"expected an index below {self.count}, got {index}")
-        return self.sample(index, self._sizes.of(index))
-
     def sample(self, index: int, size: int | tuple[int, int]) -> Sample:
         """The sample of any index of this epoch, drawn at a size of the caller's."""
         scene, prompt, phrases = self._scene(index, size)
@@ -99,9 +89,7 @@ class SceneDataset(SeededDataset):
 
     def scene(self, index: int) -> tuple[Scene, list[str], list[int]]:
         """The scene, its prompt, and which phrase of the prompt each of its boxes shows; no boxes where it names none."""
-        if not 0 <= index < self.count:
-            raise IndexError(f"expected an index below {self.count}, got {index}")
-        return self._scene(index, self._sizes.of(index))
+        return self._scene(index, self.size_of(index))
 
     def _scene(self, index: int, size: int | tuple[int, int]) -> tuple[Scene, list[str], list[int]]:
         seed = f"{self.seed}/{self.epoch}"
