@@ -1,11 +1,11 @@
 """Dataclasses whose fields say which values they take: the range stands at the field, and one place checks it.
 
-@dataclass(frozen=True)
-class Settings(CheckedFields):
-    epochs: PositiveInt = 20
-    dropout: Annotated[Share, "of the decoder"] = 0.0
-
-Settings(epochs=0)  # ValueError: epochs: expected a whole number of at least 1, got 0
+>>> @dataclass(frozen=True)
+... class Settings(CheckedFields):
+...     epochs: PositiveInt = 20
+...     dropout: Annotated[Share, "of the decoder"] = 0.0
+>>> Settings(epochs=0)
+ValueError: epochs: expected a whole number of at least 1, got 0
 """
 
 from __future__ import annotations
