@@ -7,7 +7,6 @@ Matching and noise on the text are the first round's, with `--fourth-round` thos
 """
 
 import argparse
-import json
 import os
 import platform
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from data_prep.atomic import atomic_file
+from data_prep.atomic import write_json
 from gdino_lib.data.datasets import read_records
 from gdino_lib.detect.detector import Detector
 from gdino_lib.evaluation.coco import average_precision
@@ -119,8 +118,7 @@ def main() -> None:
             figures["on"] = (
                 f"{gpu or platform.machine() + ' CPU'}, torch {torch.__version__}, {options.threads} threads, {options.precision}"
             )
-            with atomic_file(folder / "figures.json") as file:
-                file.write(json.dumps(figures, indent=1) + "\n")
+            write_json(folder / "figures.json", figures)
         print((folder / "figures.json").read_text(encoding="utf-8"), flush=True)
 
 

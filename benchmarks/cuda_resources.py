@@ -4,7 +4,6 @@ Only nvcc is needed, no GPU: its assembler reports registers, shared memory and 
 """
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep.atomic import atomic_file
+from data_prep.atomic import write_json
 
 SOURCES = Path(__file__).parents[1] / "gdino_lib" / "ops" / "csrc"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -109,8 +108,7 @@ def main() -> None:
     for row in rows:
         print("  ".join(str(row[column]).ljust(len(column)) for column in columns))
     if options.json:
-        with atomic_file(options.json) as file:
-            file.write(json.dumps(rows, indent=1) + "\n")
+        write_json(options.json, rows)
 
 
 if __name__ == "__main__":

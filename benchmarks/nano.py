@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 import supervision as sv
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from results import report
 from torchvision.ops import box_iou
 
 from data_prep import Dataset
-from data_prep.atomic import write_json
 from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.postprocess import phrase_wise_nms
@@ -140,8 +140,7 @@ def main() -> None:
                     hand: Scenes.drawn(Path(folder) / f"{kind}-{hand}", fewer, drawn, seed).measure(detector)
                     for hand, drawn in hands.items()
                 }
-    print(json.dumps(figures, indent=1))
-    write_json(options.json, figures)
+    report(figures, options.json)
 
 
 class Scenes(NamedTuple):

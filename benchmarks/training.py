@@ -7,7 +7,6 @@ Peak memory is that of a process of its own for each, less that of the imports.
 
 import argparse
 import gc
-import json
 import subprocess
 import sys
 import time
@@ -17,9 +16,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from results import report
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
-from data_prep.atomic import atomic_file
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.targets import Target
 from gdino_lib.model.grounding_dino import GroundingDINO
@@ -155,11 +154,7 @@ def main() -> None:
         gc.collect()
         for dtype in ("float32", "bfloat16"):
             figures[f"{case}, {dtype}"] |= {f"{who} (MB at the peak)": memory(who, case, dtype) for who in WHO}
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if options.json:
-        with atomic_file(options.json) as file:
-            file.write(text + "\n")
+    report(figures, options.json)
 
 
 if __name__ == "__main__":

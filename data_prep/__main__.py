@@ -117,16 +117,8 @@ def _image_count(text: str) -> int:
 
 
 def _voc_to_csv(options: argparse.Namespace) -> int:
-    result = voc_to_csv(
-        options.images,
-        options.annotations,
-        options.out,
-        train=options.train,
-        seed=options.seed,
-        link=options.link,
-        strict=options.strict,
-        overwrite=options.overwrite,
-    )
+    how = {"train": options.train, "seed": options.seed, "link": options.link, "strict": options.strict}
+    result = voc_to_csv(options.images, options.annotations, options.out, **how, overwrite=options.overwrite)
     print(result.to_text(SHOWN), end="")
     empty = sum(part["without boxes"] for part in result.parts.values())
     _print_lost("a CSV has no row for an", {"image without boxes": empty} if empty else {})

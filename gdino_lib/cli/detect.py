@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, share
+from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, model_options, share
 from gdino_lib.weights import hub
 
 HELP = "find what phrases name in images and films"
@@ -68,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
         phrases,
         options.model,
         options.out,
-        device=options.device,
-        dtype=options.dtype,
-        overwrite=options.overwrite,
+        **model_options(options),
         thresholds=options.thresholds,
         box_threshold=options.box_threshold,
         text_threshold=options.text_threshold,

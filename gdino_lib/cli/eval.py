@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import add_device, add_dtype, add_images, add_overwrite, need
+from gdino_lib.cli.options import add_device, add_dtype, add_images, add_overwrite, model_options, need
 
 HELP = "measure a model on a data set"
 DESCRIPTION = (
@@ -45,8 +45,6 @@ def run(options: argparse.Namespace) -> int:
         json_file=options.json,
         thresholds_file=options.thresholds_out,
         compare=options.compare,
-        device=options.device,
-        dtype=options.dtype,
-        overwrite=options.overwrite,
+        **model_options(options),
     )
     return 0

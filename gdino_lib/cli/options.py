@@ -5,13 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
 Number = TypeVar("Number", int, float)
 Options: TypeAlias = argparse._ActionsContainer  # a parser, or a group of options
+
+
+class ModelOptions(TypedDict):
+    """Options of the commands that run a model on files."""
+
+    device: str
+    dtype: str
+    overwrite: bool
 
 
 def share(text: str) -> float:
@@ -57,6 +65,11 @@ def add_dtype(options: Options) -> None:
     # gdino_lib.detect.detector.DTYPES, without its imports
     choices = ["float32", "bfloat16", "float16"]
     options.add_argument("--dtype", choices=choices, default="float32", help="precision (default: float32)")
+
+
+def model_options(options: argparse.Namespace) -> ModelOptions:
+    """What `add_device`, `add_dtype` and `add_overwrite` have read, as keyword arguments."""
+    return {"device": options.device, "dtype": options.dtype, "overwrite": options.overwrite}
 
 
 def add_images(options: Options) -> None:

@@ -20,10 +20,11 @@ from gdino_lib.nano.photograph_dataset import PhotographDataset
 from gdino_lib.nano.photograph_names import Names, read_names
 from gdino_lib.nano.photographs import PhotographSet, held_out_names, keep_aside, read_sets
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.recipe import CROWD_SHARE, FROZEN, MOST_NEGATIVES, things_to_learn, wordings
+from gdino_lib.nano.recipe import CROWD_SHARE, MOST_NEGATIVES, NAMES_WEIGH_MORE, things_to_learn, wordings
+from gdino_lib.nano.recipe import SETTINGS as SCENE_SETTINGS
 from gdino_lib.nano.samples import MixedDataset
 from gdino_lib.nano.scene_dataset import SceneDataset
-from gdino_lib.training.settings import LossSettings, TrainingSettings
+from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer
 from gdino_lib.training.validation import Validation
 from gdino_lib.weights.loading import load
@@ -40,20 +41,8 @@ SET_WEIGHTS = {  # how often a set is drawn; others share `OTHER_WEIGHT`
     **{"fruit_veg": 0.05, "groceries": 0.04, "tools": 0.04},
 }
 OTHER_WEIGHT = 0.13
-SETTINGS = TrainingSettings(
-    batch_size=16,
-    lr=5e-4,
-    lr_scale={"text_encoder.bert": 0.0, "image_backbone.backbone": 0.5, **FROZEN},
-    schedule="cosine",
-    warmup_steps=100,
-    clip=1.0,
-    ema=0.998,
-    precision="bfloat16",
-    denoising=50,
-    loss=LossSettings(match_class=4.0),
-    save_every=50,
-    validate_every=3,
-)
+LR_SCALE = {**SCENE_SETTINGS.lr_scale, "image_backbone.backbone": 0.5}  # it knows drawings better than photographs
+SETTINGS = replace(NAMES_WEIGH_MORE, lr_scale=LR_SCALE, warmup_steps=100, ema=0.998, save_every=50, validate_every=3)
 
 
 @dataclass(frozen=True)

