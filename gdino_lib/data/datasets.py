@@ -11,13 +11,14 @@ import hashlib
 import random
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import data
+from torchvision.tv_tensors import BoundingBoxes
 
 import data_prep
 from data_prep import ImageRecord
@@ -69,6 +70,10 @@ class SeededDataset(data.Dataset[Sample], ABC):
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
 
+    def sample_sizes(self) -> list[tuple[int, int]] | None:
+        """(width, height) of each sample of this epoch, known without its image; None: batches need no grouping by size."""
+        return None
+
     @property
     def epoch(self) -> int:
         """Which draw of the random choices `dataset[index]` gives."""
@@ -87,6 +92,9 @@ class GroundingDataset(SeededDataset):
     grounding record is asked for the phrases of its regions, shuffled; phrases that tokenise alike are one. What is
     absent from a caption's picture nobody knows, so there are no further phrases.
 
+    A class is absent from a picture only if `everywhere` has its name: a set that labels its dogs in some pictures only
+    cannot say that another picture shows no dog.
+
     Boxes are clipped to their images and dropped when nothing is left, as `data_prep.audit` does. Crowds (COCO's
     `iscrowd`) are no targets, but their classes do not count as absent. A class that a crop cuts off is not asked for.
 
@@ -96,6 +104,7 @@ class GroundingDataset(SeededDataset):
         transform: `TrainingTransform` or `EvaluationTransform`.
         negatives: at most so many absent classes in a prompt; None: all that fit. A picture without boxes is asked for
             one at least.
+        everywhere: the classes that have a box wherever a picture shows them; None: all classes.
         seed: of everything random.
         max_tokens: of a prompt, [CLS] and [SEP] included; the model's `config.max_tokens`.
 
@@ -106,9 +115,9 @@ class GroundingDataset(SeededDataset):
 
     Raises:
         FileNotFoundError: the folder or an image is not there.
-        ValueError: nothing to learn from; two classes that tokenise alike; a label without words, or too long for any
-            prompt; a record whose own phrases do not fit into one. Records with nothing to ask for (a caption without
-            regions) are left out with a warning.
+        ValueError: nothing to learn from; a name in `everywhere` that is no class; two classes that tokenise alike; a
+            label without words, or too long for any prompt; a record whose own phrases do not fit into one. Records with
+            nothing to ask for (a caption without regions) are left out with a warning.
     """
 
     def __init__(
@@ -118,6 +127,7 @@ class GroundingDataset(SeededDataset):
         transform: Transform,
         *,
         negatives: int | None = None,
+        everywhere: Collection[str] | None = None,
         seed: int = 0,
         max_tokens: int = 256,
     ) -> None:
@@ -130,6 +140,7 @@ class GroundingDataset(SeededDataset):
         self.max_tokens = max_tokens
         self.classes = class_names(records)
         check_distinct(self.classes)
+        self.everywhere = _chosen(everywhere, self.classes)
         self._lengths = _prompt_lengths(self.classes, max_tokens)
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
         self.records = self._usable([phrases_merged(record) for record in repaired])
@@ -139,7 +150,8 @@ class GroundingDataset(SeededDataset):
     def fingerprint(self) -> str:
         """Of what is learnt from, and how it is drawn."""
         digest = hashlib.sha256()
-        for each in (self.classes, self.transform, self.negatives, self.seed, self.max_tokens, *self.records):
+        drawn = (self.classes, self.everywhere, self.transform, self.negatives, self.seed, self.max_tokens)
+        for each in (*drawn, *self.records):
             digest.update(repr(each).encode())
         return digest.hexdigest()
 
@@ -147,22 +159,40 @@ class GroundingDataset(SeededDataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch.
+        """The sample of this epoch; see `sample`."""
+        return self.sample(index, self.epoch)
+
+    def sample_sizes(self) -> list[tuple[int, int]]:
+        """See `SeededDataset`."""
+        return [self.size(index, self.epoch) for index in range(len(self))]
+
+    def sample(self, index: int, draw: int) -> Sample:
+        """A picture, its prompt and its boxes; the same `draw` makes the same random choices.
 
         Raises:
             ImageError: the image cannot be decoded, or its size is not the record's.
         """
         record = self.records[index]
-        rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
-        boxes = single_objects(record)
-        corners = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
-        corners = pixel_boxes(corners, record.width, record.height)
+        rng, labels, corners = self._begin(index, draw)
         image = open_image(record, self.images)
-        pixels, relative, kept = self.transform(image, corners, [box.label for box in boxes], rng)
-        labels = [boxes[place].label for place in kept.tolist()]
+        pixels, relative, kept = self.transform(image, corners, labels, rng)
+        labels = [labels[place] for place in kept.tolist()]
         prompt = self._prompt(record, labels, rng)
         phrases = torch.tensor([prompt.index(label) for label in labels], dtype=torch.int64)
         return Sample(pixels, prompt, Target(relative, phrases, record.file_name))
+
+    def size(self, index: int, draw: int) -> tuple[int, int]:
+        """(width, height) of that picture."""
+        rng, labels, corners = self._begin(index, draw)
+        return self.transform.size(corners, labels, rng)
+
+    def _begin(self, index: int, draw: int) -> tuple[random.Random, list[str], BoundingBoxes]:
+        """The random choices of a draw, and the objects of the picture."""
+        record = self.records[index]
+        boxes = single_objects(record)
+        corners = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
+        rng = random.Random(f"{self.seed}/{draw}/{index}")
+        return rng, [box.label for box in boxes], pixel_boxes(corners, record.width, record.height)
 
     def _prompt(self, record: ImageRecord, labels: Sequence[str], rng: random.Random) -> list[str]:
         prompt = list(dict.fromkeys(labels))
@@ -183,7 +213,7 @@ class GroundingDataset(SeededDataset):
 
     def _absent(self, record: ImageRecord) -> list[str]:
         shown = {box.label for box in record.boxes}
-        return [name for name in self.classes if name not in shown]
+        return [name for name in self.everywhere if name not in shown]
 
     def _tokens(self, phrases: Iterable[str]) -> int:
         return FRAME + sum(self._lengths[phrase] for phrase in phrases)
@@ -215,6 +245,20 @@ class GroundingDataset(SeededDataset):
                 stacklevel=3,
             )
         return tuple(usable)
+
+
+def _chosen(everywhere: Collection[str] | None, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that are labelled everywhere, in their order.
+
+    Raises:
+        ValueError: a name that is no class.
+    """
+    if everywhere is None:
+        return classes
+    unknown = sorted(set(everywhere) - set(classes))
+    if unknown:
+        raise ValueError(f"everywhere: expected names of the classes {', '.join(classes)}, got {unknown[0]!r}")
+    return tuple(name for name in classes if name in everywhere)
 
 
 def read_records(path: Path | str) -> data_prep.Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import random
 import signal
@@ -15,6 +17,8 @@ from torch.utils import data
 from gdino_lib.data.datasets import Sample, SeededDataset
 from gdino_lib.data.targets import Target
 from gdino_lib.images import pad
+
+WINDOW = 32  # batches whose samples are sorted by size together: more need less padding, fewer mix more
 
 
 class Batch(NamedTuple):
@@ -36,12 +40,18 @@ class Batch(NamedTuple):
 class EpochOrder(data.Sampler[int]):
     """All indices of a data set, in an order drawn from its seed and epoch.
 
+    Where the data set knows the sizes of its samples, a batch holds samples of similar size, since all images of a batch
+    are padded to its largest width and height.
+
+    Args:
+        batch_size: of the loader; 1: sizes don't matter.
+
     Attributes:
         start: how many to leave out at the beginning, for a pass that was interrupted.
     """
 
-    def __init__(self, dataset: SeededDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: SeededDataset, batch_size: int = 1) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
         self.start = 0
 
     def __len__(self) -> int:
@@ -49,8 +59,39 @@ class EpochOrder(data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(len(self.dataset)))
-        random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order").shuffle(order)
+        rng = random.Random(f"{self.dataset.seed}/{self.dataset.epoch}/order")
+        rng.shuffle(order)
+        sizes = self.dataset.sample_sizes() if self.batch_size > 1 else None
+        if sizes is not None and len(set(sizes)) > 1:
+            order = group_by_size(order, sizes, self.batch_size, rng)
         return iter(order[self.start :])
+
+
+def group_by_size(
+    order: Sequence[int], sizes: Sequence[tuple[int, int]], batch_size: int, rng: random.Random
+) -> list[int]:
+    """The same indices in an order whose batches need little padding.
+
+    Within every `WINDOW` batches, indices are sorted by aspect ratio into a few groups, each group is sorted by area and
+    cut into batches, and the batches are shuffled. The indices of a last batch that is not full stay at the end.
+
+    Args:
+        order: indices, shuffled.
+        sizes: (width, height) for each index.
+    """
+    full = len(order) - len(order) % batch_size
+    grouped: list[int] = []
+    for start in range(0, full, WINDOW * batch_size):
+        window = sorted(order[start : min(start + WINDOW * batch_size, full)], key=lambda i: sizes[i][0] / sizes[i][1])
+        group = math.ceil(math.sqrt(len(window) / batch_size)) * batch_size  # as many groups as batches in a group
+        for place in range(0, len(window), group):
+            window[place : place + group] = sorted(
+                window[place : place + group], key=lambda i: sizes[i][0] * sizes[i][1]
+            )
+        batches = [window[place : place + batch_size] for place in range(0, len(window), batch_size)]
+        rng.shuffle(batches)
+        grouped += itertools.chain.from_iterable(batches)
+    return [*grouped, *order[full:]]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -65,7 +106,8 @@ def build_loader(
     """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
 
     Args:
-        shuffle: draw the order anew for each epoch; False: the records' order.
+        shuffle: draw the order anew for each epoch, samples of similar size in a batch (see `EpochOrder`); False: the
+            records' order.
         workers: processes that read ahead, and live on from epoch to epoch; 0: none; None: one a core of this process's
             share, at most 8.
         drop_last: leave out a last batch that is not full.
@@ -78,7 +120,7 @@ def build_loader(
     return data.DataLoader(
         dataset,
         batch_size,
-        sampler=EpochOrder(dataset) if shuffle else None,
+        sampler=EpochOrder(dataset, batch_size) if shuffle else None,
         num_workers=workers,
         collate_fn=collate,
         drop_last=drop_last,

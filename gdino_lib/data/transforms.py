@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxes
 
-from gdino_lib.images import prepare
+from gdino_lib.images import prepare, resized_size
 
 # of a model whose short side is 800 (DETR's training); other models take them in proportion
 FULL_SIDE = 800
@@ -40,8 +40,25 @@ class Transformed(NamedTuple):
     kept: Tensor
 
 
+class _Plan(NamedTuple):
+    """What happens to one image: a flip, then a crop (top, left, height, width), then the resizing to a short side.
+
+    `boxes` are those of the flipped and cropped image; `kept` says which of the given boxes they are.
+    """
+
+    flip: bool
+    window: tuple[int, int, int, int] | None
+    boxes: BoundingBoxes
+    kept: Tensor
+    short_side: int
+
+
 class Transform(Protocol):
     """`transform(image, boxes, phrases, rng)`: whatever it draws at random comes from `rng`."""
+
+    def size(self, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random, /) -> tuple[int, int]:
+        """(width, height) of the result for these boxes and this state of `rng`; no image is needed."""
+        ...
 
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random, /
@@ -60,6 +77,11 @@ class EvaluationTransform:
 
     short_side: int = 800
     long_side: int = 1333
+
+    def size(self, boxes: BoundingBoxes, _phrases: Sequence[str], _rng: random.Random) -> tuple[int, int]:
+        """See `Transform`."""
+        height, width = boxes.canvas_size
+        return resized_size(width, height, self.short_side, self.long_side)
 
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, _phrases: Sequence[str], _rng: random.Random
@@ -104,24 +126,42 @@ class TrainingTransform:
         if self.short_side < 8:
             raise ValueError(f"short_side: expected at least 8 pixels, got {self.short_side}")
 
+    def size(self, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random) -> tuple[int, int]:
+        """See `Transform`."""
+        plan = self._plan(boxes, phrases, rng)
+        height, width = plan.boxes.canvas_size
+        return resized_size(width, height, plan.short_side, self.long_side)
+
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random
     ) -> Transformed:
         """See `Transform`. The same `rng` gives the same bits."""
-        if rng.random() < self.flip and not any(SIDED.search(phrase) for phrase in phrases):
-            boxes = pixel_boxes(functional.horizontal_flip(boxes), *image.size)
+        plan = self._plan(boxes, phrases, rng)
+        if plan.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        kept = torch.arange(len(boxes))
+        if plan.window:
+            top, left, height, width = plan.window
+            image = image.crop((left, top, left + width, top + height))
+        return Transformed(prepare(image, plan.short_side, self.long_side), _relative(plan.boxes), plan.kept)
+
+    def _plan(self, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random) -> _Plan:
+        """Draw what happens to the image; the boxes go along."""
+        flip = rng.random() < self.flip and not any(SIDED.search(phrase) for phrase in phrases)
+        height, width = boxes.canvas_size
+        if flip:
+            boxes = pixel_boxes(functional.horizontal_flip(boxes), width, height)
+        kept, window = torch.arange(len(boxes)), None
         if rng.random() < self.crop:
-            top, left, height, width = self._window(image.size, rng)
+            top, left, height, width = self._window((width, height), rng)
             visible = functional.crop(boxes, top, left, height, width)
             shown = (_area(visible) >= self.min_visible * _area(boxes)) & (_sides(visible) >= 1).all(1)
             if shown.any() or not len(boxes):
-                image = image.crop((left, top, left + width, top + height))
-                boxes = pixel_boxes(visible[shown], width, height)
-                kept = kept[shown]
-        short_side = self._in_proportion(rng.choice(SCALES))
-        return Transformed(prepare(image, short_side, self.long_side), _relative(boxes), kept)
+                boxes, kept, window = (
+                    pixel_boxes(visible[shown], width, height),
+                    kept[shown],
+                    (top, left, height, width),
+                )
+        return _Plan(flip, window, boxes, kept, self._in_proportion(rng.choice(SCALES)))
 
     def _window(self, size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
         """(top, left, height, width) of a crop, in original pixels."""

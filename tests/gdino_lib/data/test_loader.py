@@ -1,11 +1,15 @@
 """The same samples and batches whatever reads them."""
 
+import random
+
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from squares import EVALUATION, TRAIN
 
 from gdino_lib.data.datasets import GroundingDataset
-from gdino_lib.data.loader import build_loader
+from gdino_lib.data.loader import WINDOW, EpochOrder, build_loader, group_by_size
 
 
 def batches(records, folder, workers, epochs=2, seed=7):
@@ -76,3 +80,41 @@ def test_unshuffled_keeps_the_order(records, folder):
     loader = build_loader(GroundingDataset(records, folder, EVALUATION), 4, shuffle=False, workers=0)
     assert [t.name for batch in loader for t in batch.targets] == [f"{n}.png" for n in range(6)]
     assert len(build_loader(loader.dataset, 4, shuffle=True, workers=0, drop_last=True)) == 1
+
+
+def test_sizes_are_known_before_the_images_are_read(records, folder):
+    dataset = GroundingDataset(records, folder, TRAIN)
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        assert dataset.sample_sizes() == [tuple(dataset[index].pixel_values.shape[:0:-1]) for index in range(6)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=80), st.integers(2, 7))
+def test_grouping_loses_no_index(sizes, batch_size):
+    order = random.Random(1).sample(range(len(sizes)), len(sizes))
+    grouped = group_by_size(order, sizes, batch_size, random.Random(2))
+    assert sorted(grouped) == list(range(len(sizes)))
+    rest = len(sizes) % batch_size
+    assert grouped[len(sizes) - rest :] == order[len(sizes) - rest :], "what fills no batch stays at the end"
+
+
+def test_grouped_batches_are_padded_little():
+    rng = random.Random(0)
+    sizes = [(rng.randint(150, 400), rng.randint(150, 400)) for _ in range(2 * WINDOW * 16)]
+    order = list(range(len(sizes)))
+
+    def padding(order):
+        padded = real = 0
+        for start in range(0, len(order), 16):
+            batch = [sizes[index] for index in order[start : start + 16]]
+            padded += 16 * max(width for width, _ in batch) * max(height for _, height in batch)
+            real += sum(width * height for width, height in batch)
+        return padded / real
+
+    assert padding(order) > 1.8
+    assert padding(group_by_size(order, sizes, 16, rng)) < 1.4
+
+
+def test_images_of_one_size_keep_their_order(records, folder):
+    dataset = GroundingDataset(records, folder, EVALUATION)
+    assert list(EpochOrder(dataset, 2)) == list(EpochOrder(dataset))
