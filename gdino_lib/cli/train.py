@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from gdino_lib.cli.options import Options, add_images, add_start, need, starting_model
+from gdino_lib.cli.options import Options, add_start, need, starting_model
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from data_prep import Dataset
     from gdino_lib.config import GroundingDINOConfig
     from gdino_lib.data.datasets import GroundingDataset
+    from gdino_lib.data.joined import JoinedDataset
     from gdino_lib.model.grounding_dino import GroundingDINO
     from gdino_lib.training.trainer import Trainer
     from gdino_lib.training.validation import Validation
@@ -31,10 +32,32 @@ DESCRIPTION = (
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     data = command.add_argument_group("data and model")
-    data.add_argument("--train", required=True, metavar="FILE", help="to learn from: .csv, .json (COCO), .jsonl (ODVG)")
-    add_images(data)
+    data.add_argument(
+        "--train",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="data set to learn from: .csv, .json (COCO), .jsonl (ODVG); may be given more than once",
+    )
+    data.add_argument(
+        "--images", required=True, action="append", metavar="DIR", help="folder of its images, once for each --train"
+    )
+    data.add_argument(
+        "--everywhere",
+        action="append",
+        metavar="NAMES",
+        help='classes that the data set labels wherever they appear, as in "dog . cat"; "all" or "none"; once for each '
+        "--train (default: all)",
+    )
+    data.add_argument(
+        "--mix",
+        nargs="+",
+        type=float,
+        metavar="SHARE",
+        help="share of each data set in an epoch (default: every image once)",
+    )
     data.add_argument("--val", metavar="FILE", help="to judge by; without it the last weights count")
-    data.add_argument("--val-images", metavar="DIR", help="folder of its images (default: that of --images)")
+    data.add_argument("--val-images", metavar="DIR", help="folder of its images (default: the first of --images)")
     add_start(data, "random weights of this size")
     data.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
     again = data.add_mutually_exclusive_group()
@@ -55,9 +78,10 @@ def run(options: argparse.Namespace) -> int:
     from gdino_lib.training.trainer import Trainer
 
     settings = settings_of(options)
+    _check_sets(options)
     if options.short_side is not None and options.short_side < 8:
         raise ValueError(f"--short-side: expected at least 8 pixels, got {options.short_side}")
-    records = read_records(options.train)
+    records = [read_records(file) for file in options.train]
     validation = _validation(options)
     model = starting_model(options, "cpu", settings.seed)
     _set_short_side(model, options.short_side)
@@ -103,7 +127,7 @@ def _validation(options: argparse.Namespace) -> Validation | None:
 
     if not options.val:
         return None
-    return Validation(read_records(options.val), options.val_images or options.images)
+    return Validation(read_records(options.val), options.val_images or options.images[0])
 
 
 def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
@@ -114,30 +138,67 @@ def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
         model.config = config.replace(short_side=short_side, long_side=long_side)
 
 
-def _dataset(options: argparse.Namespace, records: Dataset, config: GroundingDINOConfig, seed: int) -> GroundingDataset:
+def _dataset(
+    options: argparse.Namespace, records: Sequence[Dataset], config: GroundingDINOConfig, seed: int
+) -> GroundingDataset | JoinedDataset:
+    """What to learn from: one data set, or several joined."""
     from gdino_lib.data.datasets import GroundingDataset
+    from gdino_lib.data.joined import JoinedDataset
     from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
 
     transform = EvaluationTransform if options.no_augmentation else TrainingTransform
-    return GroundingDataset(
-        records,
-        options.images,
-        transform(config.short_side, config.long_side),
-        negatives=options.negatives,
-        seed=seed,
-        max_tokens=config.max_tokens,
-    )
+    parts = [
+        GroundingDataset(
+            each,
+            images,
+            transform(config.short_side, config.long_side),
+            negatives=options.negatives,
+            everywhere=_everywhere(names),
+            seed=seed,
+            max_tokens=config.max_tokens,
+        )
+        for each, images, names in zip(
+            records, options.images, options.everywhere or ["all"] * len(records), strict=True
+        )
+    ]
+    return parts[0] if len(parts) == 1 else JoinedDataset(parts, options.mix, seed=seed)
 
 
-def _plan(trainer: Trainer, dataset: GroundingDataset, short_side: int) -> str:
+def _everywhere(text: str) -> list[str] | None:
+    """The names of `--everywhere`; None: all classes."""
+    from gdino_lib.prompts import split_phrases
+
+    if text in ("all", "none"):
+        return None if text == "all" else []
+    return split_phrases(text)
+
+
+def _check_sets(options: argparse.Namespace) -> None:
+    """Refuse data sets whose options don't go together.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    sets = len(options.train)
+    for name, values in (("--images", options.images), ("--everywhere", options.everywhere), ("--mix", options.mix)):
+        if values is not None and len(values) != sets:
+            raise ValueError(f"{name}: expected {sets}, one for each --train, got {len(values)}")
+    if options.mix is not None and sets == 1:
+        raise ValueError("--mix: expected two data sets or more, each with a --train and an --images of its own")
+
+
+def _plan(trainer: Trainer, dataset: GroundingDataset | JoinedDataset, short_side: int) -> str:
     """What is to be done, on what, in a line."""
+    from gdino_lib.data.joined import JoinedDataset
+
     batch_size = trainer.settings.batch_size
     done = f", {trainer.step} of them done" if trainer.step else ""
     rest = len(dataset) % batch_size
     left = f" ({rest} of them, others each time, in no step of an epoch)" if rest else ""
+    of_sets = f" of {len(dataset.parts)} data sets" if isinstance(dataset, JoinedDataset) else ""
     return (
         f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {trainer.settings.precision}; "
-        f"{len(dataset)} images{left}, short side {short_side} pixels at most; "
+        f"{len(dataset)} images{of_sets}{left}, short side {short_side} pixels at most; "
         f"{trainer.steps} steps of {batch_size} images{done}"
     )
 

@@ -49,6 +49,27 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     assert "; 12 images (4 of them, others each time, in no step of an epoch), short side" in capsys.readouterr().out
 
 
+def test_several_data_sets_in_one_run(tmp_path, small_scratch, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    sets = [*csv_of(first), "--everywhere", "red circle . blue square", *csv_of(second), "--everywhere", "none"]
+    arguments = ["train", *sets, "--from-scratch", "nano", "--out", str(tmp_path / "run"), "--batch-size", "4"]
+    arguments += ["--workers", "0", "--device", "cpu", "--epochs", "1"]
+    assert main([*arguments, "--mix", "0.7", "0.3"]) == 0
+    assert "; 24 images of 2 data sets, short side" in capsys.readouterr().out
+    for more, message in (
+        (["--mix", "1"], "--mix: expected 2, one for each --train, got 1"),
+        (["--images", str(first)], "--images: expected 2, one for each --train, got 3"),
+        (["--mix", "1", "-1"], "mix: expected shares above 0, got 1.0, -1.0"),
+    ):
+        assert main([*arguments, "--overwrite", *more]) == 2
+        assert message in capsys.readouterr().err
+    arguments[arguments.index("red circle . blue square")] = "red circle . cat"
+    assert main([*arguments, "--overwrite"]) == 2
+    assert "everywhere: expected names of the classes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
