@@ -12,8 +12,11 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from data_prep import Dataset
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.nano.first_weights import backbone_weights
 from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.nano.naming import text_encoder
 from gdino_lib.nano.photograph_dataset import PhotographDataset
@@ -54,15 +57,23 @@ class Stage:
         settings: of the trainer.
         photographs: share of the pictures that are photographs; the others are pictogram scenes.
         noise: added to the text's features, see `FrozenTextEncoder`.
+        imagenet: share of ImageNet's weights in the image backbone that the stage begins with.
     """
 
     name: str
     settings: TrainingSettings
     photographs: float = 0.75
     noise: float = 0.4
+    imagenet: float = 0.0
 
 
 STAGES = (Stage("first", replace(SETTINGS, epochs=6)),)
+SHORT = replace(SETTINGS, epochs=2, validate_every=2)
+COMPARISONS = (  # 400 steps each, from the same weights
+    Stage("backbone as it is", SHORT),
+    Stage("ImageNet's backbone", SHORT, imagenet=1.0),
+    Stage("half of each backbone", SHORT, imagenet=0.5),
+)
 
 
 def build_dataset(
@@ -116,6 +127,17 @@ def without_landmarks(model: GroundingDINO) -> GroundingDINO:
     return model
 
 
+def mix_imagenet(model: GroundingDINO, share: float) -> None:
+    """Move the image backbone towards the weights that ImageNet gave it, by a share of the way.
+
+    What pictograms taught it is forgotten as far, and photographs look to it more as they did at first.
+    """
+    backbone = model.get_submodule("image_backbone.backbone.features")
+    own, first = backbone.state_dict(), backbone_weights()
+    mixed = {name: torch.lerp(t, first[name], share) if t.is_floating_point() else t for name, t in own.items()}
+    backbone.load_state_dict(mixed)
+
+
 def main() -> None:
     """Train, or go on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,6 +145,8 @@ def main() -> None:
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, one a stage")
     parser.add_argument("--init", default="nano", help="weights to begin with (default: nano)")
+    names_of_comparisons = [each.name for each in COMPARISONS]
+    parser.add_argument("--comparison", choices=names_of_comparisons, help="train this short comparison alone")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures (default: 1)")
     options = parser.parse_args()
     names = read_names()
@@ -133,8 +157,11 @@ def main() -> None:
     validation = Validation(Dataset(aside.records, tuple(sorted(judge.everywhere))), judge.images)
     things, shares = things_to_learn(options.icons, share=0.3)
     weights: Path | str = options.init
-    for stage in STAGES:
+    compared = [each for each in COMPARISONS if each.name == options.comparison]
+    for stage in compared or STAGES:
         model = without_landmarks(load(weights, "cpu"))
+        if stage.imagenet:
+            mix_imagenet(model, stage.imagenet)
         model.text_encoder = FrozenTextEncoder(text_encoder(model), all_wordings(names, things), stage.noise)
         dataset = build_dataset(stage, sets, names, things, shares)
         out = options.out / stage.name
