@@ -23,14 +23,22 @@ from gdino_lib.nano.photograph_dataset import PhotographDataset
 from gdino_lib.nano.photograph_names import Names, read_names
 from gdino_lib.nano.photographs import PhotographSet, held_out_names, keep_aside, read_sets
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.recipe import CROWD_SHARE, MOST_NEGATIVES, NAMES_WEIGH_MORE, things_to_learn, wordings
+from gdino_lib.nano.recipe import (
+    CROWD_SHARE,
+    MOST_NEGATIVES,
+    NAMES_WEIGH_MORE,
+    add_landmarks,
+    export,
+    things_to_learn,
+    wordings,
+)
 from gdino_lib.nano.recipe import SETTINGS as SCENE_SETTINGS
 from gdino_lib.nano.samples import MixedDataset
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer
 from gdino_lib.training.validation import Validation
-from gdino_lib.weights.loading import load
+from gdino_lib.weights.loading import load, save
 
 EPOCH_PICTURES = 3200
 JUDGE = "voc07"  # the set of which a share judges
@@ -148,6 +156,9 @@ def main() -> None:
     names_of_comparisons = [each.name for each in COMPARISONS]
     parser.add_argument("--comparison", choices=names_of_comparisons, help="train this short comparison alone")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures (default: 1)")
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="at the end, write the weights as the package has them"
+    )
     options = parser.parse_args()
     names = read_names()
     sets = read_sets(options.photographs, held_out_names())
@@ -170,6 +181,18 @@ def main() -> None:
         )
         weights = trainer.fit().weights
         print(f"{stage.name}: {weights}")
+    if not compared:
+        finish(Path(weights), all_wordings(names, things), options.out / "nano.safetensors", options.export)
+
+
+def finish(weights: Path, asked: list[str], final: Path, folder: Path | None) -> None:
+    """Give the trained model its landmarks, and write it; into `folder` as the package has it."""
+    model = load(weights, "cpu")
+    add_landmarks(model, asked)
+    save(model, final)
+    print(f"weights: {final}")
+    if folder:
+        export(final, folder)
 
 
 if __name__ == "__main__":
