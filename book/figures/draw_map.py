@@ -1,23 +1,25 @@
 """Draw `map.svg`, the map of the chapters: `python book/figures/draw_map.py`.
 
-A chapter is filled in once it stands in `_toc.yml`. A test holds the committed file equal to what this draws.
+The box of a chapter is blue if the chapter is in `_toc.yml`. A test compares the committed file with what this draws.
 """
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
-# number, title, what its box says below the title; the order is that of the index
+# number, title, what its box says below the title; the order is that of the index; 3b has no box of its own
 CHAPTERS = (
     ("00", "Open-set detection in five minutes", "phrases in, labelled boxes out"),
     ("01", "Sub-sentence text", "phrases that don't disturb each other"),
     ("02", "Image backbone", "Swin: pixels to feature levels"),
     ("03", "Deformable attention", "look at a few well-chosen points"),
+    ("03b", "From PyTorch to C++ to CUDA", ""),
     ("04", "Feature enhancer", "image and text read each other"),
     ("05", "Language-guided query selection", "the tokens that match the text best"),
     ("06", "Cross-modality decoder", "refine boxes, layer by layer"),
-    ("07", "The whole model, tensor by tensor", ""),
+    ("07", "The whole model", ""),
     ("08", "Matching and losses", "which prediction answers for which box"),
     ("09", "The training loop", "from batch to checkpoint"),
     ("10", "From VOC to CSV", "boxes that you can trust"),
@@ -79,7 +81,7 @@ def draw(written: set[str]) -> str:
     parts += [
         _text(195, 128, "a picture", 19, INK, style="italic"),
         _text(525, 128, "“cat . remote control .”", 19, INK, style="italic"),
-        _text(530, 622, "07 The whole model", 18, BLUE if "07" in written else GREY, weight=600),
+        _text(530, 622, "7 The whole model", 18, BLUE if "07" in written else GREY, weight=600),
         _text(360, 686, "boxes, each with one of the phrases", 19, INK, style="italic"),
         _text(128, 736, "Training and evidence", 16, GREY),
         _text(360, 736, "Your own data", 16, GREY),
@@ -94,7 +96,7 @@ def _box(number: str, title: str, note: str, place: tuple[int, int, int, int], i
     x, y, width, height = place
     fill, ink, faint = (BLUE, "#FFFFFF", "#E3F0F8") if is_written else ("#FFFFFF", INK, GREY)
     words = WRAPPED.get(number, (title,))
-    lines = [(f"{number} {words[0]}", 18, ink, 600)]
+    lines = [(f"{spoken(number)} {words[0]}", 18, ink, 600)]
     lines.append((words[1], 18, ink, 600) if len(words) == 2 else (note, 15, faint, 400))
     box = f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="9" fill="{fill}"'
     parts = [f'{box} stroke="{BLUE}" stroke-width="2"/>']
@@ -108,11 +110,14 @@ def _text(x: float, y: float, words: str, size: int, color: str, weight: int = 4
     return f'<text x="{x:g}" y="{y:g}" text-anchor="middle" {look}>{escape(words, quote=False)}</text>'
 
 
+def spoken(number: str) -> str:
+    """A chapter's number as titles have it: "3b" for "03b"."""
+    return number[1:] if number.startswith("0") else number
+
+
 def written_chapters(root: Path) -> set[str]:
     """Numbers of the chapters in `_toc.yml`."""
-    lines = (root / "_toc.yml").read_text().splitlines()
-    files = [line.split("book/")[1] for line in lines if "file: book/" in line]
-    return {file[:2] for file in files if file[:2].isdigit()}
+    return set(re.findall(r"file: book/(\d\d[a-z]?)_", (root / "_toc.yml").read_text()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ HTML = Path(os.environ.get("GDINO_BOOK_HTML") or ROOT / "_build" / "html").resol
 # what the theme says on every page, whatever the book: nothing of ours may be added here
 THEME_NOISE = re.compile(r"THEBE_JS_URL.* has already been declared|Got invalid theme mode")
 
+SCREEN = 900  # pixels high
+LONGEST_OUTPUT = 84  # characters of a printed line
+
 pytestmark = pytest.mark.browser
 
 
@@ -27,6 +30,11 @@ def built_pages() -> list[str]:
     made = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
     pages = (path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html")))
     return [page for page in pages if page not in made and not page.startswith(("_static/", "_modules/"))]
+
+
+def chapters() -> list[str]:
+    """The pages of the numbered chapters."""
+    return [page for page in built_pages() if re.search(r"/\d\d[a-z]?_", page)]
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -50,7 +58,7 @@ class Visit:
 
     def __init__(self, browser, address: str, page: str, width: int = 1280):
         self.requests, self.missing, self.errors = [], [], []
-        self.tab = browser.new_page(viewport={"width": width, "height": 900})
+        self.tab = browser.new_page(viewport={"width": width, "height": SCREEN})
         self.tab.on("request", lambda request: self.requests.append(request.url))
         self.tab.on("response", lambda answer: self.missing.append(answer.url) if answer.status >= 400 else None)
         self.tab.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
@@ -87,8 +95,9 @@ def test_page(page, address, browser):
         )
         assert not re.search(r"\$\$|\\\(|\\\[|\\frac|\{cite|\{doc\}", text)
 
-        silent = visit.tab.evaluate(
-            "() => [...document.querySelectorAll('img')].filter(i => !i.alt.trim()).map(i => i.outerHTML.slice(0, 120))"
+        silent = visit.tab.evaluate(  # Sphinx takes the file's name where nobody wrote a text
+            "() => [...document.querySelectorAll('img')].filter(i => !i.alt.trim() || /\\.(png|svg)$/.test(i.alt))"
+            ".map(i => i.outerHTML.slice(0, 120))"
         )
         assert not silent, "pictures without a text alternative"
         broken = visit.tab.evaluate(
@@ -114,10 +123,57 @@ def test_fits_a_phone(page, address, browser):
         assert not wide, "elements beyond the right edge"
 
 
+@pytest.mark.parametrize("page", chapters() or ["index.html"])
+class TestChapter:
+    def test_printed_lines_fit_the_page(self, page, address, browser):
+        with Visit(browser, address, page) as visit:
+            wide = visit.tab.evaluate(  # folded listings of library code keep the library's width
+                f"() => [...document.querySelectorAll('.cell:not(.tag_hide-output) .cell_output pre')]"
+                f".flatMap(e => e.textContent.split('\\n')).filter(line => line.length > {LONGEST_OUTPUT})"
+            )
+            assert not wide
+
+    def test_the_first_screen_shows_a_picture(self, page, address, browser):
+        with Visit(browser, address, page) as visit:
+            tops = visit.tab.evaluate(
+                "() => [...document.querySelectorAll('article img, article figure svg, article .cell_output svg')]"
+                ".map(i => i.getBoundingClientRect().top)"
+            )
+            assert tops
+            assert min(tops) < SCREEN - 100
+
+    def test_numbers_are_those_of_the_chapter_and_appear_once(self, page, address, browser):
+        number = re.sub("^0", "", page.rpartition("/")[2].partition("_")[0])
+        with Visit(browser, address, page) as visit:
+            assert re.match(rf"{number}\. \D", visit.tab.locator("article h1").inner_text())
+            here = visit.tab.locator(".bd-sidebar-primary a.current.internal").inner_text()
+            assert re.match(rf"{number}\. \D", here.strip())
+            titles = visit.tab.locator("article .exercise > .admonition-title").all_inner_texts()
+            expected = [f"Exercise {number}.{place} (" for place in range(1, len(titles) + 1)]
+            assert titles
+            assert [title[: len(start)] for title, start in zip(titles, expected, strict=True)] == expected
+
+    def test_panels_stack_on_a_phone(self, page, address, browser):
+        with Visit(browser, address, page, width=390) as visit:
+            beside = visit.tab.evaluate(
+                "() => [...document.querySelectorAll('.tag_panels .cell_output')].filter(cell => {"
+                " const tops = [...cell.querySelectorAll(':scope > img')].map(i => i.offsetTop);"
+                " return new Set(tops).size < tops.length; }).length"
+            )
+            assert beside == 0
+
+
+def test_search_excerpts_come_from_the_article(address, browser):
+    page = (chapters() or ["index.html"])[0]
+    with Visit(browser, address, "search.html?q=detection") as visit:
+        text = visit.tab.evaluate(f"() => fetch('{page}').then(answer => answer.text()).then(Search.htmlToText)")
+    heading = re.search(r"<h1>(.*?)<", (HTML / page).read_text("utf-8"))
+    assert text.lstrip().startswith(heading[1]), "not with the labels of the theme's buttons"
+
+
 def test_solutions_unfold(address, browser):
-    chapters = [page for page in built_pages() if re.search(r"/\d\d_", page)]
-    assert chapters, "no chapter among the pages"
-    with Visit(browser, address, chapters[0]) as visit:
+    assert chapters(), "no chapter among the pages"
+    with Visit(browser, address, chapters()[0]) as visit:
         solution = visit.tab.locator(".solution.dropdown").first
         assert solution.evaluate("e => e.className").find("toggle-hidden") >= 0, "solutions are folded at first"
         solution.locator("button.toggle-button").click()
