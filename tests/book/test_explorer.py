@@ -11,6 +11,7 @@ NEEDED = [
     "import gdino_lib as gd",
     "def pieces_of",
     "def groups",
+    "def who_reads_whom",
     "PROMPTS =",
     "def matrix_table",
     "LOOK =",
