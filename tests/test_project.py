@@ -65,6 +65,18 @@ def test_the_readme_names_the_make_targets_that_exist():
     assert {"book", "test", "serve"} <= named <= targets
 
 
+def test_the_readme_is_short_and_its_lines_fit_a_screen():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 90
+    prose = re.sub(r"(?s)```.*?```|<!-- address -->.*?<!-- /address -->", "", text)
+    assert [line for line in prose.splitlines() if len(line) > 120] == []
+    assert [line for line in text.splitlines() if len(line) > 132] == []
+
+
+def test_the_card_of_the_embedded_model_is_short():
+    assert len((ROOT / "gdino_lib/assets/nano/README.md").read_text("utf-8").splitlines()) <= 80
+
+
 def test_every_link_of_the_readme_leads_somewhere():
     text = (ROOT / "README.md").read_text("utf-8")
     local = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
