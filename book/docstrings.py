@@ -1,17 +1,17 @@
-"""Small repairs on the way from our docstrings to the reference pages; a Sphinx extension that `_config.yml` names."""
+"""Adapt our docstrings to what Sphinx expects on the reference pages; a Sphinx extension that `_config.yml` names."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-COLON = "\ue000"  # stands in for a colon while napoleon looks at the text
-PLURAL = re.compile(r"(`[\w.]+`)(?=\w)")  # "`Layer`s": reStructuredText wants a mark where the name ends
+COLON = "\ue000"  # replaces a colon while napoleon reads the text
+PLURAL = re.compile(r"(`[\w.]+`)(?=\w)")  # "`Layer`s": reStructuredText needs a mark where the name ends
 SEVERAL_NAMES = re.compile(r"^\s+\w+(?:, \w+)+: ")
 
 
 def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    # napoleon would take "True when ...: more" for a type and its description
+    # napoleon would read "True when ...: more" as a type and its description
     if what in ("attribute", "property") and lines:
         lines[0] = lines[0].replace(":", COLON)
     # "x1, y1: edges" would become a field `y1` of the type `x1,`
@@ -26,7 +26,7 @@ def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> tuple[str, str]:
     # "<factory>" is no Python, and Sphinx then gives up on the links of the whole signature
     signature = (signature or "").replace("<factory>", "...")
-    # where a type is imported for checkers only, Sphinx keeps the annotations as they are written
+    # if a type is imported for type checkers only, Sphinx keeps its annotation as it is written
     return signature.replace("data_prep.Dataset", "~data_prep.records.Dataset"), result
 
 

@@ -1,7 +1,7 @@
-"""Run the chapters again when what they show may have changed; a Sphinx extension that `_config.yml` names.
+"""Execute the chapters again if their outputs may have changed; a Sphinx extension that `_config.yml` names.
 
-Jupyter Book keeps the outputs of an executed notebook and knows them by the notebook's own code alone: after a change of the
-library, or with other data, it would serve the old ones. So the outputs are kept in a folder named after all of these.
+Jupyter Book caches the outputs of a notebook under a hash of the notebook's own code. After a change of the library or of
+the data it would show old outputs. So the cache lies in a folder whose name is a hash of all that the outputs depend on.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT", "GDINO_OPS")  # environment variable
 
 
 def fingerprint(root: Path = ROOT) -> str:
-    """Sixteen hexadecimal digits that change with sources, the figures' style, what was measured before, and the data."""
+    """Sixteen hexadecimal digits that change with the sources, the figures' style, the stored measurements and the data."""
     sources = (path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in SUFFIXES)
     files = sorted(sources)
     digest = hashlib.sha256()
-    measured = sorted((root / "book" / "data").glob("*.json"))  # chapters draw them, all but their own times
+    measured = sorted((root / "book" / "data").glob("*.json"))  # chapters draw these, except their own times
     measured = [path for path in measured if path.name != "chapter_seconds.json"]
     for path in [*files, root / "book" / "gdino.mplstyle", *measured]:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -33,14 +33,14 @@ def fingerprint(root: Path = ROOT) -> str:
 
 
 def _configure(app: Any, config: Any) -> None:
-    # the kernels inherit it: chapters then leave out live widgets, which would make a page load scripts from a CDN
+    # the kernels inherit this variable; chapters then show no live widgets, whose scripts would come from a CDN
     os.environ["GDINO_BOOK_BUILD"] = "1"
     folder = Path(app.outdir).parent / ".jupyter_cache"
     current = folder / fingerprint()
     for other in folder.glob("*"):
         if other != current:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
-    # Sphinx reads all pages again when this setting differs from that of its last run
+    # Sphinx reads all pages again if this setting has changed since its last run
     config.nb_execution_cache_path = str(current)
 
 

@@ -1,9 +1,8 @@
 """Tell the whole project its public address: `make repository URL=https://github.com/OWNER/NAME`.
 
-The setting is `Repository` under `[project.urls]` in pyproject.toml. This script writes it there and from there into
-the places
-that cannot read it: the book's launch buttons, the set-up cell of each notebook, the README, the citation. An empty URL
-    unsets it.
+The setting is `Repository` under `[project.urls]` in pyproject.toml. This script writes it there, and into the files that
+cannot read it from there: the book's launch buttons, the set-up cell of each notebook, the README and the citation. An
+empty URL unsets it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def apply(root: Path, url: str) -> list[Path]:
         The files that changed.
 
     Raises:
-        ValueError: not an address of the form https://github.com/OWNER/NAME, or a file lacks the place for it.
+        ValueError: `url` does not have the form https://github.com/OWNER/NAME, or a file has no place for it.
     """
     url = url.removesuffix("/").removesuffix(".git")
     if url and not ADDRESS.fullmatch(url):

@@ -1,8 +1,8 @@
 """Fetch the JavaScript that the pages need, so that they work without a network once built.
 
 A Sphinx extension (`_config.yml` names it) and a script: `python book/vendor.py`. Each asset comes from the npm registry through
-`npm pack` where npm is installed, else from a PyPI package that carries it through `pip download`. It is unpacked once into
-`book/_vendor`, which git ignores. When neither registry answers, the pages load it from its CDN, and the build says so.
+`npm pack` if npm is installed, or else from a PyPI package that contains it through `pip download`. It is unpacked once into
+`book/_vendor`, which git ignores. If neither registry answers, the pages load the asset from its CDN, and the build says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "_vendor"
-SECONDS = 120  # that a registry has to answer
+SECONDS = 120  # time limit for the answer of a registry
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Asset:
     Attributes:
         name: its folder below `_vendor`, and below `_static` of the built book.
         npm, pypi: package and exact version on each registry.
-        root: of each archive, the folder that `keep` is relative to.
-        keep: files, or folders when they end in "/".
-        sha256: of the first of `keep`, one a registry.
+        root: for each registry, the folder of the archive that the paths in `keep` are relative to.
+        keep: files to unpack; a path that ends in "/" is a folder.
+        sha256: for each registry, the digest of the first file in `keep`.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Asset:
     sha256: dict[str, str]
 
 
-# a further asset is one more entry here, and in `setup` the Sphinx setting that loads it
+# to add an asset, add an entry here, and in `_configure` the Sphinx setting that loads it
 MATHJAX = Asset(
     name="mathjax",
     npm="mathjax@3.2.2",
@@ -58,7 +58,7 @@ MATHJAX = Asset(
 
 
 def fetch(asset: Asset, folder: Path = FOLDER) -> Path | None:
-    """The folder that holds `asset`, fetched first when it is not there yet; None when no registry gives it."""
+    """The folder with `asset`, which is fetched first if it is missing; None if neither registry has it."""
     target = folder / asset.name
     stamp = target / ".version"
     wanted = f"{asset.npm} {asset.pypi} {' '.join(asset.keep)}"
@@ -83,7 +83,7 @@ def _unpack(asset: Asset, source: str, aside: Path) -> Path:
     unpacked = aside / asset.name
     for name, data in _members(_download(asset, source, aside)):
         inner = name.removeprefix(asset.root[source])
-        # an archive's names are not trusted: only the listed ones are written, and none that climbs
+        # names in an archive are not trusted: write only listed files, and none outside the folder
         if inner != name and ".." not in Path(inner).parts and inner.startswith(asset.keep) and not inner.endswith("/"):
             (unpacked / inner).parent.mkdir(parents=True, exist_ok=True)
             (unpacked / inner).write_bytes(data)

@@ -1,6 +1,6 @@
 """Draw the README's picture: `python book/figures/draw_readme.py`, from the project's root.
 
-Two scenes of the first chapter, and what nano finds in them: of names that it learned, and of names that it never saw.
+It shows what nano finds in two drawn scenes: things whose names it learned, and things whose names it never saw.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ CREDIT = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0"
 
 
 def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
-    """The first scene of a seed that shows all of these things, and what the detector finds in it."""
+    """Draw the first scene of `seed` that shows exactly these things, with what the detector finds in it."""
     by_name = {thing.name: thing for thing in pictograms.pictograms()}
     things = [by_name[name] for name in names]
     scenes = (draw_scene(number, seed=seed, size=256, things=things) for number in range(10_000))
