@@ -1,6 +1,6 @@
-"""Draw the README's picture: `python book/figures/draw_readme.py`, from the project's root.
+"""Draw the pictures of the README and the index: `python book/figures/draw_readme.py`, from the project's root.
 
-It shows what nano finds in two drawn scenes: things whose names it learned, and things whose names it never saw.
+They show what nano finds in two drawn scenes: things whose names it learned, and things whose names it never saw.
 """
 
 from pathlib import Path
@@ -13,9 +13,9 @@ from gdino_lib.nano import pictograms
 from gdino_lib.nano.scenes import draw_scene
 
 COLOURS = ["#0072B2", "#B36B00", "#00805C", "#D55E00", "#A8528A"]
-SCENES = {
-    "names that it learned": (["hot pepper", "guitar", "snail", "umbrella"], 6),
-    "names that it never saw": (["owl", "scissors", "pineapple"], 1),
+SCENES = {  # file: title, names, seed
+    "found_learned.png": ("names that it learned", ["hot pepper", "guitar", "snail", "umbrella"], 6),
+    "found_unseen.png": ("names that it never saw", ["owl", "scissors", "pineapple"], 1),
 }
 CREDIT = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0"
 
@@ -32,10 +32,10 @@ def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
 
 plt.style.use(Path(__file__).parent.parent / "gdino.mplstyle")
 detector = gd.Detector.from_pretrained("nano", device="cpu")
-figure, axes = plt.subplots(1, 2, figsize=(8, 4.8))
-for axis, (title, (names, seed)) in zip(axes, SCENES.items(), strict=True):
+for name, (title, names, seed) in SCENES.items():
+    figure, axis = plt.subplots(figsize=(4, 4.4))
     draw_found(axis, names, seed)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=11)
     axis.axis("off")
-figure.supxlabel(CREDIT, fontsize=7, color="#555555")
-figure.savefig(Path(__file__).parent / "readme.png", dpi=110)
+    figure.supxlabel(CREDIT, fontsize=7, color="#555555")
+    figure.savefig(Path(__file__).parent / name, dpi=110)
