@@ -30,13 +30,14 @@ CASES = {  # batch, levels, queries (None: one per token), heads, channels
 POINTS = 4
 
 
-def tensors(case: str, dtype: torch.dtype = torch.float32) -> tuple:
+def tensors(
+    batch: int, shapes: list[tuple[int, int]], queries: int | None, heads: int, channels: int
+) -> tuple[torch.Tensor, list[tuple[int, int]], torch.Tensor, torch.Tensor]:
     """Inputs as the model has them: an image token samples around itself, a query inside its box."""
-    batch, shapes, queries, heads, channels = CASES[case]
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in shapes)
     sizes = torch.tensor([[width, height] for height, width in shapes], dtype=torch.float32)[:, None]
-    value = torch.randn(batch, tokens, heads, channels, generator=generator).to(dtype)
+    value = torch.randn(batch, tokens, heads, channels, generator=generator)
     if queries is None:
         grids = [
             torch.stack(torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij"))
@@ -67,7 +68,7 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str
 
 def time_case(case: str, repeats: int) -> dict[str, float]:
     """Milliseconds and ratios of one case."""
-    value, shapes, locations, weights = tensors(case)
+    value, shapes, locations, weights = tensors(*CASES[case])
     half = value.bfloat16()
     leaves = [tensor.clone().requires_grad_() for tensor in (value, locations, weights)]
     gradient = torch.randn(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
