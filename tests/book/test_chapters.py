@@ -43,6 +43,12 @@ def toc_files() -> list[str]:
     return [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
 
 
+def appendices() -> list[Path]:
+    """Notebooks of the book that are no chapters."""
+    pages = (ROOT / f"{file}.ipynb" for file in toc_files() if not re.match(r"book/\d\d", file))
+    return [page for page in pages if page.is_file()]
+
+
 def code_cells(path: Path) -> list[dict]:
     return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
 
@@ -128,7 +134,7 @@ def test_few_visible_cells_are_long():
     assert len(long) <= MOST_LONG_CELLS, "\n".join(long)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *appendices()], ids=lambda path: path.stem)
 class TestNotebook:
     def test_is_valid_and_stripped(self, path):
         notebook = json.loads(path.read_text())
@@ -146,13 +152,6 @@ class TestNotebook:
         assert source == SETUP.format(url=url[1])
         assert first["metadata"]["tags"] == ["remove-cell"]
 
-    def test_has_the_frame(self, path):
-        headings = re.findall(r"^## (.*)$", markdown(path), re.M)
-        assert [heading for heading in headings if heading in HEADINGS] == HEADINGS
-        assert headings[:2] == HEADINGS[:2]
-        assert headings[-3:] == HEADINGS[2:]
-        assert len(load_script("book/chapter_times").SENTENCE.findall(markdown(path))) == 1
-
     def test_cells_are_short_and_fit_the_page(self, path):
         for number, cell in enumerate(code_cells(path)[1:], start=2):
             lines = "".join(cell["source"]).splitlines()
@@ -160,6 +159,22 @@ class TestNotebook:
         for lines in visible_lines(path):
             naive = any(line.startswith("def naive_") for line in lines)
             assert len(lines) <= (LONGEST_NAIVE_CELL if naive else LONGEST_CELL), lines[0]
+
+    def test_every_figure_says_what_it_shows(self, path):
+        for cell in code_cells(path):
+            if PICTURE.search("".join(cell["source"])):
+                alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
+                assert len(alt) > 20, "".join(cell["source"])[:80]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestChapter:
+    def test_has_the_frame(self, path):
+        headings = re.findall(r"^## (.*)$", markdown(path), re.M)
+        assert [heading for heading in headings if heading in HEADINGS] == HEADINGS
+        assert headings[:2] == HEADINGS[:2]
+        assert headings[-3:] == HEADINGS[2:]
+        assert len(load_script("book/chapter_times").SENTENCE.findall(markdown(path))) == 1
 
     def test_every_exercise_has_a_folded_solution_that_asserts(self, path):
         cells = json.loads(path.read_text())["cells"]
@@ -177,12 +192,6 @@ class TestNotebook:
             end = next(i for i in range(start, len(cells)) if "{solution-end}" in "".join(cells[i]["source"]))
             code = "\n".join("".join(cell["source"]) for cell in cells[start:end] if cell["cell_type"] == "code")
             assert re.search(r"^assert ", code, re.M), f"the solution of {name} checks nothing"
-
-    def test_every_figure_says_what_it_shows(self, path):
-        for cell in code_cells(path):
-            if PICTURE.search("".join(cell["source"])):
-                alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
-                assert len(alt) > 20, "".join(cell["source"])[:80]
 
 
 def test_the_template_is_not_a_page():
