@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("data_prep", "gdino_lib")
-SUFFIXES = (".py", ".cpp", ".inc", ".cu", ".cuh", ".safetensors")  # chapter 03 prints the kernels, 00 asks nano
+SUFFIXES = (".py", ".cpp", ".inc", ".cu", ".cuh", ".safetensors")  # chapter 3b prints the kernels, 00 asks nano
 VARIABLES = ("FACE_MASK_DIR", "GDINO_BERT", "GDINO_OPS")  # environment variables that decide what a chapter shows
 
 
