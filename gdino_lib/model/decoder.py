@@ -1,4 +1,4 @@
-"""The cross-modality decoder (section 3.3): queries attend to each other, the text and the image, and move their boxes."""
+"""The cross-modality decoder (section 3.3): queries attend to each other, to the text and to the image, and move their boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
         layers: built `DecoderLayer`s.
         box_heads: one MLP per layer, or a single one for all.
         width: D.
-        logit_epsilon: for the inverse sigmoid.
+        logit_epsilon: the epsilon of `inverse_sigmoid`.
     """
 
     def __init__(self, layers: list[DecoderLayer], box_heads: list[MLP], width: int, logit_epsilon: float) -> None:
@@ -35,17 +35,20 @@ class Decoder(nn.Module):
     def forward(
         self, queries: Queries, image: ImageTokens, text: TextTokens, attention_mask: Tensor | None = None
     ) -> list[tuple[Tensor, Tensor]]:
-        """Refine.
+        """Refine the queries and their boxes, layer by layer.
 
         Args:
-            queries: where to start.
-            attention_mask: bool [Q, Q] or [B, Q, Q], True = the first may look at the second; None for all.
+            queries: the queries to start from.
+            image, text: the tokens that the feature enhancer returns.
+            attention_mask: bool [Q, Q] or [B, Q, Q], True = the first query may attend to the second; None: every query
+                may attend to every query.
 
         Returns:
             (features float [B, Q, D], boxes float [B, Q, 4] as cxcywh in 0..1) after each layer.
         """
         features, boxes = queries.features, queries.boxes
-        # as `boxes`, but the gradient reaches one layer back ("look forward twice", DINO, section 3.4)
+        # `boxes` is detached and `previous` is not: the loss on a layer's boxes also trains the layer before it
+        # ("look forward twice", DINO, section 3.4)
         previous = boxes
         blocked = None if attention_mask is None else self._additive(attention_mask, features)
         states = []
@@ -60,23 +63,23 @@ class Decoder(nn.Module):
             normed = self.norm(features)
             states.append((normed, (box_head(normed) + inverse_sigmoid(previous, self.logit_epsilon)).sigmoid()))
             if layer is not self.layers[-1]:
-                # the next layer starts from the box that the features before the norm ask for
+                # the next layer's reference box comes from the features before the norm
                 previous = (box_head(features) + inverse_sigmoid(boxes, self.logit_epsilon)).sigmoid()
                 boxes = previous.detach()
         return states
 
     def _additive(self, attention_mask: Tensor, features: Tensor) -> Tensor:
-        """bool [Q, Q] or [B, Q, Q] -> float [Q, Q] or [B * H, Q, Q], once for all layers: added to the scores."""
+        """A mask as numbers to add to the scores: bool [Q, Q] or [B, Q, Q] -> float [Q, Q] or [B * H, Q, Q]."""
         blocked = features.new_zeros(attention_mask.shape).masked_fill(~attention_mask, -torch.inf)
         return blocked.repeat_interleave(self.heads, dim=0) if blocked.dim() == 3 else blocked
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, text cross-attention, deformable image cross-attention, MLP; norms after the residuals.
+    """Self-attention, text cross-attention, deformable image cross-attention and an MLP; each norm follows the residual.
 
     Args:
-        width: D; heads: H; levels: L; points: P.
-        text_cross_attention: False leaves it out (ablation).
+        width: D; heads: H; levels: L; points: P; ffn_width: hidden width of the MLP.
+        text_cross_attention: False leaves out the text cross-attention (ablation).
     """
 
     def __init__(
@@ -112,7 +115,17 @@ class DecoderLayer(nn.Module):
         text: TextTokens,
         blocked: Tensor | None,
     ) -> Tensor:
-        """float [B, Q, D], float [B, Q, D], float [B, Q, L, 4], 0 or -inf [Q, Q] or [B * H, Q, Q] -> [B, Q, D]."""
+        """Refine the queries once.
+
+        Args:
+            x: float [B, Q, D], the queries' features.
+            positions: float [B, Q, D], added to the features before each attention.
+            reference: float [B, Q, L, 4], cxcywh in 0..1 of each padded level.
+            blocked: float [Q, Q] or [B * H, Q, Q], 0 or -inf, added to the scores of the self-attention; None: no mask.
+
+        Returns:
+            float [B, Q, D].
+        """
         query = x + positions
         update, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
         x = self.self_norm(x + self.dropout(update))

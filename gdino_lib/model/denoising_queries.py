@@ -1,4 +1,7 @@
-"""Noised queries that are decoded beside the model's own, for training alone (DINO, arXiv 2203.03605, section 3.3)."""
+"""Denoising queries: noised ground-truth boxes that are decoded beside the model's own queries, in training only.
+
+See DINO, arXiv 2203.03605, section 3.3.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from gdino_lib.model.query_selection import Queries
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """The noised queries of a batch, M for the image with most of them, padded for the others.
+    """The denoising queries of a batch: M in the image that has the most; the other images are padded to M.
 
     Attributes:
         features: float [B, M, D]; boxes: float [B, M, 4], cxcywh in 0..1.
-        targets: int64 [B, M], the box of its image that each one is made of; -1 for padding.
-        positive: bool [B, M], True = should find this box, False = should find nothing, or padding.
-        groups: int64 [B, M], those that may look at each other; -1 for padding.
+        targets: int64 [B, M], index of the ground-truth box, within its image, that a query is made from; -1 for padding.
+        positive: bool [B, M], True = the query should find that box; False = it should find nothing, or it is padding.
+        groups: int64 [B, M], group of each query; queries of one group may attend to each other; -1 for padding.
     """
 
     features: Tensor
@@ -30,15 +33,15 @@ class DenoisingQueries:
 
     @property
     def weights(self) -> Tensor:
-        """float [B, M], what each counts in a loss: 1 / groups of its image; 0 for padding.
+        """float [B, M], weight of each query in the loss: 1 / (number of groups of its image); 0 for padding.
 
-        So an image counts as if it had one group.
+        With these weights all groups of an image together count as one group.
         """
         groups = F.pad(self.groups + 1, (1, 0)).amax(1, keepdim=True)  # (B, 1), 0 without queries
         return (self.groups >= 0).to(self.boxes.dtype) / groups.clamp(min=1)
 
     def before(self, queries: Queries) -> Queries:
-        """These, then `queries`; the proposals stay."""
+        """The denoising queries followed by `queries`; the proposals of `queries` stay."""
         features, boxes = self.features.to(queries.features), self.boxes.to(queries.boxes)
         return replace(
             queries,
@@ -47,11 +50,11 @@ class DenoisingQueries:
         )
 
     def attention_mask(self, matching: int) -> Tensor:
-        """Who may look at whom when `matching` = Q queries follow.
+        """Which query may attend to which, when Q = `matching` queries of the model follow the denoising queries.
 
         Returns:
-            bool [B, M + Q, M + Q], True = the first may look at the second: all at the matching queries, denoising ones
-            at those of their own group as well. Nobody looks at padding.
+            bool [B, M + Q, M + Q], True = the first query may attend to the second. Every query may attend to the model's
+            own queries. A denoising query may also attend to its group. No query attends to padding.
         """
         free = self.groups.new_full((len(self.groups), matching), -2)
         group = torch.cat([self.groups, free], dim=1)  # (B, M + Q)

@@ -1,4 +1,4 @@
-"""The feature enhancer (section 3.1): image and text look at each other, then each at itself, layer by layer."""
+"""The feature enhancer (section 3.1): image and text attend to each other, then each to itself, layer by layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gdino_lib.ops.deform_attn import MultiScaleDeformableAttention
 
 
 class FeatureEnhancer(nn.Module):
-    """Layers of fusion, text self-attention, deformable image self-attention, in this order.
+    """Layers of fusion, text self-attention and deformable image self-attention, in this order.
 
     Args:
         layers: built `EnhancerLayer`s.
@@ -26,7 +26,7 @@ class FeatureEnhancer(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, image: ImageTokens, text: TextTokens) -> tuple[ImageTokens, TextTokens]:
-        """Enhance both sides; shapes stay."""
+        """Enhance the features of image and text; all shapes stay the same."""
         reference = reference_points(image)
         places = text.prompt.positions.to(text.features.dtype)  # (B, T)
         text_positions = sine_embedding(places, text.features.shape[-1])  # (B, T, D)
@@ -39,7 +39,7 @@ class EnhancerLayer(nn.Module):
     """One layer of the feature enhancer.
 
     Args:
-        fusion: None leaves it out (ablation).
+        fusion: the fusion layer; None leaves out fusion (ablation).
     """
 
     def __init__(self, fusion: FusionLayer | None, text_layer: TextLayer, image_layer: ImageLayer) -> None:
@@ -61,16 +61,16 @@ class EnhancerLayer(nn.Module):
 class FusionLayer(nn.Module):
     """Image and text attend to each other over one shared matrix of scores (after GLIP, arXiv 2112.03857, section 3.2).
 
-    Both inputs are normalised first, and the residual is added to the normalised input. Only padding is masked: here
-    phrases do meet, through the image.
+    Both inputs are normalised first, and the residual is added to the normalised input. Only padding is masked, so
+    phrases can influence each other here, through the image.
 
-    `readable_forward` is the formula; `forward` gives the same in less time. Scores and updates are linear in the many
-    image tokens, so each matrix is multiplied into the few text tokens first: (W x + b) . k = x . (W^T k) + b . k. With a
-    prompt of ten tokens the official model's layer takes a tenth of the time.
+    `readable_forward` is the formula; `forward` gives the same result in less time. Scores and updates are linear in the
+    image tokens, and text tokens are fewer. So `forward` multiplies each weight matrix with the text tokens first:
+    (W x + b) . k = x . (W^T k) + b . k. With a prompt of ten tokens, a layer of the official size takes a tenth of the time.
 
     Args:
-        width: D; heads: h, of the attention; inner_width: of queries, keys and values together.
-        dropout: of the attention weights; drop_path: share of samples whose update is dropped in training.
+        width: D; heads: h, of the attention; inner_width: h * c, the width of queries, keys and values.
+        dropout: of the attention weights; drop_path: share of samples whose residual is dropped in training.
     """
 
     def __init__(self, width: int, heads: int, inner_width: int, dropout: float = 0.0, drop_path: float = 0.1) -> None:
@@ -118,7 +118,7 @@ class FusionLayer(nn.Module):
         key, text_value = self._split(self.text_key(text)), self._split(self.text_value(text))
 
         matrix, bias = self._heads(self.image_query)  # (h, c, D), (h, c, 1)
-        with torch.autocast(image.device.type, enabled=False):  # scores can be larger than float16 has numbers
+        with torch.autocast(image.device.type, enabled=False):  # scores can exceed the range of float16
             exact = torch.promote_types(matrix.dtype, torch.float32)
             key = key.to(exact) / key.shape[-1] ** 0.5
             image_tokens = image.to(exact).transpose(1, 2)  # (B, N, D) -> (B, D, N)
@@ -132,7 +132,7 @@ class FusionLayer(nn.Module):
         image_update = seen_by_image.transpose(1, 2) @ (text_value @ matrix).flatten(1, 2) + self.image_output.bias
 
         hidden = torch.zeros_like(image_mask, dtype=scores.dtype).masked_fill(~image_mask, -torch.inf)[:, None, None]
-        seen_by_text = (scores + hidden).softmax(3)  # b . k is the same for all image tokens
+        seen_by_text = (scores + hidden).softmax(3)  # no bias: b . k is equal for all image tokens
         seen_by_text = self.dropout(seen_by_text).flatten(1, 2).to(image.dtype)  # (B, h * T, N)
         matrix, bias = self._heads(self.image_value)
         seen = (seen_by_text @ image).unflatten(1, (self.heads, -1)) @ matrix.transpose(1, 2) + bias.transpose(1, 2)
@@ -150,7 +150,7 @@ class FusionLayer(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """Self-attention of the text, each phrase by itself, then an MLP; norms after the residuals."""
+    """Self-attention within each phrase, then an MLP; each norm follows the residual."""
 
     def __init__(self, width: int, heads: int, ffn_width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class TextLayer(nn.Module):
     def forward(self, text: Tensor, positions: Tensor, block_mask: Tensor) -> Tensor:
         """float [B, T, D], float [B, T, D], bool [B, T, T] (True = may attend) -> [B, T, D]."""
         query = text + positions
-        # (B, T, T) -> (B * h, T, T), a prompt's heads together
+        # (B, T, T) -> (B * h, T, T): all heads of the first prompt, then all heads of the next
         blocked = (~block_mask).repeat_interleave(self.heads, dim=0)
         update, _ = self.attention(query, query, text, attn_mask=blocked, need_weights=False)
         text = self.norm1(text + self.dropout(update))
@@ -172,7 +172,7 @@ class TextLayer(nn.Module):
 
 
 class ImageLayer(nn.Module):
-    """Deformable self-attention of the image over all levels, then an MLP; norms after the residuals."""
+    """Deformable self-attention of the image over all levels, then an MLP; each norm follows the residual."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -191,10 +191,10 @@ class ImageLayer(nn.Module):
 
 
 def _matrix(linear: Any) -> Tensor:
-    """The weight of an `nn.Linear`; with adapters (`gdino_lib.training.lora`) their sum.
+    """The weight of an `nn.Linear`, plus those of its LoRA adapters if it has any (`gdino_lib.training.lora`).
 
     Raises:
-        ValueError: a quantized layer, which has no weight that can be multiplied.
+        ValueError: the layer is quantized, so its weight is not a tensor.
     """
     weight = linear.weight
     if not isinstance(weight, Tensor):
@@ -208,7 +208,7 @@ def _matrix(linear: Any) -> Tensor:
 
 
 def reference_points(image: ImageTokens) -> Tensor:
-    """The centre of each image token, as seen from each level.
+    """The centre of each image token, in the coordinates of each level.
 
     Returns:
         float [B, N, L, 2], (x, y) in 0..1 of each padded level.

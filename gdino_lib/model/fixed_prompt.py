@@ -1,4 +1,4 @@
-"""A detector that always looks for the same phrases: a function of pixels alone, to be exported or traced."""
+"""A detector with a fixed prompt: a function of pixels alone, which can be exported or traced."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PROMPT_PARTS = ("ids", "phrases", "blocks", "positions")
 
 
 class FixedPromptModel(nn.Module):
-    """A `GroundingDINO` with one prompt for every image, from tensors to tensors.
+    """A `GroundingDINO` with the same prompt for every image; its inputs and outputs are tensors.
 
-    `torch.export.export` and `torch.jit.trace` take such a function, and no lists of strings:
+    `torch.export.export` and `torch.jit.trace` accept such a module. They do not accept lists of strings.
 
         fixed = FixedPromptModel(gd.load("nano", device="cpu"), ["cat", "remote control"])
         program = torch.export.export(fixed, (pixel_values,))
         logits, boxes = program.module()(pixel_values)
 
-    The text encoder reads the phrases here, once; what is exported or traced begins behind it. A trace holds for images of one
-    size. The model is used as it is, not copied: `fold_batch_norms` before makes a timm backbone faster.
+    The constructor runs the text encoder once; an exported or traced program does not contain it. A trace is valid for images
+    of one size only. The model is not copied. Call `fold_batch_norms` on it first to make a timm backbone faster.
 
     Args:
-        model: it is put into evaluation mode.
-        phrases: of the prompt.
+        model: the detector; it is put into evaluation mode.
+        phrases: the phrases to look for.
 
     Raises:
         ValueError: no phrases, or more than `model.config.max_tokens` tokens.
@@ -53,7 +53,7 @@ class FixedPromptModel(nn.Module):
         return self.prompt_phrases[0]
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Find what the phrases name.
+        """Find the objects that the phrases name.
 
         Args:
             pixel_values, pixel_mask: as `GroundingDINO` takes them.

@@ -23,10 +23,10 @@ from gdino_lib.prompts import Prompt, tokenize
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one stage of the model says: after a decoder layer, or of the encoder's proposals.
+    """The predictions of one stage of the model: a decoder layer, or the encoder's proposals.
 
     Attributes:
-        logits: float [B, Q, T], likeness of each query to each token, raw; -inf at padding tokens.
+        logits: float [B, Q, T], raw similarity of each query with each token; -inf at padding tokens.
         boxes: float [B, Q, 4], cxcywh in 0..1 of each image without its padding.
     """
 
@@ -36,14 +36,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class GroundingDINOOutput(Predictions):
-    """The last decoder layer's predictions, and all that a loss needs.
+    """The last decoder layer's predictions, and everything else that a loss needs.
 
     Attributes:
         phrase_of_token: int64 [B, T], phrase index of each token; -1 for special tokens, closing "." and padding.
-        layers: predictions after each decoder layer but the last.
-        proposals: the encoder's; None where queries are static.
-        denoising: predictions of the denoising queries after each decoder layer; None without them.
-        denoising_queries: what these began as; None without them.
+        layers: predictions of each decoder layer but the last.
+        proposals: predictions of the encoder's proposals; None if queries are static.
+        denoising: predictions for the denoising queries, one per decoder layer; None without denoising.
+        denoising_queries: the denoising queries as they enter the decoder; None without denoising.
     """
 
     phrase_of_token: Tensor
@@ -54,12 +54,12 @@ class GroundingDINOOutput(Predictions):
 
 
 class GroundingDINO(nn.Module):
-    """The detector, as a figure: five parts in a row.
+    """The detector: the five parts of the paper's figure, in order.
 
     Args:
-        config: sizes and switches; weights are random until `gdino_lib.load` fills them.
-        text_encoder, image_backbone, feature_enhancer, query_selection, decoder: built modules to use in place of those
-            that `config` describes.
+        config: sizes and switches. Weights are random; `gdino_lib.load` gives a model with trained weights.
+        text_encoder, image_backbone, feature_enhancer, query_selection, decoder: built modules that replace the parts
+            described by `config`.
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class GroundingDINO(nn.Module):
         )
 
     def _replicate_for_data_parallel(self) -> GroundingDINO:
-        """What `nn.DataParallel` asks of a model on several devices: it cannot deal out phrases as it deals out pixels."""
+        """Refuse `nn.DataParallel` on several devices, which calls this: it can split pixels, but not phrases."""
         raise RuntimeError(
-            "nn.DataParallel cannot split prompts among devices; run one process a device: accelerate launch -m gdino_lib train ..."
+            "nn.DataParallel cannot split prompts among devices; "
+            "run one process per device: accelerate launch -m gdino_lib train ..."
         )
 
     def forward(
@@ -96,18 +97,19 @@ class GroundingDINO(nn.Module):
         pixel_mask: Tensor | None = None,
         denoising: Callable[[TextTokens], DenoisingQueries] | None = None,
     ) -> GroundingDINOOutput:
-        """Find what the phrases name.
+        """Find the objects that the phrases name.
 
         Args:
-            pixel_values: float [B, 3, H, W], RGB, normalised with ImageNet's mean and deviation, padded at the right
-                and the bottom.
-            prompts: phrases for each image, or their tokens.
+            pixel_values: float [B, 3, H, W], RGB, normalised with ImageNet's mean and standard deviation, padded at the
+                right and the bottom.
+            prompts: a list of phrases for each image, or the tokenized prompts.
             pixel_mask: bool [B, H, W], True = real; None: no padding.
             denoising: for training only, see `ground`.
 
         Raises:
-            ValueError: another shape or number of prompts; a prompt without phrases or of more than `config.max_tokens`
-                tokens.
+            TypeError: a string where a list of phrases is expected.
+            ValueError: a wrong shape or dtype; not one prompt per image; a prompt without phrases, or with more than
+                `config.max_tokens` tokens.
         """
         pixel_mask = _checked_mask(pixel_values, prompts, pixel_mask)
         prompt = prompts if isinstance(prompts, Prompt) else tokenize(prompts, self.config.max_tokens)
@@ -121,12 +123,15 @@ class GroundingDINO(nn.Module):
         text: TextTokens,
         denoising: Callable[[TextTokens], DenoisingQueries] | None = None,
     ) -> GroundingDINOOutput:
-        """The part of `forward` in which image and text meet; what came before depends on one of them and can be kept.
+        """The part of `forward` that combines image and text.
+
+        Its inputs each depend on the image or the text alone, so a caller can compute them once and reuse them.
 
         Args:
-            image, text: of as many images as prompts.
-            denoising: for training only: makes noised queries of the enhanced text, decoded beside the others and unseen
-                by them: `gdino_lib.training.denoising.noise_queries` with its targets and seeds bound.
+            image, text: tokens of B images and B prompts.
+            denoising: for training only: a function from the enhanced text to denoising queries, which are decoded beside
+                the model's own queries. Those cannot attend to the denoising queries. The function is
+                `gdino_lib.training.denoising.noise_queries` with its targets and seeds bound.
         """
         image, text = self.feature_enhancer(image, text)
         queries = self.query_selection(image, text)

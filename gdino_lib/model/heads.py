@@ -1,4 +1,4 @@
-"""What turns a query into an answer: its likeness to each text token, and a box."""
+"""The prediction heads: the similarity of a query with each text token, and its box."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class ContrastiveHead(nn.Module):
-    """Logits as dot products of queries and text tokens (section 3.3): classes are whatever the prompt says.
+    """Logits as dot products of queries and text tokens (section 3.3), so the prompt defines the classes.
 
     Args:
-        scaled: MM-Grounding-DINO's variant: divide by sqrt(D) and add a learned bias, at first -4.6, the logit of 0.01.
-            Without it the head has no parameters.
+        scaled: MM-Grounding-DINO's variant, which divides by sqrt(D) and adds a learned bias. The bias is initialised to
+            -4.6, the logit of 0.01. Without `scaled` the head has no parameters.
     """
 
     def __init__(self, scaled: bool = False) -> None:
@@ -22,7 +22,7 @@ class ContrastiveHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-math.log(99))) if scaled else None
 
     def forward(self, queries: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """Compare.
+        """Compare each query with each text token.
 
         Args:
             queries: float [B, Q, D]; text: float [B, T, D]; text_mask: bool [B, T], True = real.
@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
 
 def box_head(width: int) -> MLP:
-    """The MLP from a query to four box logits (cx, cy, w, h); it begins by proposing no change."""
+    """The MLP from a query to the change of its four box logits (cx, cy, w, h); untrained, it returns zeros."""
     head = MLP(width, width, width, 4)
     for parameter in head.layers[-1].parameters():
         nn.init.zeros_(parameter)

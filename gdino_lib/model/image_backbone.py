@@ -1,4 +1,4 @@
-"""The image side of the input: a backbone's maps become one sequence of tokens over several levels (section 3.1)."""
+"""The image backbone: feature maps at several strides become one sequence of tokens over all levels (section 3.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gdino_lib.model.timm_backbone import TimmBackbone
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """An image as the transformer sees it: all levels in one sequence, the finest first, each row by row.
+    """A batch of images as the transformer sees it: all levels in one sequence, the finest first, each row by row.
 
     Attributes:
         features: float [B, N, D].
@@ -36,17 +36,17 @@ class ImageTokens:
         return replace(self, features=features)
 
     def select(self, images: list[int]) -> ImageTokens:
-        """Some images of the batch."""
+        """The tokens of some images of the batch, by index."""
         names = ("features", "positions", "mask", "valid_ratios")
         return replace(self, **{name: getattr(self, name)[images] for name in names})
 
 
 class ImageBackbone(nn.Module):
-    """Backbone, projections to one width, positions.
+    """A backbone, projections of its maps to one width, and positions.
 
     Args:
-        backbone: from images to maps at strides 8, 16, 32, with their channels in `channels`; any such module will do.
-        width: D; levels: L, at least as many as the backbone has maps; each further one is a stride-2 convolution.
+        backbone: any module that returns maps at strides 8, 16, 32 and lists the channels of these maps in `channels`.
+        width: D; levels: L, at least the number of maps; each further level is made by a stride-2 convolution.
         temperature: of the sine positions.
     """
 
@@ -56,7 +56,7 @@ class ImageBackbone(nn.Module):
         self.temperature = temperature
         channels = backbone.channels
         projections = [nn.Conv2d(c, width, kernel_size=1) for c in channels]
-        # the first extra level looks at the raw last map, not at the projected one
+        # the first extra level is computed from the backbone's last map, not from its projection
         for inputs in [channels[-1], *[width] * levels][: levels - len(channels)]:
             projections.append(nn.Conv2d(inputs, width, kernel_size=3, stride=2, padding=1))
         for projection in projections:
@@ -83,7 +83,7 @@ class ImageBackbone(nn.Module):
             image_positions(m, level.shape[-1], self.temperature).to(images.dtype) + level
             for m, level in zip(masks, self.level_embedding, strict=True)
         ]
-        exact = torch.promote_types(images.dtype, torch.float32)  # locations need more than half precision
+        exact = torch.promote_types(images.dtype, torch.float32)  # half precision is too coarse for locations
         valid = [
             torch.stack([m[:, 0].to(exact).mean(1), m[:, :, 0].to(exact).mean(1)], dim=-1) for m in masks
         ]  # (B, 2)
@@ -99,7 +99,7 @@ class ImageBackbone(nn.Module):
 def _size(image_map: Tensor) -> tuple[int, int]:
     """Height and width of a map [B, C, h, w].
 
-    `torch.jit.trace` cannot record a list of measured sizes for `gdino::ms_deform_attn`, so there they become constants.
+    `torch.jit.trace` cannot record sizes as an argument of `gdino::ms_deform_attn`. So sizes are constants in a trace.
     """
     height, width = image_map.shape[-2:]
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - documented, not in `torch.jit.__all__`

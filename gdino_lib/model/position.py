@@ -1,4 +1,4 @@
-"""Sines of positions, and the inverse sigmoid that boxes live behind."""
+"""Sine embeddings of positions and boxes, and the inverse sigmoid, which turns boxes into logits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def sine_embedding(values: Tensor, width: int, temperature: float = 10000.0) -> 
     """Sines and cosines of each value at `width / 2` wavelengths ("Attention is all you need", section 3.5).
 
     Args:
-        values: float [...]; 0..1 spans one turn of the shortest wave.
+        values: float [...]; 0..1 spans one period of the shortest wave.
         width: features per value, even.
-        temperature: the longest wavelength over the shortest.
+        temperature: about the ratio of the longest wavelength to the shortest.
 
     Returns:
         float [..., width]: sin, cos, sin, cos, ... from the shortest wave to the longest.
@@ -26,7 +26,7 @@ def sine_embedding(values: Tensor, width: int, temperature: float = 10000.0) -> 
 
 
 def image_positions(mask: Tensor, width: int, temperature: float) -> Tensor:
-    """Sines of each token's row and column, counted over the real part of its image.
+    """Sine embedding of each token's row and column, relative to the real part of its image.
 
     Args:
         mask: bool [B, h, w], True = real.
@@ -44,11 +44,11 @@ def image_positions(mask: Tensor, width: int, temperature: float) -> Tensor:
 
 
 def box_positions(boxes: Tensor, width: int) -> Tensor:
-    """Sines of boxes: the decoder's queries know where they look.
+    """Sine embedding of boxes, from which the decoder computes the positions of its queries.
 
     Args:
         boxes: float [..., 4], cxcywh in 0..1.
-        width: D; each number gets half of it.
+        width: D; each of the four numbers gets D / 2 features.
 
     Returns:
         float [..., 2 * D] in the order y, x, w, h.
@@ -57,6 +57,6 @@ def box_positions(boxes: Tensor, width: int) -> Tensor:
 
 
 def inverse_sigmoid(values: Tensor, epsilon: float) -> Tensor:
-    """The logit of values in 0..1, finite: either side of the fraction is at least `epsilon`."""
+    """The logit of values in 0..1, log(x / (1 - x)); finite, because x and 1 - x are clamped to at least `epsilon`."""
     values = values.clamp(0, 1)
     return torch.log(values.clamp(min=epsilon) / (1 - values).clamp(min=epsilon))

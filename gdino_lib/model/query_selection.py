@@ -14,12 +14,12 @@ from gdino_lib.model.text_encoder import TextTokens
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from.
+    """The queries that the decoder starts from.
 
     Attributes:
-        features: float [B, Q, D]; boxes: float [B, Q, 4], cxcywh in 0..1 of the image without its padding, no gradient.
-        proposal_logits: float [B, Q, T], the chosen image tokens' own answer; None where queries are static.
-        proposal_boxes: float [B, Q, 4], the same boxes with their gradient; None where queries are static.
+        features: float [B, Q, D]; boxes: float [B, Q, 4], cxcywh in 0..1 of the image without its padding, detached.
+        proposal_logits: float [B, Q, T], similarity of the chosen image tokens with the text; None if queries are static.
+        proposal_boxes: float [B, Q, 4], `boxes` with their gradient; None if queries are static.
     """
 
     features: Tensor
@@ -29,13 +29,13 @@ class Queries:
 
 
 class QuerySelection(nn.Module):
-    """Every image token proposes a box; the `queries` tokens most like any text token become anchors.
+    """Each image token proposes a box; the boxes of the tokens most like any text token become the queries' anchors.
 
-    The contents of the queries are learned and the same for every image; only the anchors depend on it.
+    The contents of the queries are learned and the same for every image; only the anchors depend on image and text.
 
     Args:
-        width: D; queries: Q, at most: an image with fewer tokens gets as many as it has tokens.
-        scaled_logits: MM-Grounding-DINO's head.
+        width: D; queries: Q; an image with fewer than Q tokens gets one query per token.
+        scaled_logits: use MM-Grounding-DINO's head, see `ContrastiveHead`.
     """
 
     def __init__(self, width: int, queries: int, scaled_logits: bool = False) -> None:
@@ -47,20 +47,19 @@ class QuerySelection(nn.Module):
         self.box_head = box_head(width)
 
     def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
-        """Choose."""
+        """Choose the queries of each image."""
         anchors, usable = token_anchors(image)
         features = self.norm(self.projection(image.features * usable[..., None]))  # (B, N, D)
         logits = self.contrastive_head(features, text.features, text.mask)  # (B, N, T)
 
         count = min(len(self.contents), features.shape[1])
-        chosen = (
-            logits.max(-1).values.topk(count, dim=1).indices
-        )  # (B, Q); the best token of the text counts, whichever
+        # the score of an image token is its largest logit over all text tokens
+        chosen = logits.max(-1).values.topk(count, dim=1).indices  # (B, Q)
         features, anchors, logits = (
             of_all.gather(1, chosen[..., None].expand(-1, -1, of_all.shape[-1]))
             for of_all in (features, anchors, logits)
         )
-        boxes = (self.box_head(features) + anchors).sigmoid()  # (B, Q, 4); only those of chosen tokens are computed
+        boxes = (self.box_head(features) + anchors).sigmoid()  # (B, Q, 4), computed for the chosen tokens only
         return Queries(
             features=self.contents[:count].expand(len(chosen), -1, -1),
             boxes=boxes.detach(),
@@ -84,9 +83,10 @@ class StaticQueries(nn.Module):
 
 
 def token_anchors(image: ImageTokens) -> tuple[Tensor, Tensor]:
-    """The box that each token stands for before any head moves it.
+    """The anchor box of each image token, before the box head refines it.
 
-    Around the token's centre, a twentieth of the image wide and high at the finest level, twice as much at each further one.
+    The box lies around the token's centre. At the finest level it is a twentieth of the image wide and high; the size doubles
+    from level to level.
 
     Returns:
         (logits of cxcywh, float [B, N, 4], infinite where not usable;
@@ -96,7 +96,7 @@ def token_anchors(image: ImageTokens) -> tuple[Tensor, Tensor]:
     for level, (height, width) in enumerate(image.shapes):
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         centres = torch.stack([x.flatten(), y.flatten()], dim=-1).to(image.valid_ratios) + 0.5  # (hw, 2), in tokens
-        # the ratio counts real tokens exactly: their number is an integer
+        # the number of real tokens along each side; it is an integer, so rounding makes it exact
         real = (image.valid_ratios[:, None, level] * centres.new_tensor([width, height])).round()
         centres = centres / real  # (B, hw, 2), in 0..1 of the real image
         sizes = torch.full_like(centres, 0.05 * 2.0**level)

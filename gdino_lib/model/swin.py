@@ -1,6 +1,6 @@
 """Swin Transformer (arXiv 2103.14030) as Grounding DINO's authors run it.
 
-It pads before it rolls, and takes any image size.
+Like their code, it pads the map before it rolls the map. Images may have any size.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from torchvision.ops import StochasticDepth
 
 
 class Swin(nn.Module):
-    """The backbone: patches of 4 x 4 pixels, four stages of windowed attention, a halved grid between stages.
+    """The backbone: patches of 4 x 4 pixels, then four stages of windowed attention; the grid halves between stages.
 
     Args:
         width: channels of the first stage; each further stage has twice as many.
         depths: blocks per stage; heads: attention heads per stage.
         window: side of a window in tokens.
-        drop_path: share of residual branches dropped in the last block, in training.
+        drop_path: share of residuals dropped in the last block in training; the share rises linearly from 0 in the first.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Swin(nn.Module):
         """Features at strides 8, 16, 32.
 
         Args:
-            images: float [B, 3, H, W], normalised; padding is seen like any other pixel.
+            images: float [B, 3, H, W], normalised; padding is treated like any other pixel.
 
         Returns:
             Three maps, float [B, C, ceil(H / stride), ceil(W / stride)] with C = `channels`.
@@ -103,9 +103,8 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         side = self.window
-        x = F.pad(
-            x, (0, 0, 0, -width % side, 0, -height % side)
-        )  # first pad, then roll: the order of the official code
+        # pad first, then roll, as the official code does; the other order gives other features
+        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
         rows, columns = x.shape[1] // side, x.shape[2] // side
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
@@ -119,14 +118,15 @@ class SwinBlock(nn.Module):
         return x[:, :height, :width]
 
     def _regions(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """Which tokens of a shifted window were neighbours before the roll.
+        """Which tokens of a shifted window belong to the same part of the map before the roll.
 
         Returns:
             bool [windows, side^2, side^2], True = may attend.
         """
 
         def region(count: int) -> Tensor:
-            # a shifted row of windows holds whole ones, then the last one's rest, then what came round from the start
+            # Along one side, only the last window joins two parts of the map. 0: tokens of the other windows; in the last
+            # window, 1: tokens from the map's end, 2: tokens that the roll moved there from the map's start.
             position = torch.arange(count * self.window, device=device)
             last, wrapped = (count - 1) * self.window, count * self.window - self.shift
             return (position >= last).long() + (position >= wrapped).long()
@@ -137,7 +137,7 @@ class SwinBlock(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention among the tokens of a window, with a learned bias for each offset between two of them."""
+    """Attention among the tokens of a window, with a learned bias for each offset between two tokens."""
 
     offset: Tensor
 
@@ -149,15 +149,15 @@ class WindowAttention(nn.Module):
         self.relative_position_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias, std=0.02)
         y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-        y, x = (axis.flatten()[:, None] - axis.flatten() + window - 1 for axis in (y, x))  # offsets from 0
+        y, x = (axis.flatten()[:, None] - axis.flatten() + window - 1 for axis in (y, x))  # offsets, counted from 0
         self.register_buffer("offset", y * (2 * window - 1) + x, persistent=False)  # (side^2, side^2)
 
     def forward(self, x: Tensor, may_attend: Tensor | None) -> Tensor:
-        """Attend.
+        """Attend within each window.
 
         Args:
             x: float [B, windows, tokens, C].
-            may_attend: bool [windows, tokens, tokens], or None for all.
+            may_attend: bool [windows, tokens, tokens], True = the first token may attend to the second; None: no mask.
 
         Returns:
             The same shape as `x`.
@@ -169,7 +169,7 @@ class WindowAttention(nn.Module):
         if may_attend is None:
             bias = bias.expand(windows, -1, -1, -1)
         else:
-            # -100 as in the official code, not -inf: padded windows keep the official numbers
+            # the official code adds -100, not -inf; so do we, to get its results in padded windows, too
             bias = bias + torch.where(may_attend, 0.0, -100.0)[:, None].to(q.dtype)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
         x = x.view(batch, windows, self.heads, tokens, -1).transpose(2, 3)  # (B, windows, tokens, heads, C / heads)

@@ -1,4 +1,4 @@
-"""The text side of the input: BERT, which sees each phrase alone (section 3.4)."""
+"""The text encoder: BERT, which reads each phrase by itself (section 3.4)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from gdino_lib.config import TextMode
 from gdino_lib.prompts import Prompt, piece_id, tokenize, tokenizer
 
-LANDMARK_SHARE = 0.4  # share of the way that landmarks move a phrase towards them, 0..1
-LANDMARK_TEMPERATURE = 0.02  # of the softmax over cosines that weights the landmarks
-LANDMARK_BATCH = 256  # names that BERT reads at once
+LANDMARK_SHARE = 0.4  # how far a phrase moves towards the landmarks: 0 not at all, 1 all the way
+LANDMARK_TEMPERATURE = 0.02  # of the softmax over cosine similarities that weights the landmarks
+LANDMARK_BATCH = 256  # names in one batch for BERT
 
-TokenIds: TypeAlias = tuple[int, ...]  # of a sequence that BERT reads
+TokenIds: TypeAlias = tuple[int, ...]  # the ids of a sequence for BERT
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TextTokens:
 
     Attributes:
         features: float [B, T, D].
-        prompt: which tokens they are, see `gdino_lib.prompts.Prompt`.
+        prompt: ids, phrases, blocks and positions of the tokens, see `gdino_lib.prompts.Prompt`.
     """
 
     features: Tensor
@@ -44,7 +44,7 @@ class TextTokens:
 
 
 class FeatureCache(Protocol):
-    """Where features of sequences come from instead of from BERT, see `gdino_lib.detect.text_cache`."""
+    """Supplies features of sequences in place of BERT, see `gdino_lib.detect.text_cache`."""
 
     def read(self, encoder: TextEncoder, sequences: list[TokenIds], device: torch.device) -> Tensor:
         """The same as `encoder.read(sequences, device)`."""
@@ -55,17 +55,17 @@ class TextEncoder(nn.Module):
     """BERT and a projection.
 
     The official code gives BERT a whole prompt with a block-diagonal attention mask and positions that restart in each
-    block. That is the same as giving it each block alone, which needs nothing but BERT's plain interface, and computes
-    a phrase that occurs twice in a batch only once.
+    block. Encoding each block as a sequence of its own gives the same features. This needs only BERT's plain interface,
+    and a phrase that occurs twice in a batch is computed once.
 
     Args:
         bert: a `transformers.BertModel`, or anything that takes `input_ids` and `attention_mask` and returns
             `last_hidden_state`.
-        bert_width: width of what it returns; width: D.
-        mode: what BERT sees at once.
-        framed: BERT sees it between [CLS] and [SEP]. The official BERT learned to do without. A sentence encoder did not:
-            its first token, whatever it is, is an attention sink.
-        landmarks: how many there are, see `set_landmarks`; 0, as in the official model: BERT's features stay as they are.
+        bert_width: width of BERT's features; width: D.
+        mode: the piece of text that BERT reads as one sequence.
+        framed: put each sequence between [CLS] and [SEP]. The official BERT learned to work without this frame. A sentence
+            encoder did not: it uses its first token as an attention sink, whatever that token is.
+        landmarks: number of landmarks, see `set_landmarks`; 0, as in the official model, leaves BERT's features unchanged.
     """
 
     mode: TextMode
@@ -93,11 +93,11 @@ class TextEncoder(nn.Module):
         return TextTokens(self.projection(self.encode(prompt, cache)), prompt)
 
     def encode(self, prompt: Prompt, cache: FeatureCache | None = None) -> Tensor:
-        """BERT's features, drawn by the landmarks where there are any, float [B, T, bert width]; zeros at padding.
+        """BERT's features, moved towards the landmarks if there are any: float [B, T, bert width]; zeros at padding.
 
         Args:
-            cache: reads the sequences in place of BERT, which reads only those that the cache lacks. Results may differ in
-                the last bits, as those of any two batches do.
+            cache: supplies the features; BERT computes only the sequences that the cache lacks. Results may differ in the
+                last bits from those of another batch.
         """
         sequences, row, column = self._sequences(prompt)
         device = prompt.ids.device
@@ -105,56 +105,57 @@ class TextEncoder(nn.Module):
         return features[row, column] * prompt.mask[..., None]  # (S, longest, W) -> (B, T, W)
 
     def read(self, sequences: list[TokenIds], device: torch.device) -> Tensor:
-        """What BERT, and the landmarks, make of S sequences, float [S, longest, W]."""
+        """BERT's features of S sequences, moved towards the landmarks if there are any: float [S, longest, W]."""
         features, ids = self._read_by_bert(sequences, device)
         if self.landmarks is None:
             return features
         words = _word_mask(ids)
-        with torch.autocast(device.type, enabled=False):  # small differences of cosines decide: float32 at least
+        with torch.autocast(device.type, enabled=False):  # float32 at least: small differences of cosines matter
             landmarks = self.landmarks.to(torch.promote_types(self.landmarks.dtype, torch.float32))
             features = features.to(landmarks.dtype)
             mean = _word_mean(features, words)
-            lengths = landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize: they are many
-            cosines = landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU likes the many rows first
+            lengths = landmarks.norm(dim=-1).clamp(min=1e-6)  # not F.normalize, which copies all of them
+            cosines = landmarks @ F.normalize(mean, dim=-1).T  # (N, S): a CPU is faster with the many rows first
             cosines = cosines.T / lengths  # (S, N)
             shift = (cosines / LANDMARK_TEMPERATURE).softmax(-1) @ landmarks - mean  # (S, W)
             return (features + LANDMARK_SHARE * shift[:, None] * words[..., None]).to(self.landmarks.dtype)
 
     @torch.no_grad()
     def set_landmarks(self, names: Sequence[str]) -> None:
-        """Let names that were learned draw new ones towards them.
+        """Move the features of new names towards those of names that the detector learned, the landmarks.
 
-        BERT's features of a new name lie where the detector never learned what things look like. Part of the way towards the
-        learned names most like it, it knows more. A learned name hardly moves: it is most like itself.
+        The detector has not learned what the BERT features of a new name look like in an image. It has learned this for the
+        landmarks. So the features of a name move part of the way towards the landmarks that are most like it. A learned name
+        hardly moves, because it is most like itself.
 
         Args:
-            names: all that prompts called the things that the detector was trained on; they take the place of those before.
-                The configuration of a model that is saved must say how many there are, in `landmarks`.
+            names: all names that the training prompts used. They replace earlier landmarks. Before the model is saved, its
+                configuration must give their number, as `landmarks`.
 
         Raises:
             ValueError: no names.
         """
         if not names:
-            raise ValueError("names: expected at least one that was learned, got none")
+            raise ValueError("names: expected at least one learned name, got none")
         self.landmarks = None
         device, means = self.projection.weight.device, []
         for start in range(0, len(names), LANDMARK_BATCH):
             sequences, _, _ = self._sequences(tokenize([[name] for name in names[start : start + LANDMARK_BATCH]]))
             features, ids = self._read_by_bert(sequences, device)
             words = _word_mask(ids)
-            means.append(_word_mean(features, words)[words.any(1)])  # without [CLS] and [SEP]
+            means.append(_word_mean(features, words)[words.any(1)])  # the blocks [CLS] and [SEP] have no words
         self.landmarks = torch.cat(means)  # (N, W)
 
     def _read_by_bert(self, sequences: list[TokenIds], device: torch.device) -> tuple[Tensor, Tensor]:
-        """(what BERT makes of S sequences, float [S, longest, W]; their ids, int64 [S, longest], -1 at padding)."""
+        """(BERT's features of S sequences, float [S, longest, W]; their ids, int64 [S, longest], -1 at padding)."""
         ids = pad_sequence([torch.tensor(ids) for ids in sequences], batch_first=True, padding_value=-1).to(device)
         return self.bert(input_ids=ids.clamp(min=0), attention_mask=(ids >= 0).long()).last_hidden_state, ids
 
     def _sequences(self, prompt: Prompt) -> tuple[list[TokenIds], Tensor, Tensor]:
-        """What BERT reads, each distinct sequence once, and where each token of the prompt stands in it.
+        """The distinct sequences for BERT, and the place of each token of the prompt in them.
 
         Returns:
-            (ids of S sequences; row int64 [B, T]; column int64 [B, T]).
+            (ids of S sequences; row int64 [B, T], the token's sequence; column int64 [B, T], its position in the sequence).
         """
         if self.mode == "sub-sentence":
             group, column = prompt.blocks, prompt.positions
@@ -162,7 +163,7 @@ class TextEncoder(nn.Module):
             group, column = prompt.mask.long() - 1, torch.arange(prompt.ids.shape[1]).expand_as(prompt.ids)
         else:
             group, column = _words(prompt)
-        places: dict[TokenIds, int] = {}  # of each distinct sequence among the S
+        places: dict[TokenIds, int] = {}  # number of each distinct sequence, 0 to S - 1
         rows = []
         for ids, groups in zip(prompt.ids.tolist(), group.tolist(), strict=True):
             members: dict[int, list[int]] = {}
@@ -185,12 +186,12 @@ def _word_mask(ids: Tensor) -> Tensor:
 
 
 def _word_mean(features: Tensor, words: Tensor) -> Tensor:
-    """The mean over the words of each sequence, float [S, W]; 0 where there are none."""
+    """The mean over the words of each sequence, float [S, W]; 0 for a sequence without words."""
     return (features * words[..., None]).sum(1) / words.sum(1, keepdim=True).clamp(min=1)
 
 
 def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
-    """(number of each token's word, place in it): pieces that begin with "##" continue a word."""
+    """(number of each token's word; the token's place in that word). Pieces that begin with "##" continue a word."""
     pieces = [tokenizer().convert_ids_to_tokens(ids) for ids in prompt.ids.tolist()]
     begins = torch.tensor([[not piece.startswith("##") for piece in row] for row in pieces], device=prompt.ids.device)
     number = begins.long().cumsum(1) - 1
@@ -200,7 +201,7 @@ def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
 
 
 def build_bert(vocabulary: int, width: int, layers: int, heads: int, ffn_width: int) -> nn.Module:
-    """A BERT with random weights, through transformers' public interface; no pooler, nothing is fetched."""
+    """A BERT with random weights and without a pooler, by transformers' public interface; nothing is downloaded."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(

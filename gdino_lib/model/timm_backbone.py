@@ -1,7 +1,7 @@
-"""Convolutional backbones of the timm library: maps at strides 8, 16 and 32, with frozen batch norms.
+"""Convolutional backbones of the timm library: feature maps at strides 8, 16 and 32, with frozen batch norms.
 
-A frozen batch norm only scales and shifts. In training it stays a module of its own, with its learned weight and bias;
-`fold_batch_norms` multiplies it into the convolution before it, once, when a model is loaded for inference.
+A frozen batch norm only scales and shifts. In training it stays a module of its own, with a learned weight and bias. For
+inference, `fold_batch_norms` merges it into the convolution before it, once, when the model is loaded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class TimmBackbone(nn.Module):
-    """Maps at strides 8, 16 and 32 of a model of the timm library, batch norms frozen.
+    """Feature maps at strides 8, 16 and 32 of a timm model whose batch norms are frozen.
 
     Args:
-        name: a model's name in timm, for example "tf_efficientnet_lite0". Weights are random; loading is
-            `gdino_lib.weights.loading`' task.
+        name: a model's name in timm, for example "tf_efficientnet_lite0". Its weights are random;
+            `gdino_lib.weights.loading` loads trained ones.
 
     Attributes:
-        channels: of each map.
-        folded: whether `fold_batch_norms` has been here; such a backbone can neither learn nor be saved.
+        channels: number of channels of each map.
+        folded: whether `fold_batch_norms` has changed this backbone; if so, it can neither be trained nor saved.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,19 +47,19 @@ class TimmBackbone(nn.Module):
             same = type(module) is Conv2dSame
             if isinstance(module, nn.Conv2d) and (same or (type(module) is nn.Conv2d and module.groups > 1)):
                 features.set_submodule(place, BackboneConv2d.like(module, same_padding=same))
-        # convolutions on a CPU take two thirds of the time in this format
+        # in this memory format, convolutions on a CPU take two thirds of the time
         self.features = features.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Training leaves the batch norms' statistics as they are: detection batches are too small to estimate them.
+        """Set the mode of all modules but the batch norms: detection batches are too small to estimate their statistics.
 
         Raises:
-            ValueError: the batch norms are folded, and training is asked for.
+            ValueError: training mode, although the batch norms are folded.
         """
         if mode and self.folded:
             raise ValueError(
                 "this model is for inference: its batch norms are folded into its convolutions and cannot learn; "
-                "train the model of gdino_lib.load"
+                "train the model that gdino_lib.load returns"
             )
         super().train(mode)
         for module in self.modules():
@@ -73,17 +73,17 @@ class TimmBackbone(nn.Module):
 
 
 class BackboneConv2d(nn.Conv2d):
-    """A convolution with the same results as timm's, and two measures that make it fast on a CPU.
+    """A convolution that gives timm's results and is faster on a CPU in two cases.
 
-    Depthwise: under autocast it is computed in the weights' own precision, and its result is rounded, because the backward pass
-    of a bfloat16 depthwise convolution takes three to ten times as long.
+    Depthwise convolutions under autocast: they are computed in the precision of their weights, and the result is rounded. In
+    bfloat16 their backward pass would take three to ten times as long.
 
-    "Same" padding, as TensorFlow has it, can ask for one more pixel at the right and the bottom than at the left and the top.
-    The kernel then gets a row and a column of zeros in front, which is cheaper than a padded copy of the map.
+    "Same" padding as in TensorFlow: it can need one more pixel at the right and the bottom than at the left and the top. The
+    kernel then gets an extra row and column of zeros in front, which costs less than a padded copy of the map.
 
     Args:
         same_padding: pad as TensorFlow does, by the image's size, instead of by `padding`.
-        options: those of `nn.Conv2d`.
+        options: further arguments of `nn.Conv2d`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, same_padding: bool = False, **options: Any) -> None:
@@ -92,7 +92,7 @@ class BackboneConv2d(nn.Conv2d):
 
     @classmethod
     def like(cls, other: nn.Conv2d, same_padding: bool) -> BackboneConv2d:
-        """A convolution of this class with the parameters of another one; no random number is drawn."""
+        """A convolution of this class with the parameters of `other`; draws no random numbers."""
         options = {name: getattr(other, name) for name in ("kernel_size", "stride", "padding", "dilation", "groups")}
         convolution = cls(other.in_channels, other.out_channels, same_padding, **options, bias=False, device="meta")
         convolution.weight, convolution.bias = other.weight, other.bias
@@ -121,10 +121,10 @@ class BackboneConv2d(nn.Conv2d):
 
 
 class PointwiseConv2d(BackboneConv2d):
-    """A 1x1 convolution as the matrix product that it is: on a CPU a tenth of an EfficientNet's time is saved.
+    """A 1x1 convolution computed as a matrix product, which saves a tenth of an EfficientNet's time on a CPU.
 
-    For inference only: in the backward pass of large maps a convolution is faster. So it is in float16, for which PyTorch
-    has no fast matrix product of such rows (2.14: a hundred times as slow).
+    For inference only: in the backward pass of large maps a convolution is faster. In float16, too, a convolution is faster:
+    PyTorch's matrix product of these shapes takes a hundred times as long there (measured with 2.14).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,11 +136,11 @@ class PointwiseConv2d(BackboneConv2d):
 
 @torch.no_grad()
 def fold_batch_norms(model: Model) -> Model:
-    """Multiply each frozen batch norm of a timm backbone into the convolution before it: the same maps in less time.
+    """Fold each frozen batch norm of a timm backbone into the convolution before it: the same maps in less time.
 
     Args:
-        model: any module; it is changed. Its `TimmBackbone`s can neither learn nor be saved afterwards: `train` and
-            `gdino_lib.weights.loading.save` refuse. A model without one stays as it is.
+        model: any module; it is changed. Afterwards its `TimmBackbone`s can neither be trained nor saved: `train` and
+            `gdino_lib.weights.loading.save` refuse. A model without a `TimmBackbone` stays as it is.
 
     Returns:
         The same model.
@@ -150,7 +150,7 @@ def fold_batch_norms(model: Model) -> Model:
         for convolution_name, norm_name in _normed_convolutions(features):
             convolution, norm = features.get_submodule(convolution_name), features.get_submodule(norm_name)
             features.set_submodule(convolution_name, _folded(convolution, norm))
-            # timm's batch norms have their activation inside
+            # a batch norm of timm contains the activation that follows it, which must stay
             features.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
         backbone.folded = True
     return model
@@ -177,16 +177,16 @@ def _folded(convolution: Any, norm: Any) -> BackboneConv2d:
 
 
 class _Layers(torch.fx.Tracer):
-    """Follows a model's calls down to its convolutions and batch norms."""
+    """Traces a model down to its convolutions and batch norms."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - the base class' signature
         return not list(m.children()) or isinstance(m, _BatchNorm)
 
 
 def _normed_convolutions(model: nn.Module) -> list[tuple[str, str]]:
-    """The names of each convolution whose output goes nowhere but into a batch norm, and of that batch norm.
+    """Pairs of names: a convolution whose output goes into a batch norm alone, and this batch norm.
 
-    None where the way through the model depends on the image.
+    The list is empty if the model cannot be traced, because its control flow depends on the image.
     """
     try:
         nodes = list(_Layers().trace(model).nodes)
@@ -210,6 +210,6 @@ def _normed_convolutions(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def _sides(both: list[int]) -> tuple[int, int, int, int]:
-    """Pixels of "same" padding for `F.pad`: left, right, top, bottom; the odd one stands at the right and the bottom."""
+    """Pixels of "same" padding for `F.pad`: left, right, top, bottom; an odd pixel goes to the right and the bottom."""
     height, width = both
     return width // 2, width - width // 2, height // 2, height - height // 2

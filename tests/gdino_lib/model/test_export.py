@@ -1,4 +1,4 @@
-"""What users do to PyTorch models: export, trace, copy, convert, quantise, replicate."""
+"""What users do to PyTorch models: export, trace, copy, convert, quantise and replicate them."""
 
 import copy
 import warnings
@@ -67,7 +67,7 @@ def best(fixed, pixels):
 
 
 @torch.no_grad()
-def test_a_fixed_prompt_gives_what_the_model_gives(fixed):
+def test_a_fixed_prompt_gives_the_same_predictions_as_the_model(fixed):
     images = torch.randn(2, 3, 96, 130, generator=torch.Generator().manual_seed(7))
     mask = torch.ones(2, 96, 130, dtype=torch.bool)
     mask[1, :, 100:] = False
@@ -115,7 +115,7 @@ def test_the_whole_model_with_its_text_encoder_is_exported_and_traced(pixels):
 
 @torch.no_grad()
 def test_a_copy_gives_the_same_and_is_independent(fixed, pixels):
-    fixed(pixels)  # a call leaves nothing behind that cannot be copied
+    fixed(pixels)  # a model can be copied after a call, too
     other = copy.deepcopy(fixed)
     before = fixed(pixels)
     assert_same(other(pixels), before, tolerance=0)
@@ -144,7 +144,7 @@ def test_nano_finds_the_same_in_half_precision(pixels, builder, dtype):
         assert box_iou(*(box_convert(b[None], "cxcywh", "xyxy") for b in (box, expected_box))).item() > 0.95
 
 
-def test_dynamic_quantisation_is_refused_in_one_line_and_that_of_the_text_encoder_works():
+def test_dynamic_quantisation_works_for_the_text_encoder_and_is_refused_for_the_whole_model():
     model, images = small(), torch.randn(1, 3, 96, 130)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated

@@ -1,4 +1,4 @@
-"""Fusion against the plain way to compute it, in double precision."""
+"""The fusion layer against a plain implementation, in double precision."""
 
 import copy
 
@@ -38,7 +38,7 @@ PADDING = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])  # (2, 7)
 
 
 def plain_fusion(layer, image, text, image_mask, text_mask):
-    """Head by head, as GLIP's paper has it."""
+    """GLIP's formula, head by head."""
     image, text = layer.image_norm(image), layer.text_norm(text)
     queries, keys = layer.image_query(image).chunk(layer.heads, -1), layer.text_key(text).chunk(layer.heads, -1)
     image_values, text_values = (x.chunk(layer.heads, -1) for x in (layer.image_value(image), layer.text_value(text)))
@@ -59,7 +59,7 @@ def fusion_inputs():
     return image, text, image_mask, PADDING
 
 
-def test_fusion_equals_the_plain_way_with_its_gradients():
+def test_fusion_and_its_gradients_equal_the_plain_implementation():
     layer = randomised(FusionLayer(WIDTH, HEADS, 24))
     inputs = fusion_inputs()
     ours, plain = layer(*inputs), plain_fusion(layer, *inputs)
@@ -67,7 +67,7 @@ def test_fusion_equals_the_plain_way_with_its_gradients():
     assert_same(grads(ours, inputs[:2], layer), grads(plain, inputs[:2], layer))
 
 
-def test_the_fast_form_of_fusion_equals_the_readable_one_with_its_gradients():
+def test_fusion_and_its_gradients_equal_the_readable_form():
     layer = randomised(FusionLayer(WIDTH, HEADS, 24))
     inputs = fusion_inputs()  # both masks hide something
     fast, readable = layer(*inputs), layer.readable_forward(*inputs)
@@ -76,14 +76,14 @@ def test_the_fast_form_of_fusion_equals_the_readable_one_with_its_gradients():
 
 
 @pytest.mark.parametrize("tokens", [1, 7])
-def test_the_two_forms_of_fusion_agree_without_padding(tokens):
+def test_fusion_equals_the_readable_form_without_padding(tokens):
     layer = randomised(FusionLayer(WIDTH, HEADS, 24))
     image, text = randn(1, 30, WIDTH, seed=1), randn(1, tokens, WIDTH, seed=2)
     inputs = image, text, torch.ones(1, 30, dtype=torch.bool), torch.ones(1, tokens, dtype=torch.bool)
     assert_same(layer(*inputs), layer.readable_forward(*inputs))
 
 
-def test_adapters_of_fusion_count():
+def test_fusion_includes_its_lora_adapters():
     pytest.importorskip("peft")
     layer = lora.add(randomised(FusionLayer(WIDTH, HEADS, 24)), rank=2)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_adapters_of_fusion_count():
             if "lora_" in name:
                 parameter.copy_(randn(*parameter.shape, seed=len(name)) / WIDTH)
     inputs = fusion_inputs()
-    ours, plain = layer(*inputs), plain_fusion(layer, *inputs)  # here each adapter acts by its own forward pass
+    ours, plain = layer(*inputs), plain_fusion(layer, *inputs)  # the plain one calls each adapter's forward pass
     assert_same(ours, plain)
     learning = [p for p in layer.parameters() if p.requires_grad]
     for a, b in zip(*(torch.autograd.grad(sum(o.sum() for o in out), learning) for out in (ours, plain)), strict=True):
@@ -101,7 +101,7 @@ def test_adapters_of_fusion_count():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_large_scores_survive_half_precision(dtype):
-    """Scores beyond float16's 65,504 would be infinite, and their softmax no number."""
+    """In float16, scores beyond 65,504 would be infinite, and their softmax NaN."""
     layer = randomised(FusionLayer(WIDTH, HEADS, 24)).float()
     with torch.no_grad():
         layer.image_query.weight.mul_(1e3)

@@ -1,4 +1,4 @@
-"""Properties of the model as a whole, on small random ones."""
+"""Properties of the whole model, tested on small models with random weights."""
 
 import subprocess
 import sys
@@ -76,13 +76,13 @@ def test_letter_case_changes_nothing(model):
     assert torch.equal(run(model, images()[:1], [["CaT"]]).logits, run(model, images()[:1], [["cat"]]).logits)
 
 
-def test_all_true_mask_is_no_mask(model):
+def test_a_mask_of_true_equals_no_mask(model):
     mask = torch.ones(2, 96, 130, dtype=torch.bool)
     assert torch.equal(run(model, images(), PROMPTS, mask).boxes, run(model, images(), PROMPTS).boxes)
 
 
-def test_what_lies_in_the_padding_reaches_the_answer_through_the_backbone_only(model):
-    # the official model's backbone and group norms see padding, so it must be zeros; attention does not
+def test_enhancer_selection_and_decoder_ignore_padding(model):
+    # the backbone and the group norms do see the padding pixels, as in the official model; so only features are changed
     pixels, mask = images(1), torch.ones(1, 96, 130, dtype=torch.bool)
     mask[:, :, 64:] = False
     image = model.image_backbone(pixels, mask)
@@ -98,14 +98,14 @@ def test_what_lies_in_the_padding_reaches_the_answer_through_the_backbone_only(m
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 300), (33, 37), (64, 64), (65, 31)])
-def test_fewer_image_tokens_than_queries(model, size):
+def test_small_images_get_at_most_one_query_per_token(model, size):
     out = run(model, images(1, *size), [["cat"]])
     assert 0 < out.boxes.shape[1] <= 20
     assert torch.isfinite(out.boxes).all()
 
 
 def test_the_longest_prompt_fits_and_one_more_token_does_not(model):
-    phrases = ["cat"] * 127  # 2 tokens each, [CLS] and [SEP]
+    phrases = ["cat"] * 127  # 2 tokens each; with [CLS] and [SEP] 256
     assert run(model, images(1), [phrases]).logits.shape[-1] == 256
     with pytest.raises(ValueError, match="prompt 0 has 258 tokens; expected at most 256"):
         model(images(1), [[*phrases, "dog"]])
@@ -122,12 +122,12 @@ def test_the_longest_prompt_fits_and_one_more_token_does_not(model):
         (torch.zeros(1, 3, 96, 96), [["cat"]], torch.ones(1, 3, 96), "pixel_mask: expected bool"),
     ],
 )
-def test_wrong_input_is_named(model, pixels, prompts, mask, message):
+def test_wrong_input_is_refused(model, pixels, prompts, mask, message):
     with pytest.raises(ValueError, match=message):
         model(pixels, prompts, mask)
 
 
-def test_a_plain_string_among_the_prompts_is_named(model):
+def test_a_string_in_place_of_a_list_of_phrases_is_refused(model):
     with pytest.raises(TypeError, match="prompt 0: expected a list of phrases, got the string 'cat'"):
         model(torch.zeros(1, 3, 96, 96), ["cat"])
 
@@ -157,7 +157,7 @@ def test_every_parameter_receives_a_gradient(config):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_gradients_of_the_embedding_tables_reach_the_tokens_that_are_there():
+def test_only_word_embeddings_of_tokens_in_the_prompts_get_a_gradient():
     model = build().train()
     loss_of(model(images(), PROMPTS)).backward()
     table = model.text_encoder.bert.embeddings.word_embeddings.weight.grad
@@ -166,7 +166,7 @@ def test_gradients_of_the_embedding_tables_reach_the_tokens_that_are_there():
     ) - {0}
 
 
-def test_a_frozen_batch_norm_stays_as_it_is_in_training():
+def test_training_does_not_change_the_statistics_of_frozen_batch_norms():
     model = build(GRADIENT_CONFIGS["efficientnet"]).train()
     before = {name: value.clone() for name, value in model.named_buffers()}
     model(images(), PROMPTS)
@@ -182,7 +182,7 @@ def test_an_ablation_has_fewer_parameters_and_runs(switch):
     assert (out.proposals is None) == (switch == {"language_guided": False})
 
 
-def test_without_fusion_the_image_does_not_know_the_text():
+def test_without_fusion_image_features_do_not_depend_on_the_text():
     for fusion, same in ((True, False), (False, True)):
         model = build(CONFIG.replace(fusion=fusion))
         image = model.image_backbone(images(1), torch.ones(1, 96, 130, dtype=torch.bool))
@@ -201,7 +201,7 @@ def test_static_queries_are_the_same_for_every_image_and_text():
     assert torch.equal(queries.boxes[0], queries.boxes[1])
 
 
-def test_text_modes_differ_in_what_a_phrase_sees():
+def test_text_modes_differ_in_what_a_phrase_depends_on():
     def features(mode, phrases):
         model = build(CONFIG.replace(text_mode=mode))
         prompt = gd.prompts.tokenize([phrases])
@@ -210,7 +210,7 @@ def test_text_modes_differ_in_what_a_phrase_sees():
     for mode, alone in (("sub-sentence", True), ("word-by-word", True), ("whole-sentence", False)):
         first, second = features(mode, ["red circle", "cat"]), features(mode, ["red circle", "blue square"])
         assert torch.allclose(first, second, atol=1e-5) == alone, mode
-    # word by word, "circle" does not know that it is red; in a phrase it does
+    # word by word, the features of "circle" do not depend on the colour before it; in a phrase they do
     for mode, alone in (("word-by-word", True), ("sub-sentence", False)):
         red, blue = features(mode, ["red circle"])[-1], features(mode, ["blue circle"])[-1]
         assert torch.allclose(red, blue, atol=1e-5) == alone, mode
@@ -231,7 +231,7 @@ def test_a_model_in_bfloat16_runs():
     assert torch.isfinite(out.boxes).all()
 
 
-def test_built_modules_are_taken():
+def test_a_built_module_replaces_the_part_of_the_configuration():
     swin = Swin(width=12, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), window=5)
     backbone = ImageBackbone(swin, CONFIG.width, CONFIG.levels, temperature=20.0)
     model = gd.GroundingDINO(CONFIG, image_backbone=backbone).eval()
@@ -249,7 +249,7 @@ def test_nano_is_small():
     assert out.boxes.shape == (1, 100, 4)
 
 
-def test_configurations_survive_json_and_refuse_nonsense():
+def test_configurations_survive_json_and_refuse_wrong_values():
     import json
 
     config = gd.GroundingDINOConfig.base(fusion=False)
@@ -262,11 +262,11 @@ def test_configurations_survive_json_and_refuse_nonsense():
 
 
 def test_importing_needs_no_compiler_network_or_gpu():
-    """All that the package gives, which it imports when asked for."""
+    """The package imports each public name at first use, so the test asks for all of them."""
     code = """if True:
         import socket
         def connect(*_):
-            raise SystemExit("the network is asked")
+            raise SystemExit("something wants the network")
         socket.socket.connect = socket.getaddrinfo = connect
         import gdino_lib
         for name in gdino_lib.__all__:
@@ -282,7 +282,7 @@ def test_importing_needs_no_compiler_network_or_gpu():
     assert initialised == "False"
 
 
-def test_framed_phrases_are_read_between_the_frame_tokens():
+def test_framed_phrases_are_read_between_cls_and_sep():
     encoder = build(CONFIG.replace(text_framed=True)).text_encoder
     prompt, vocabulary = gd.prompts.tokenize([["remote control", "cat"]]), gd.prompts.tokenizer()
     phrase = prompt.blocks[0] == 1  # with its "."
@@ -292,7 +292,7 @@ def test_framed_phrases_are_read_between_the_frame_tokens():
         torch.testing.assert_close(encoder.encode(prompt)[0][phrase], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_landmark_draws_the_words_of_a_phrase_and_nothing_else():
+def test_a_landmark_moves_the_words_of_a_phrase_and_no_other_tokens():
     encoder = build(CONFIG.replace(text_framed=True)).text_encoder
     prompt = gd.prompts.tokenize([["remote control", "dog"]])  # [CLS] remote control . dog . [SEP]
     words, dog = prompt.phrases[0] == 0, prompt.phrases[0] == 1
@@ -302,12 +302,14 @@ def test_a_landmark_draws_the_words_of_a_phrase_and_nothing_else():
         drawn = encoder.encode(prompt)[0]
     aside = LANDMARK_SHARE * (plain[dog].mean(0) - plain[words].mean(0))
     torch.testing.assert_close(drawn[words], plain[words] + aside, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(drawn[~words], plain[~words], rtol=1e-4, atol=1e-5)  # signs, and its own landmark
+    torch.testing.assert_close(
+        drawn[~words], plain[~words], rtol=1e-4, atol=1e-5
+    )  # special tokens, ".", and the landmark itself
     assert aside.abs().max() > 0.01
 
 
-def test_the_landmarks_most_like_a_phrase_draw_it_most():
-    """By hand; landmarks that are set anew take the place of those before."""
+def test_a_phrase_moves_most_towards_the_landmarks_most_like_it():
+    """Expected features are computed by hand. `set_landmarks` is called twice: the second call replaces the landmarks."""
     encoder, names = build(CONFIG).text_encoder, ["red cat", "blue house", "car"]
 
     def words(phrase):
@@ -323,6 +325,6 @@ def test_the_landmarks_most_like_a_phrase_draw_it_most():
     shares = (torch.cosine_similarity(means, mean, dim=-1) / LANDMARK_TEMPERATURE).softmax(0)
     torch.testing.assert_close(drawn, plain + LANDMARK_SHARE * (shares @ means - mean), rtol=1e-4, atol=1e-5)
     assert shares.max() > 1.5 * shares.min()
-    with pytest.raises(ValueError, match="names: expected at least one that was learned, got none"):
+    with pytest.raises(ValueError, match="names: expected at least one learned name, got none"):
         encoder.set_landmarks([])
     assert len(encoder.landmarks) == 3

@@ -1,4 +1,4 @@
-"""Equal to transformers' port with copied weights, part by part, so that a difference is found where it arises."""
+"""With copied weights, each part gives the results of the port in transformers, so a difference is found where it arises."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def pair(request):
 
 
 def inputs(height, width, batch=3, padded=True, dtype=torch.float32):
-    """Random images, the second padded below and at the right."""
+    """Random images; the second is padded at the bottom and the right."""
     images = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height)).to(dtype)
     mask = torch.ones(batch, height, width, dtype=torch.bool)
     if padded and batch > 1:
@@ -32,7 +32,7 @@ def inputs(height, width, batch=3, padded=True, dtype=torch.float32):
 
 
 def run_both(pair, images, mask, prompts):
-    """(the port's output, ours), and what passed between the parts of each, by name."""
+    """(the port's output, our output, the port's intermediate results by name, ours)."""
     peer, ours = pair
     seen = {"peer": {}, "ours": {}}
 
@@ -74,7 +74,8 @@ def compare(pair, images, mask, prompts, tolerance=1e-4, logit_tolerance=None):
         close(image.features, peer[name][0], tolerance, f"{name}, image")
         close(text.features[real], peer[name][1][real], tolerance, f"{name}, text")
 
-    # the scores of the chosen, in falling order: where they agree, any other order is one of equals
+    # Scores of the chosen tokens, in falling order. If they agree, the choices differ among tokens of equal score only.
+    # The boxes then come in another order, so our decoder gets the port's.
     scores = mine.proposals.logits.max(-1).values
     best = theirs.enc_outputs_class.max(-1).values.topk(scores.shape[1], dim=1).values.to(scores)
     close(scores, best, logit_tolerance or tolerance, "selection")
@@ -95,7 +96,7 @@ def compare(pair, images, mask, prompts, tolerance=1e-4, logit_tolerance=None):
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
 def test_a_padded_batch_with_different_prompts(pair, size):
-    assert compare(pair, *inputs(*size)), "no ties here: compared from end to end"
+    assert compare(pair, *inputs(*size)), "no tokens of equal score, so the comparison must run from end to end"
 
 
 def test_one_image(pair):
@@ -103,7 +104,8 @@ def test_one_image(pair):
 
 
 def test_double_precision(pair, monkeypatch):
-    # both compute the image's positions in float32, and sines differ in the last bit with the memory layout: the port gets ours
+    # Both models compute the image's positions in float32, and the last bit of a sine depends on the memory layout. So the
+    # port gets our positions.
     peer, ours = pair
 
     def positions(values, mask):
@@ -118,7 +120,7 @@ def test_double_precision(pair, monkeypatch):
         peer.float(), ours.float()
 
 
-def test_positions_equal_the_ports(pair):
+def test_positions_equal_those_of_the_port(pair):
     peer, ours = pair
     mask = inputs(37, 53)[1]
     theirs = peer.model.backbone.position_embedding(torch.zeros(1), mask)
@@ -136,7 +138,7 @@ def test_each_decoder_layer(pair):
         mine = ours(images, prompts, mask)
         for number, state in enumerate(states):
             close(ours.decoder.norm(state), theirs.intermediate_hidden_states[:, number], what=f"layer {number}")
-            # the boxes and logits of a layer, by the port's own heads
+            # the layer's boxes and logits, computed by the port's heads
             reference = (
                 theirs.init_reference_points if number == 0 else theirs.intermediate_reference_points[:, number - 1]
             )

@@ -1,4 +1,4 @@
-"""Equal to what the authors' own code computed; `tests/helpers/official.py` recorded it and says how."""
+"""Logits and boxes equal those of the authors' own code, which `tests/helpers/official.py` recorded; it says how."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_logits_and_boxes_equal_the_recorded_ones(record, case):
     torch.testing.assert_close(out.logits, record[f"{case}/logits"], rtol=0, atol=1e-4)
 
 
-def test_the_record_is_worth_comparing_with(record):
+def test_recorded_logits_and_boxes_vary(record):
     for case in CASES:
         assert record[f"{case}/boxes"].std() > 0.1
         assert record[f"{case}/logits"].std() > 0.5

@@ -1,4 +1,4 @@
-"""timm's backbones: their maps and gradients, and batch norms folded for inference."""
+"""Backbones of timm: their maps and gradients, and batch norms folded for inference."""
 
 import copy
 
@@ -22,7 +22,7 @@ def norms(module):
 
 
 def learned(name):
-    """A backbone in evaluation mode whose batch norms do something, in double precision."""
+    """A backbone in evaluation mode and double precision, with batch norms that change their input."""
     torch.manual_seed(0)
     backbone = TimmBackbone(name).eval().double()
     for norm in norms(backbone):
@@ -34,9 +34,9 @@ def learned(name):
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "convnext_atto"])
-def test_a_timm_backbone_gives_timms_maps_and_gradients(name):
+def test_maps_and_gradients_equal_those_of_timm(name):
     torch.manual_seed(0)
-    ours = TimmBackbone(name).train().double()  # rounding in float32 moves values over a ReLU's kink
+    ours = TimmBackbone(name).train().double()  # in float32, rounding moves values across a ReLU's zero
     theirs = (
         timm.create_model(name, features_only=True, out_indices=(1, 2, 3) if "convnext" in name else (2, 3, 4))
         .eval()
@@ -60,7 +60,7 @@ def test_a_timm_backbone_gives_timms_maps_and_gradients(name):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-9 * largest.item(), rtol=1e-8, msg=parameter)
 
 
-def test_a_timm_backbone_follows_every_change_of_its_weights():
+def test_maps_follow_every_change_of_the_weights():
     torch.manual_seed(0)
     ours = TimmBackbone("tf_efficientnet_lite0").eval()
     theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)).eval()
@@ -73,7 +73,7 @@ def test_a_timm_backbone_follows_every_change_of_its_weights():
             for one, other in zip(ours(pixels), theirs(pixels), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-4 * other.abs().max().item(), rtol=1e-4)
 
-    def exchange() -> None:  # as a moving average does
+    def exchange() -> None:  # as an exponential moving average does
         weight.data = torch.randn_like(weight)
 
     changes = [
@@ -103,7 +103,7 @@ def test_a_timm_backbone_follows_every_change_of_its_weights():
         ("resnet18", 0),
         ("mobilenetv3_small_050", 0),
         ("convnext_atto", 0),
-        ("densenet121", 62),  # these stand before their convolutions
+        ("densenet121", 62),  # batch norms before their convolutions cannot be folded
     ],
 )
 @pytest.mark.parametrize("size", [(72, 101), (97, 64)])
@@ -116,11 +116,13 @@ def test_folded_batch_norms_give_the_same_maps(name, left, size):
     pixels = torch.randn(2, 3, *size, dtype=torch.float64)
     for ours, expected in zip(folded(pixels), plain(pixels), strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-12 * expected.abs().max().item(), rtol=1e-10)
-    for ours, expected in zip(fold_batch_norms(folded)(pixels), folded(pixels), strict=True):  # twice is once
+    for ours, expected in zip(
+        fold_batch_norms(folded)(pixels), folded(pixels), strict=True
+    ):  # a second call changes nothing
         assert torch.equal(ours, expected)
 
 
-def test_the_names_and_random_weights_are_timms():
+def test_names_and_random_weights_equal_those_of_timm():
     torch.manual_seed(0)
     theirs = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4)).state_dict()
     after = torch.rand(1)
@@ -131,10 +133,12 @@ def test_the_names_and_random_weights_are_timms():
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_folded_model_can_neither_learn_nor_be_saved(tmp_path):
+def test_a_folded_model_can_neither_be_trained_nor_saved(tmp_path):
     model = fold_batch_norms(gd.GroundingDINO(CONFIG).eval())
     for train in (model.train, lambda: train_mode(model)):
-        with pytest.raises(ValueError, match=r"this model is for inference: .*; train the model of gdino_lib\.load$"):
+        with pytest.raises(
+            ValueError, match=r"this model is for inference: .*; train the model that gdino_lib\.load returns$"
+        ):
             train()
     with pytest.raises(
         ValueError, match=r"cannot write .*: this model is for inference, .*; save the model of gdino_lib\.load$"
@@ -145,7 +149,7 @@ def test_a_folded_model_can_neither_learn_nor_be_saved(tmp_path):
         loading.fill(model, loading.Checkpoint(gd.GroundingDINO(CONFIG).state_dict(), CONFIG, "gdino_lib"))
 
 
-def test_what_detects_is_folded_and_what_is_loaded_is_not(tmp_path):
+def test_a_detector_folds_batch_norms_and_load_does_not(tmp_path):
     model = gd.GroundingDINO(CONFIG)
     randomise(model)
     loading.save(model, tmp_path / "small.safetensors")
@@ -172,7 +176,7 @@ def test_a_model_without_a_timm_backbone_stays_as_it_is():
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 1), (4, 1, 1), (1, 2, 1), (3, 2, 2)]
 )
-def test_same_padding_is_timms(size, kernel, stride, dilation):
+def test_same_padding_equals_that_of_timm(size, kernel, stride, dilation):
     theirs = Conv2dSame(4, 4, kernel, stride, dilation=dilation, groups=4).double()
     ours = BackboneConv2d.like(theirs, same_padding=True)
     x = torch.randn(2, 4, *size, dtype=torch.float64)
