@@ -75,7 +75,7 @@ class Decoder(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, text cross-attention, deformable image cross-attention and an MLP; each norm follows the residual.
+    """Self-attention, text cross-attention, deformable image cross-attention and an MLP; a norm follows each residual.
 
     Args:
         width: D; heads: H; levels: L; points: P; ffn_width: hidden width of the MLP.

@@ -150,7 +150,7 @@ class FusionLayer(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """Self-attention within each phrase, then an MLP; each norm follows the residual."""
+    """Self-attention within each phrase, then an MLP; a norm follows each residual."""
 
     def __init__(self, width: int, heads: int, ffn_width: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class TextLayer(nn.Module):
 
 
 class ImageLayer(nn.Module):
-    """Deformable self-attention of the image over all levels, then an MLP; each norm follows the residual."""
+    """Deformable self-attention of the image over all levels, then an MLP; a norm follows each residual."""
 
     def __init__(self, width: int, heads: int, levels: int, points: int, ffn_width: int, dropout: float = 0.0) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ class GroundingDINO(nn.Module):
         Args:
             image, text: tokens of B images and B prompts.
             denoising: for training only: a function from the enhanced text to denoising queries, which are decoded beside
-                the model's own queries. Those cannot attend to the denoising queries. The function is
+                the model's own queries. The model's own queries cannot attend to them. The function is
                 `gdino_lib.training.denoising.noise_queries` with its targets and seeds bound.
         """
         image, text = self.feature_enhancer(image, text)

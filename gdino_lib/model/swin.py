@@ -1,6 +1,6 @@
 """Swin Transformer (arXiv 2103.14030) as Grounding DINO's authors run it.
 
-Like their code, it pads the map before it rolls the map. Images may have any size.
+Like their code, it pads a feature map before it rolls the map to shift the windows. Images may have any size.
 """
 
 from __future__ import annotations

@@ -124,9 +124,9 @@ class TextEncoder(nn.Module):
     def set_landmarks(self, names: Sequence[str]) -> None:
         """Move the features of new names towards those of names that the detector learned, the landmarks.
 
-        The detector has not learned what the BERT features of a new name look like in an image. It has learned this for the
-        landmarks. So the features of a name move part of the way towards the landmarks that are most like it. A learned name
-        hardly moves, because it is most like itself.
+        The detector was trained on BERT's features of the landmarks, not on the features of a new name. So the features of
+        each name move part of the way towards the landmarks that are most like it. A learned name hardly moves, because it
+        is most like itself.
 
         Args:
             names: all names that the training prompts used. They replace earlier landmarks. Before the model is saved, its
