@@ -1,1 +1,1 @@
-"""The operation that everything waits for: multi-scale deformable attention."""
+"""Multi-scale deformable attention: a readable version in PyTorch, and compiled ones in C++ and CUDA."""

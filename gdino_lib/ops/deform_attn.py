@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR, section 4.1; in the paper: section 3.1, the image's attention)."""
+"""Multi-scale deformable attention (Deformable DETR, section 4.1; Grounding DINO uses it in section 3.1)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ def ms_deform_attn(
     attention_weights: Tensor,
     backend: str = "auto",
 ) -> Tensor:
-    """Sample each level at a few points per query and head, and add the samples up, weighted.
+    """Sample each level at a few points per query and head, and return the weighted sum of the samples.
 
     Args:
         value: float [B, N, H, C], the levels one after the other, each row by row.
         spatial_shapes: (height, width) of each level in tokens; N is the sum of their products.
-        sampling_locations: float [B, Q, H, L, P, 2], (x, y) in 0..1 from edge to edge of a level; beyond it lie zeros.
-        attention_weights: float [B, Q, H, L, P]; they add up to 1 over levels and points in the model, not here.
-        backend: "native" is the compiled one (`gdino_lib.ops.native`), "reference" the readable one; "auto" takes what
-            GDINO_OPS in the environment names, else the compiled one where it can be had.
+        sampling_locations: float [B, Q, H, L, P, 2], (x, y); a level extends from 0 to 1. Outside a level all values are 0.
+        attention_weights: float [B, Q, H, L, P], any numbers. In the model they sum to 1 over levels and points.
+        backend: "native", the compiled op (`gdino_lib.ops.native`); "reference", the readable version; or "auto", the
+            backend that GDINO_OPS in the environment names. If GDINO_OPS names none, "auto" is the compiled op where it is
+            available, and the reference elsewhere.
 
     Returns:
         [B, Q, H * C], the dtype of `value`.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown backend.
-        OSError: "native" is asked for and cannot be had; the message says why.
+        OSError: the compiled op is asked for and not available; the message says why.
     """
     choice = (os.environ.get("GDINO_OPS") or "auto") if backend == "auto" else backend
     if choice not in BACKENDS:
@@ -54,11 +55,11 @@ def ms_deform_attn(
 def ms_deform_attn_reference(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """`ms_deform_attn` in plain PyTorch, on any device and dtype: what every other backend must equal."""
+    """`ms_deform_attn` in plain PyTorch, for any device and dtype; every other backend must give its results."""
     batch, _, heads, channels = value.shape
     queries = attention_weights.shape[1]
-    exact = torch.promote_types(value.dtype, torch.float32)  # half precision is widened and rounded once, at the end
-    grids = sampling_locations.to(exact) * 2 - 1  # grid_sample counts from -1 to 1
+    exact = torch.promote_types(value.dtype, torch.float32)  # compute half precision in float32, round at the end
+    grids = sampling_locations.to(exact) * 2 - 1  # grid_sample takes coordinates in -1..1
     samples = []
     for level, (image, (height, width)) in enumerate(
         zip(value.split([h * w for h, w in spatial_shapes], dim=1), spatial_shapes, strict=True)
@@ -75,10 +76,10 @@ def ms_deform_attn_reference(
 
 
 class MultiScaleDeformableAttention(nn.Module):
-    """Attention whose few keys lie where the query itself says: around a reference point or inside a reference box.
+    """Attention to a few points, which the query itself places around a reference point or in a reference box.
 
     Args:
-        width: D; heads: H; levels: L; points: P per level and head.
+        width: D; heads: H; levels: L; points: P, per level and head.
     """
 
     def __init__(self, width: int, heads: int, levels: int, points: int) -> None:
@@ -91,7 +92,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self._reset_parameters()
 
     def _reset_parameters(self) -> None:
-        # untrained, each head looks in a direction of its own, and each point one step further
+        # before training, each head samples in a direction of its own, and each further point lies one step further out
         angle = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -116,7 +117,7 @@ class MultiScaleDeformableAttention(nn.Module):
         """Attend from queries to the image.
 
         Args:
-            query: float [B, Q, D], positions added.
+            query: float [B, Q, D], features plus positions.
             reference: float [B, Q, L, 2] points (x, y), or [B, Q, L, 4] boxes (cx, cy, w, h), in 0..1 of each padded
                 level.
             memory: float [B, N, D], the image tokens.
@@ -129,29 +130,29 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, queries, _ = query.shape
         value = self.value_projection(memory) * mask[..., None]
         value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
-        # (x, y) of all levels' points in one row, which a CPU adds up faster than pairs
+        # all coordinates of a head lie in one row, because a CPU computes long rows faster than pairs
         offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
-        offsets = offsets.to(reference.dtype)  # float32 at least: half precision is coarser than a token
+        offsets = offsets.to(reference.dtype)  # float32 at least: a step of half precision can exceed a token
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
         weights = _softmax(weights).view(batch, queries, self.heads, self.levels, self.points)
         centres = self._for_each_point(reference[..., :2])  # (B, Q, 1, L * P * 2)
         if reference.shape[-1] == 2:
-            # offsets count tokens of their level
+            # offsets are in tokens of their level
             sizes = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
             locations = centres + offsets / self._for_each_point(sizes)
         else:
-            # offsets count shares of half the box
+            # offsets are relative to the box: an offset of P is half its width or height
             locations = centres + offsets / self.points * self._for_each_point(reference[..., 2:]) * 0.5
         locations = locations.view(*weights.shape, 2)
         return self.output_projection(ms_deform_attn(value, spatial_shapes, locations, weights))
 
     def _for_each_point(self, pairs: Tensor) -> Tensor:
-        """[..., L, 2] -> [..., 1, L * P * 2]."""
+        """Repeat the pair of each level for its P points: [..., L, 2] -> [..., 1, L * P * 2]."""
         return torch.cat([pairs] * self.points, dim=-1).flatten(-2)[..., None, :]
 
 
 def _softmax(x: Tensor) -> Tensor:
-    """Softmax over the last dimension; a CPU has vector instructions for rows of 16, so shorter ones are filled up."""
+    """Softmax over the last dimension; on a CPU shorter rows are padded to 16, the width of its vector instructions."""
     count = x.shape[-1]
     if x.device.type != "cpu" or count >= 16:
         return x.softmax(-1)
@@ -164,12 +165,12 @@ def _check_shapes(
     if value.dim() != 4:
         raise ValueError(f"value: expected [B, N, H, C], got {list(value.shape)}")
     batch, tokens, heads, _ = value.shape
-    if tokens != sum(height * width for height, width in spatial_shapes):
-        raise ValueError(f"value has {tokens} tokens, its levels {list(spatial_shapes)} together another number")
+    if tokens != (total := sum(height * width for height, width in spatial_shapes)):
+        raise ValueError(f"value: expected {total} tokens for the levels {list(spatial_shapes)}, got {tokens}")
     expected = (batch, heads, len(spatial_shapes))
     shape = attention_weights.shape
     if len(shape) != 5 or (shape[0], shape[2], shape[3]) != expected or sampling_locations.shape != (*shape, 2):
         raise ValueError(
-            f"expected attention_weights [{batch}, Q, {heads}, {len(spatial_shapes)}, P] and sampling_locations with 2 more, "
-            f"got {list(shape)} and {list(sampling_locations.shape)}"
+            f"expected attention_weights [{batch}, Q, {heads}, {len(spatial_shapes)}, P] and sampling_locations of this "
+            f"shape and a last axis of 2, got {list(shape)} and {list(sampling_locations.shape)}"
         )

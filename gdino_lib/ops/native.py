@@ -1,7 +1,8 @@
-"""The compiled op: its one registration, and its library, which is built when it is first needed and kept.
+"""The compiled op: its registration with PyTorch, and its library, which is built at first use and cached.
 
-Importing this module compiles nothing and cannot fail for want of a compiler. `load_library` finds a library that fits this
-torch in the cache, or builds it; where that is impossible it says so in one line, once, and the readable reference runs.
+Importing this module compiles nothing and needs no compiler. `load_library` looks in the cache for a library that fits the
+installed torch, and builds one if there is none. If the build fails, it prints one line, once, and the readable reference is
+used instead.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from filelock import FileLock
 from torch import Tensor
 
 SOURCES = Path(__file__).parent / "csrc"
-FILES = {  # what is compiled, and what it includes
+FILES = {  # (the file to compile, the file that it includes)
     "cpu": ("deform_attn_cpu.cpp", "cpu_kernels.inc"),
     "cuda": ("deform_attn_cuda.cu", "cuda_kernels.cuh"),
 }
 OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has none
+OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has no OpenMP
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
 _loaded: dict[str, bool] = {}
@@ -52,7 +53,7 @@ torch.library.define(
 def ms_deform_attn(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """`gdino_lib.ms_deform_attn` by the compiled op, which must be loaded; shapes are not checked here."""
+    """`gdino_lib.ms_deform_attn` by the compiled op. The library must be loaded; shapes are not checked here."""
     # locations, weights and sums are float32 at least
     exact = torch.float64 if value.dtype == torch.float64 else torch.float32
     flat = [side for shape in spatial_shapes for side in shape]
@@ -85,13 +86,11 @@ def _backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, Tensor, Tens
 
 
 def _refuse_second_derivative(*_: Any) -> None:
-    raise NotImplementedError("ms_deform_attn has no second derivative; use backend='reference' for one")
+    raise NotImplementedError("ms_deform_attn has no second derivative; backend='reference' has one")
 
 
 def _refuse_vmap(*_: Any) -> None:
-    raise NotImplementedError(
-        "ms_deform_attn has a batch dimension of its own; use it, or backend='reference', with vmap"
-    )
+    raise NotImplementedError("ms_deform_attn does not support vmap; use its batch dimension, or backend='reference'")
 
 
 torch.library.register_autograd("gdino::ms_deform_attn", _backward, setup_context=_keep_inputs)
@@ -99,21 +98,21 @@ torch.library.register_autograd("gdino::ms_deform_attn_backward", _refuse_second
 torch.library.register_vmap("gdino::ms_deform_attn", _refuse_vmap)
 
 
-# --- its library --------------------------------------------------------------------------------------------------------
+# --- the library --------------------------------------------------------------------------------------------------------
 
 
 def load_library(device: str) -> bool:
-    """Make the op ready for tensors on "cpu" or "cuda", building its library if there is none yet.
+    """Load the library for tensors on "cpu" or "cuda"; build it if it does not exist.
 
     Returns:
-        False where that is impossible; one line on standard error said why, the first time.
+        Whether the op can be used. If not, the first call prints one line on standard error, which says why.
     """
     if device not in _loaded:
         try:
             _loaded[device] = False
             _load_or_build(device)
             _loaded[device] = True
-        except OSError as error:  # every way to fail comes as one, with one line
+        except OSError as error:  # `_load_or_build` reports each failure as an OSError of one line
             _why_not[device] = str(error)
             print(f"gdino_lib: {error}; the slower reference is used", file=sys.stderr)
     return _loaded[device]
@@ -125,13 +124,15 @@ def why_not(device: str) -> str:
 
 
 def build(device: str) -> Path:
-    """Build the library anew, whatever the cache holds; the command `gdino build-ops`. An older one stays until then.
+    """Build the library even if the cache holds one; the command `gdino build-ops` does this.
+
+    The old library stays in place until the new one is built.
 
     Returns:
-        Where it lies.
+        The path of the library.
 
     Raises:
-        OSError: no compiler, or the build failed; one line that names the log.
+        OSError: no compiler, or the build failed; the message is one line and names the log.
     """
     folder = cache_folder(device)
     with FileLock(folder / f"{device}.lock"):
@@ -140,19 +141,23 @@ def build(device: str) -> Path:
 
 
 def library_path(device: str) -> Path:
-    """Where the library for this torch, these sources and this machine lies, or would."""
+    """The path of the library for this torch, these sources and this machine; the library may not exist yet."""
     return cache_folder(device) / f"{device}{'.pyd' if os.name == 'nt' else '.so'}"
 
 
 def failure_log(device: str) -> Path:
-    """Where the log of a failed build lies, if there is one."""
+    """The path of the log of a failed build; exists only if the last build failed."""
     return cache_folder(device) / f"{device}-failed.log"
 
 
 def cache_folder(device: str) -> Path:
-    """The folder for this torch, its ABI, its CUDA, this machine and these sources; it exists.
+    """The cache folder for this torch, its ABI, its CUDA, this machine and these sources; it is made if it is missing.
 
-    It lies in GDINO_CACHE, or the user's cache folder; where that cannot be written, in the folder for temporary files.
+    It lies in GDINO_CACHE, or in the user's cache folder if GDINO_CACHE is not set. If that place is not writable, the cache
+    folder lies in the folder for temporary files.
+
+    Raises:
+        OSError: none of these places is writable.
     """
     digest = hashlib.sha256()
     for name in FILES[device]:
@@ -186,14 +191,14 @@ def _load_or_build(device: str) -> None:
         raise OSError(f"there is no compiled op for tensors on {device}")
     path = library_path(device)
     if not path.is_file():
-        with FileLock(cache_folder(device) / f"{device}.lock"):  # of several processes one builds, the others wait
+        with FileLock(cache_folder(device) / f"{device}.lock"):  # one process builds, the others wait
             if failure_log(device).is_file():
                 raise OSError(
-                    f"an earlier build failed, its log is {failure_log(device)}; `gdino build-ops` tries again"
+                    f"an earlier build failed, its log is {failure_log(device)}; run `gdino build-ops` to try again"
                 )
             if not path.is_file():
                 _build(device)
-                return  # building has loaded it
+                return  # the build has loaded the library
     try:
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError) as error:
@@ -201,7 +206,7 @@ def _load_or_build(device: str) -> None:
 
 
 def _build(device: str) -> Path:
-    """Compile beside the final name, load, and move the library there."""
+    """Compile in a temporary folder, load the library, and move it to its final path."""
     tool = compiler(device)
     if tool is None:
         name = "nvcc" if device == "cuda" else os.environ.get("CXX", "c++")
@@ -217,13 +222,13 @@ def _build(device: str) -> Path:
                 name,
                 [str(SOURCES / FILES[device][0])],
                 extra_cflags=[*OPTIMISE, *OPENMP],
-                extra_cuda_cflags=["-O3", "--expt-relaxed-constexpr"],  # the latter for torch's own headers
-                extra_ldflags=list(OPENMP) if os.name != "nt" else [],  # a copy: it is appended to
+                extra_cuda_cflags=["-O3", "--expt-relaxed-constexpr"],  # torch's headers need the second
+                extra_ldflags=list(OPENMP) if os.name != "nt" else [],  # a copy, because `load` appends to it
                 build_directory=str(aside),
                 is_python_module=False,
             )
         os.replace(next(aside.glob(f"{name}*.so")) if os.name != "nt" else next(aside.glob(f"{name}*.pyd")), path)
-    except Exception as error:  # the compiler, ninja, the linker and the loader fail each in its own way
+    except Exception as error:  # compiler, ninja, linker and loader raise different errors
         print(file=sys.stderr)
         log = failure_log(device)
         log.write_text(f"{tool}\n\n{error}\n", encoding="utf-8")
@@ -238,7 +243,8 @@ def _build(device: str) -> Path:
 
 
 def _cpp_extension() -> Any:
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a CUDA that nobody asked for
+    # it would warn of a missing CUDA even when the CPU op is built
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils import cpp_extension
 
     return cpp_extension
@@ -246,17 +252,17 @@ def _cpp_extension() -> Any:
 
 @contextmanager
 def _build_environment(device: str) -> Iterator[None]:
-    """What `cpp_extension` looks for in the environment and may not find there."""
+    """Add what `cpp_extension` needs and does not find in the environment; afterwards, undo all changes."""
     added = {}
-    if shutil.which("ninja") is None:  # an environment that is not activated
+    if shutil.which("ninja") is None:  # it is not on PATH when the virtual environment is not activated
         import ninja
 
         added["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
     if device == "cuda" and not torch.cuda.is_available() and "TORCH_CUDA_ARCH_LIST" not in os.environ:
-        added["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES  # no GPU here tells which one is meant
+        added["TORCH_CUDA_ARCH_LIST"] = CUDA_ARCHITECTURES  # without a GPU, torch cannot tell which to build for
     extension = _cpp_extension()
     libraries = extension.TORCH_LIB_PATH
-    extension.TORCH_LIB_PATH = shlex.quote(libraries)  # it goes to a shell, and may have spaces
+    extension.TORCH_LIB_PATH = shlex.quote(libraries)  # the path goes to a shell and may contain spaces
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
@@ -279,7 +285,7 @@ def _user_cache() -> Path:
 
 
 def _temporary_cache() -> Path | None:
-    """A folder of this user's own, as what lies there is loaded as code; None where somebody else made it."""
+    """A folder that only this user can write to, because its libraries are run as code; None if others can write to it."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     folder = Path(tempfile.gettempdir()) / f"gdino_lib-{user}"
     try:

@@ -1,4 +1,4 @@
-// bfloat16 for the shim: the upper half of a float32.
+// bfloat16 for the shim; a bfloat16 is the upper half of a float32.
 #pragma once
 
 #include "cuda_shim.h"
@@ -12,7 +12,7 @@ inline float __bfloat162float(__nv_bfloat16 half) {
   std::memcpy(&number, &word, 4);
   return number;
 }
-inline __nv_bfloat16 __float2bfloat16_rn(float number) {  // to nearest even
+inline __nv_bfloat16 __float2bfloat16_rn(float number) {  // to nearest, ties to even
   uint32_t word;
   std::memcpy(&word, &number, 4);
   if ((word & 0x7fffffffu) > 0x7f800000u) return {0x7fff};  // NaN

@@ -1,9 +1,9 @@
-// Enough of CUDA to run this project's kernels on a CPU, one thread of the grid at a time. For tests only.
+// The part of CUDA that this project's kernels need, to run them on a CPU, one thread of the grid at a time. For tests only.
 //
 // The blocks of a grid run one after the other, in shuffled order. Each thread of a block is a fiber. It runs until it waits for its warp,
-// in __syncwarp or a shuffle; then some other thread that can go on is drawn by lot. So whatever a kernel leaves unordered happens in
-// another order with each seed. Reported as errors: a warp that waits for a thread which has ended, a partial mask, and loads (__ldg) and
-// atomic additions that are not aligned or lie outside the tensors.
+// in __syncwarp or a shuffle; then a random other thread that can go on runs. So operations that a kernel leaves unordered happen in
+// another order with each seed. Errors are reported for a warp that waits for a thread which has ended, for a partial mask, and for loads
+// (__ldg) and atomic additions that are not aligned or lie outside the tensors.
 #pragma once
 
 #include <ucontext.h>
@@ -46,7 +46,7 @@ namespace cuda_shim {
 constexpr int kWarpSize = 32;
 constexpr size_t kStack = 64 * 1024;
 
-struct Counts {  // of instructions, over all threads
+struct Counts {  // number of instructions, over all threads
   int64_t loads_16_bytes, other_loads, atomics, numbers_added, shuffles;
 };
 
@@ -82,14 +82,14 @@ class Machine {
   uint3 thread_index() const { return {current_, 0, 0}; }
   uint3 block_index() const { return block_; }
 
-  // Waits for the warp; returns what its lane `from` handed in.
+  // Waits for the warp, then returns the number that lane `from` passed.
   template <typename T>
   T exchange(unsigned mask, T mine, unsigned from) {
     static_assert(sizeof(T) <= sizeof(double), "a shuffle moves at most 8 bytes");
     if (mask != 0xffffffffu) error = "a mask without all lanes";
     Fiber& fiber = fibers_[current_];
     Warp& warp = warps_[current_ / kWarpSize];
-    // two sets of slots: a lane may be one exchange ahead of one that has yet to read, never two
+    // Two sets of slots suffice: a lane can be one exchange ahead of a lane that has not read yet, never two.
     auto& slots = warp.slots[fiber.exchanges++ % 2];
     std::memcpy(&slots[current_ % kWarpSize], &mine, sizeof(T));
     if (++warp.arrived == kWarpSize) {
@@ -117,7 +117,7 @@ class Machine {
   static void enter();
 
   void run_block(unsigned threads) {
-    if (threads % kWarpSize != 0) error = "a block of broken warps";
+    if (threads % kWarpSize != 0) error = "a block whose threads do not fill whole warps";
     fibers_.resize(threads);
     warps_.assign(threads / kWarpSize, Warp());
     ready_.resize(threads);

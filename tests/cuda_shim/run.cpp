@@ -5,7 +5,7 @@ namespace {
 
 using cuda_shim::machine;
 
-struct Arguments {  // as in the Python file
+struct Arguments {  // must equal the structure in the Python file
   int64_t dtype;    // 0 float64, 1 float32, 2 float16, 3 bfloat16
   int64_t batch, tokens, queries, heads, channels, levels, points;
   const int64_t* shapes;
@@ -56,7 +56,7 @@ void run(const Arguments& a) {
 
 }  // namespace
 
-// The forward pass, or the backward pass where there is a grad_output. Returns what went wrong, "" if nothing did.
+// Runs the backward pass if there is a grad_output, else the forward pass. Returns an error message, or "".
 extern "C" const char* run_kernel(const Arguments* a, cuda_shim::Counts* counts) {
   machine().error.clear();
   machine().counts = {};
@@ -68,7 +68,7 @@ extern "C" const char* run_kernel(const Arguments* a, cuda_shim::Counts* counts)
   return machine().error.c_str();
 }
 
-// The sizes of the kernel chosen for a type of so many bytes.
+// The sizes of the kernel that is chosen for a type of `bytes` bytes.
 extern "C" void sizes(int64_t bytes, int64_t channels, int64_t* vector, int64_t* lanes) {
   const auto keep = [&](auto v, auto l) { *vector = v, *lanes = l; };
   if (bytes == 8) gdino::choose_sizes<double>(channels, true, keep);
@@ -76,8 +76,8 @@ extern "C" void sizes(int64_t bytes, int64_t channels, int64_t* vector, int64_t*
   if (bytes == 2) gdino::choose_sizes<__half>(channels, true, keep);
 }
 
-// The shim's own test: in which order 4 blocks of 64 threads begin, and what a lane reads of its neighbour's shared memory when it waits
-// for the warp, and when it does not (-1: nothing was there yet).
+// Tests the shim itself: `order` is the order in which 4 blocks of 64 threads begin. `waited` is what each lane reads of its neighbour's
+// shared memory if it waits for the warp, and `hurried` if it does not wait (-1: the neighbour has not written yet).
 extern "C" const char* run_order(uint64_t seed, int64_t* order, int64_t* waited, int64_t* hurried) {
   machine().error.clear();
   int64_t begun = 0;
@@ -96,7 +96,7 @@ extern "C" const char* run_order(uint64_t seed, int64_t* order, int64_t* waited,
   return machine().error.c_str();
 }
 
-// Half of each warp ends early, the other half waits for it: an error.
+// Half of a warp ends early and the other half waits for it, which is an error.
 extern "C" const char* run_deadlock() {
   machine().error.clear();
   machine().launch(1, 32, 0, [] {

@@ -1,10 +1,10 @@
-// The CUDA kernels of multi-scale deformable attention, forward and backward. Only CUDA's own headers are needed: the tests compile this
-// text for every architecture, and with g++, through tests/cuda_shim, to run it on the CPU.
+// The CUDA kernels of multi-scale deformable attention, forward and backward. They need CUDA's own headers only. So the tests can compile
+// this file for every architecture, and compile it with g++ and tests/cuda_shim to run it on the CPU.
 //
-// A row is one head of one query: L * P sampling points, an output of C channels. A group of kLanes neighbouring threads of a warp answers
-// a row, each thread (lane) for kVector channels, 16 bytes. The points come in runs of kLanes. First each lane locates one point of the run
-// and puts down in shared memory what the others need of it; then the group walks through the run, all lanes at the same point. So
-// the arithmetic of a point is done once, not once per lane, and the loads of a corner are one contiguous piece.
+// A row is one head of one query: L * P sampling points, and an output of C channels. A group of kLanes neighbouring threads of a warp
+// computes a row; each thread (lane) computes kVector channels, which are 16 bytes. The group takes the points in runs of kLanes. First,
+// each lane locates one point of the run and writes what the other lanes need to shared memory. Then the group walks through the run, all
+// lanes at the same point. So each point is located once, not once per lane, and the lanes load a corner as one contiguous piece.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -15,8 +15,8 @@
 
 namespace gdino {
 
-constexpr int kThreads = 128;  // a block; small, so that the decoder's 900 queries spread evenly over the multiprocessors
-constexpr int kBlocks = 7;  // of the forward kernel on a multiprocessor, at least: 72 registers a thread, so that loads overlap
+constexpr int kThreads = 128;  // per block; few, so that the decoder's 900 queries spread evenly over the multiprocessors
+constexpr int kBlocks = 7;  // forward kernel: at least this many blocks per multiprocessor, to overlap loads; 72 registers per thread
 constexpr int kMaxLevels = 32;
 constexpr unsigned kWarp = 0xffffffffu;  // all lanes take part in every exchange
 
@@ -26,12 +26,12 @@ struct Problem {
   int32_t heads, channels, levels, points;
 };
 
-struct Levels {  // passed by value: no copy to the device, nothing to wait for
+struct Levels {  // passed to a kernel by value, so that no copy to the device is needed
   int32_t height[kMaxLevels], width[kMaxLevels];
   int32_t start[kMaxLevels];  // the level's first token
 };
 
-// T: type of values and outputs; A: type of locations, weights and sums, float, or double for double. All contiguous.
+// T: type of values and outputs. A: type of locations, weights and sums; double if T is double, else float. All tensors are contiguous.
 template <typename T, typename A>
 struct Forward {
   const T* value;      // [B, N, H, C]
@@ -46,7 +46,7 @@ struct Backward {
   const A* locations;
   const A* weights;
   const T* grad_output;  // [B, Q, H, C]
-  A* grad_value;         // [B, N, H, C], zero at first
+  A* grad_value;         // [B, N, H, C]; must be zero at first
   A* grad_locations;     // every element is written
   A* grad_weights;       // every element is written
 };
@@ -61,8 +61,8 @@ __device__ inline void narrow(double number, double& to) { to = number; }
 __device__ inline void narrow(float number, __half& to) { to = __float2half_rn(number); }
 __device__ inline void narrow(float number, __nv_bfloat16& to) { to = __float2bfloat16_rn(number); }
 
-// kVector neighbouring elements, moved by one instruction. __ldg: nobody writes them while the kernel runs, so that the compiler may load
-// the next point's before this point's additions are done.
+// kVector neighbouring elements, loaded or stored by one instruction. __ldg promises the compiler that nothing writes them while the
+// kernel runs. So the compiler may load elements for the next point before the additions of this point are done.
 template <typename T, int kVector>
 struct alignas(sizeof(T) * kVector) Pack {
   T element[kVector];
@@ -72,7 +72,7 @@ struct alignas(sizeof(T) * kVector) Pack {
     for (int i = 0; i < kVector; ++i) narrow(0, pack.element[i]);
     return pack;
   }
-  // The pack that lies `place` packs further on. An index of 32 bits is added to an address in one instruction.
+  // Loads the pack that lies `place` packs behind `from`. One instruction adds an index of 32 bits to an address.
   __device__ static Pack load(const T* from, int32_t place = 0) {
     Pack pack;
     if constexpr (sizeof(Pack) == 16) {
@@ -87,9 +87,9 @@ struct alignas(sizeof(T) * kVector) Pack {
   __device__ void store(T* to) const { *reinterpret_cast<Pack*>(to) = *this; }
 };
 
-// One sampling point between its four corners: top left, top right, bottom left, bottom right.
+// The four corners of a sampling point: top left, top right, bottom left, bottom right.
 struct alignas(16) Corners {
-  int32_t pack[4];  // where the token's channels begin, counted in packs from the image's first token; -1 outside the level
+  int32_t pack[4];  // where the channels of the corner's token begin, in packs from the image's first token; -1 outside the level
 };
 
 template <typename A>
@@ -100,7 +100,7 @@ struct alignas(16) Shares {
 template <typename A>
 struct Point {
   Corners corners;
-  A dx, dy;  // how far it lies from the top left corner, in tokens
+  A dx, dy;  // distance from the top left corner, in tokens
   A weight, width, height;
 
   __device__ Shares<A> shares() const { return {{(1 - dy) * (1 - dx), (1 - dy) * dx, dy * (1 - dx), dy * dx}}; }
@@ -111,8 +111,8 @@ struct Point {
   }
 };
 
-// Point `index` of a row, whose locations and weights begin there; outside all levels when it does not exist. From token to token it is
-// `stride` packs.
+// Locates point `index` of a row; `locations` and `weights` point to the row's first. A point that does not exist lies outside all
+// levels. Neighbouring tokens are `stride` packs apart.
 template <typename A>
 __device__ Point<A> locate(
     const Problem& p, const Levels& levels, const A* locations, const A* weights, int32_t stride, int32_t index, bool exists) {
@@ -137,14 +137,14 @@ __device__ Point<A> locate(
   return point;
 }
 
-// Each block answers kThreads / kLanes rows. Rows beyond the last one locate no point and write nothing, but stay: the exchanges
-// between lanes count on the whole warp.
+// Each block computes kThreads / kLanes rows. Threads for rows beyond the last one locate no point and write nothing. They do not end
+// early, because an exchange between lanes needs the whole warp.
 template <typename T, typename A, int kVector, int kLanes>
 __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Problem p, const Levels levels, const Forward<T, A> t) {
   __shared__ Corners corners[kThreads];  // each lane's own point of the run
   __shared__ Shares<A> shares[kThreads];
-  const int lane = threadIdx.x % kLanes, group = threadIdx.x - lane;  // group: its first thread
-  // Neighbouring groups answer neighbouring queries of the same head: these look at the same places, and find them in the cache.
+  const int lane = threadIdx.x % kLanes, group = threadIdx.x - lane;  // group: the number of its first thread
+  // Neighbouring groups compute neighbouring queries of the same head. These read the same places, which are then in the cache.
   const int64_t index = int64_t(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;  // of (b, h, q)
   const bool exists = index < p.batch * p.heads * p.queries;
   const int64_t q = index % p.queries, bh = index / p.queries;
@@ -153,9 +153,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Proble
   const int32_t count = p.levels * p.points, stride = p.heads * p.channels / kVector;
   const A *locations = t.locations + 2 * row * count, *weights = t.weights + row * count;
 
-  for (int32_t base = 0; base < (kLanes < 32 ? 1 : p.channels); base += kLanes * kVector) {  // only the widest groups go again
+  for (int32_t base = 0; base < (kLanes < 32 ? 1 : p.channels); base += kLanes * kVector) {  // only the widest groups need several passes
     const int32_t c = base + lane * kVector;
-    const bool works = exists && c < p.channels;  // else the lane only locates points
+    const bool works = exists && c < p.channels;  // if false, the lane only locates points
     const T* values = t.value + (b * p.tokens * p.heads + h) * p.channels + c;
     A sum[kVector] = {};
     for (int32_t first = 0; first < count; first += kLanes) {
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Proble
       for (int32_t i = 0; i < run; ++i) {
         const Corners at = corners[group + i];
         const Shares<A> share = shares[group + i];
-        Pack<T, kVector> pack[4];  // loaded before any is needed: several loads are under way at once
+        Pack<T, kVector> pack[4];  // loaded before the first is used, so that the loads overlap
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           pack[k] = works && at.pack[k] >= 0 ? Pack<T, kVector>::load(values, at.pack[k]) : Pack<T, kVector>::zero();
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Proble
           for (int v = 0; v < kVector; ++v) sum[v] += share.of[k] * widen(pack[k].element[v]);
         }
       }
-      __syncwarp();  // all have read: the next run may be put down
+      __syncwarp();  // all have read, so the next run may overwrite the points
     }
     if (works) {
       Pack<T, kVector> pack;
@@ -189,7 +189,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) forward_kernel(const Proble
   }
 }
 
-// The sum of one number per lane over the group, in every lane: always in the same order, so always the same.
+// The sum of one number per lane over the group, returned to every lane. The order of the additions is fixed, and so is the result.
 template <int kLanes, typename A>
 __device__ A group_sum(A number) {
 #pragma unroll
@@ -197,7 +197,7 @@ __device__ A group_sum(A number) {
   return number;
 }
 
-// How many numbers one atomic addition takes. Hopper and later add four neighbouring float32 at once.
+// How many numbers one atomic instruction adds. From Hopper on, one instruction can add four neighbouring float32 numbers.
 template <typename A, int kVector>
 struct Atomic {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -219,26 +219,26 @@ __device__ void atomic_add(A* to, const A* numbers, A factor) {
   }
 }
 
-// With g the gradient of a row's output, v_k the values at a point's corners, s_k their bilinear shares and w its weight:
-//   products      p_k = g . v_k                                      over the channels: summed over the lanes of the group
+// Let g be the gradient of a row's output, v_k the values at a point's corners, s_k their bilinear weights ("shares") and w the point's
+// attention weight. With the products p_k = g . v_k, summed over the lanes of the group, the gradients are:
 //   weight        sum_k s_k p_k
 //   location      w * width * ((1 - dy)(p_1 - p_0) + dy (p_3 - p_2)), and likewise in y
-//   value at k    w s_k g                                            many rows add to one token: atomically
-// Only the last depends, in its rounding, on the order in which the threads run.
+//   value at k    w s_k g, added atomically, because many rows add to one token
+// Only the rounding of the last depends on the order in which the threads run.
 template <typename T, typename A, int kVector, int kLanes>
 __global__ void __launch_bounds__(kThreads) backward_kernel(const Problem p, const Levels levels, const Backward<T, A> t) {
   __shared__ Corners corners[kThreads];
   __shared__ Shares<A> shares[kThreads];
   const int lane = threadIdx.x % kLanes, group = threadIdx.x - lane;
-  // Neighbouring groups answer different heads of one query: they never add to the same address at the same time.
+  // Neighbouring groups compute different heads of one query, so they never add to the same address at the same time.
   const int64_t row = int64_t(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;  // of (b, q, h)
   const bool exists = row < p.batch * p.queries * p.heads;
   const int64_t b = row / (p.queries * p.heads), h = row % p.heads;
   const int32_t count = p.levels * p.points, stride = p.heads * p.channels / kVector;
   const A *locations = t.locations + 2 * row * count, *weights = t.weights + row * count;
 
-  // For the additions the lanes share out the channels in another way, in stripes: lane 0 takes the first kWidth numbers, lane 1 the next,
-  // ..., until all lanes had their turn, and again. So each instruction adds to one contiguous piece.
+  // For the atomic additions, the channels are distributed in stripes: lane 0 takes the first kWidth numbers, lane 1 the next, and so on;
+  // after the last lane, lane 0 takes the following ones. So the lanes of a group together add to one contiguous piece.
   constexpr int kWidth = Atomic<A, kVector>::kWidth, kStripes = kVector / kWidth;
 
   for (int32_t base = 0; base < (kLanes < 32 ? 1 : p.channels); base += kLanes * kVector) {
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Problem p, con
       const auto pack = Pack<T, kVector>::load(t.grad_output + row * p.channels + c);
       for (int v = 0; v < kVector; ++v) gradient[v] = widen(pack.element[v]);
     }
-    int stripes = 0;  // the lane's own: fewer at the last channels
+    int stripes = 0;  // number of this lane's stripes; fewer at the last channels
 #pragma unroll
     for (int s = 0; s < kStripes; ++s) {
       const int32_t from = base + (s * kLanes + lane) * kWidth;
@@ -264,12 +264,12 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Problem p, con
     }
 
     for (int32_t first = 0; first < count; first += kLanes) {
-      const bool owns = exists && first + lane < count;  // a point of this run
+      const bool owns = exists && first + lane < count;  // this lane has a point of the run
       const Point<A> mine = locate(p, levels, locations, weights, stride, first + lane, owns);
       corners[threadIdx.x] = mine.corners;
       shares[threadIdx.x] = mine.weighted_shares();
       __syncwarp();
-      A product[4] = {};  // of the lane's own point
+      A product[4] = {};  // p_k of this lane's point
       const int32_t run = count - first < kLanes ? count - first : kLanes;
       for (int32_t i = 0; i < run; ++i) {
         const Corners at = corners[group + i];
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Problem p, con
         const A by_x = (1 - mine.dy) * (product[1] - product[0]) + mine.dy * (product[3] - product[2]);
         const A by_y = (1 - mine.dx) * (product[2] - product[0]) + mine.dx * (product[3] - product[1]);
         const int64_t place = row * count + first + lane;
-        const bool again = base > 0;  // more channels of the same row, by the same lane
+        const bool again = base > 0;  // an earlier pass of this lane has written the part of other channels
         t.grad_weights[place] = by_weight + (again ? t.grad_weights[place] : 0);
         t.grad_locations[2 * place] = mine.weight * mine.width * by_x + (again ? t.grad_locations[2 * place] : 0);
         t.grad_locations[2 * place + 1] = mine.weight * mine.height * by_y + (again ? t.grad_locations[2 * place + 1] : 0);
@@ -314,8 +314,8 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Problem p, con
   }
 }
 
-// Calls with_sizes(kVector, kLanes) for a head width: 16 bytes a lane, and as few lanes as cover it, 4 to 32. Heads that are no multiple of
-// 16 bytes, or tensors that do not begin at one, go element by element.
+// Calls with_sizes(kVector, kLanes) for a head of `channels` channels: 16 bytes per lane, and as few lanes as cover the head, 4 to 32. If
+// the head's width or a tensor's address is not a multiple of 16 bytes, each lane computes single elements.
 template <typename T, typename WithSizes>
 void choose_sizes(int64_t channels, bool aligned, WithSizes&& with_sizes) {
   constexpr int kVector = 16 / int(sizeof(T));

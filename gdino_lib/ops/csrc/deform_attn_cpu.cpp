@@ -1,5 +1,5 @@
 // Multi-scale deformable attention on the CPU: `gdino::ms_deform_attn` and its backward pass for tensors on the CPU.
-// The schemas, the shapes' checks and the derivative are registered in Python (gdino_lib/ops/native.py).
+// Python registers the schemas and the derivative (gdino_lib/ops/native.py) and checks the shapes (gdino_lib/ops/deform_attn.py).
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 #include <torch/types.h>
@@ -24,7 +24,7 @@
 #define GDINO_PREFETCH(address)
 #endif
 
-// four lanes chosen from those of two vectors, a's counted 0 to 3, b's 4 to 7
+// four lanes of two vectors: 0 to 3 are the lanes of a, 4 to 7 the lanes of b
 #if defined(__clang__)
 #define GDINO_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #elif defined(__GNUC__)
@@ -38,14 +38,14 @@ struct Problem {
   int64_t batch, tokens, queries, heads, channels, levels, points;
 };
 
-// The level of each of a query's L * P points, filled up to whole runs; A: float, or double for double.
+// For each of a query's L * P points, its level; padded to whole runs. A: double if the values are double, else float.
 template <typename A>
 struct Levels {
   std::vector<A> width, height;
-  std::vector<int32_t> start;  // its first token
+  std::vector<int32_t> start;  // the level's first token
 };
 
-// T: type of values and outputs; A: type of locations, weights and sums. All contiguous.
+// T: type of values and outputs; A: type of locations, weights and sums. All tensors are contiguous.
 template <typename T, typename A>
 struct Forward {
   const T* value;      // [B, N, H, C]
@@ -60,19 +60,19 @@ struct Backward {
   const A* locations;
   const A* weights;
   const T* grad_output;  // [B, Q, H, C]
-  A* grad_value;         // [B, N, H, C], zero at first, as the two others
-  A* grad_locations;
-  A* grad_weights;
+  A* grad_value;         // [B, N, H, C]; must be zero at first
+  A* grad_locations;     // must be zero at first
+  A* grad_weights;       // must be zero at first
 };
 
-constexpr int64_t kRun = 32;    // so many points are located at once ...
-constexpr int64_t kWhole = 16;  // ... or fewer, but a multiple of this
+constexpr int64_t kRun = 32;    // at most this many points are located at once,
+constexpr int64_t kWhole = 16;  // padded to a multiple of this number
 
-struct Bits16 {  // bfloat16, by its bits
+struct Bits16 {  // the bits of a bfloat16
   uint16_t bits;
 };
 
-inline Bits16 round_to_bits16(float number) {  // to nearest even
+inline Bits16 round_to_bits16(float number) {  // to nearest, ties to even
   uint32_t word;
   std::memcpy(&word, &number, 4);
   if ((word & 0x7fffffffu) > 0x7f800000u) return {0x7fc0};  // NaN
@@ -116,7 +116,7 @@ constexpr int kVectorBytes = 64;
 #endif
 #endif
 
-// What this processor can run; GDINO_CPU in the environment (plain, avx2, avx512) asks for less.
+// The instruction sets with kernels of their own. GDINO_CPU in the environment (plain, avx2, avx512) limits the choice.
 enum class Isa { plain, avx2, avx512 };
 
 Isa choose_isa() {
@@ -162,7 +162,7 @@ Levels<A> levels_of(const Problem& p, at::IntArrayRef shapes) {
     }
     start += height * width;
   }
-  const size_t whole = (levels.width.size() + kRun - 1) / kRun * kRun;  // points that fill up a run lie on a level of 0 x 0
+  const size_t whole = (levels.width.size() + kRun - 1) / kRun * kRun;  // padding: points on a level of 0 x 0 tokens
   levels.width.resize(whole);
   levels.height.resize(whole);
   levels.start.resize(whole);
@@ -177,7 +177,7 @@ Problem problem_of(const at::Tensor& value, const at::Tensor& weights) {
 template <typename T, typename A>
 void run_forward(const Problem& p, at::IntArrayRef shapes, const Forward<T, A>& t) {
   const Levels<A> levels = levels_of<A>(p, shapes);
-  constexpr int64_t kQueries = 1024;  // a task: so many queries of one head
+  constexpr int64_t kQueries = 1024;  // at most this many queries of one head are a task
   const int64_t blocks = (p.queries + kQueries - 1) / kQueries;
   at::parallel_for(0, p.batch * p.heads * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -213,7 +213,7 @@ at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes, const at::Te
   } else if (value.scalar_type() == at::kBFloat16) {
     run_forward<Bits16, float>(
         p, shapes, {bits(v), x.const_data_ptr<float>(), w.const_data_ptr<float>(), reinterpret_cast<Bits16*>(output.mutable_data_ptr())});
-  } else {  // float16 has no cheap way to float32 on most processors: once for the whole tensor
+  } else {  // float16 is converted once as a whole: most processors have no fast conversion to float32
     return forward(value.to(at::kFloat), shapes, locations, weights).to(value.scalar_type());
   }
   return output;

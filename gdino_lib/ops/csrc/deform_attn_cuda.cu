@@ -1,5 +1,5 @@
-// Multi-scale deformable attention on a GPU: `gdino::ms_deform_attn` and its backward pass for CUDA tensors; the kernels are in
-// cuda_kernels.cuh. The schemas, the shapes' checks and the derivative are registered in Python (gdino_lib/ops/native.py).
+// Multi-scale deformable attention on a GPU: `gdino::ms_deform_attn` and its backward pass for CUDA tensors. cuda_kernels.cuh has the
+// kernels. Python registers the schemas and the derivative (gdino_lib/ops/native.py) and checks the shapes (gdino_lib/ops/deform_attn.py).
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -22,8 +22,8 @@ Problem problem_of(const at::Tensor& value, const at::Tensor& weights) {
 }
 
 Levels levels_of(at::IntArrayRef shapes) {
-  // The text is put together here: a library that a toolchain linked with its own libstdc++ crashes when it formats a number.
-  static_assert(kMaxLevels == 32, "as the message says");
+  // The message spells the number out: a library that is linked with a toolchain's own libstdc++ crashes when it formats a number.
+  static_assert(kMaxLevels == 32, "the message below says 32");
   TORCH_CHECK(shapes.size() <= 2 * kMaxLevels, "ms_deform_attn: more than 32 levels");
   Levels levels = {};
   int64_t start = 0;
@@ -36,10 +36,10 @@ Levels levels_of(at::IntArrayRef shapes) {
   return levels;
 }
 
-// Whether 16-byte loads may begin here: a contiguous slice of a tensor can begin anywhere.
+// Whether 16-byte loads can begin at the tensor's first element; a contiguous slice of a tensor can begin at any address.
 bool aligned(const at::Tensor& tensor) { return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0; }
 
-// The number of blocks; 0 when there is nothing to do. Within an image the kernels count packs of kVector numbers in 32 bits.
+// The number of blocks; 0 if there is nothing to do. The kernels count the packs of kVector numbers in an image with 32 bits.
 unsigned blocks_for(const Problem& p, int vector, int lanes) {
   const int64_t packs = p.tokens * p.heads * p.channels / vector, rows_per_block = kThreads / lanes;
   const int64_t blocks = (p.batch * p.queries * p.heads + rows_per_block - 1) / rows_per_block;
@@ -80,7 +80,7 @@ void run_backward(
   });
 }
 
-// Calls with_types(a T, an A), which only name types, for the dtype of the values.
+// Calls with_types(T(), A()) for the dtype of the values; only the types of the arguments matter.
 template <typename WithTypes>
 void choose_types(at::ScalarType dtype, WithTypes&& with_types) {
   switch (dtype) {
@@ -93,7 +93,7 @@ void choose_types(at::ScalarType dtype, WithTypes&& with_types) {
 }
 
 at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights) {
-  const c10::cuda::CUDAGuard guard(value.device());  // the tensors' device, whichever is the current one
+  const c10::cuda::CUDAGuard guard(value.device());  // run on the tensors' device, even if another device is current
   const Problem p = problem_of(value, weights);
   const Levels levels = levels_of(shapes);
   const at::Tensor v = value.contiguous(), x = locations.contiguous(), w = weights.contiguous();
@@ -104,7 +104,7 @@ at::Tensor forward(const at::Tensor& value, at::IntArrayRef shapes, const at::Te
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
     const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights) {
-  at::globalContext().alertNotDeterministic("gdino::ms_deform_attn_backward on CUDA");  // the values' gradient is added up atomically
+  at::globalContext().alertNotDeterministic("gdino::ms_deform_attn_backward on CUDA");  // its atomic additions have no fixed order
   const c10::cuda::CUDAGuard guard(value.device());
   const Problem p = problem_of(value, weights);
   const Levels levels = levels_of(shapes);

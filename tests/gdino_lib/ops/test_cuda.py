@@ -1,4 +1,4 @@
-"""The compiled op on a GPU equals the readable reference. Skipped without one; `test_ops_cuda_source` tests the kernels there."""
+"""The compiled op on a GPU equals the readable reference. Without a GPU, `test_cuda_source` tests the kernels."""
 
 import statistics
 
@@ -27,7 +27,7 @@ def library():
 def inputs(
     batch=2, shapes=SHAPES, queries=11, heads=3, channels=32, points=4, dtype=torch.float32, device="cuda:0", reach=0.3
 ):
-    """Random tensors; `reach`: so far beyond the borders do points lie."""
+    """Random tensors; `reach`: how far points lie beyond the borders of a level, as a share of its side."""
     generator = torch.Generator().manual_seed(0)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -47,7 +47,7 @@ def gradient_like(output):
 
 
 def results(function, value, shapes, locations, weights):
-    """Output and three gradients."""
+    """[output, and the gradients of values, locations and weights]."""
     leaves = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
     output = function(leaves[0], shapes, *leaves[1:])
     output.backward(gradient_like(output))
@@ -59,7 +59,7 @@ def compiled(value, shapes, locations, weights):
 
 
 def assert_equal(arguments):
-    """To the reference in float64, from the same inputs; outputs and gradients of values are rounded to their type."""
+    """The op equals the reference computed in float64, up to the rounding of outputs and of the gradients of values."""
     value, shapes, locations, weights = arguments
     actual = results(compiled, *arguments)
     leaves = [tensor.double().requires_grad_() for tensor in (value, locations, weights)]
@@ -94,14 +94,14 @@ def test_equal_for_every_shape(sizes):
 
 
 @pytest.mark.parametrize("sizes", [{"queries": 0}, {"batch": 0}])
-def test_nothing_to_do(sizes):
+def test_no_queries_or_no_images(sizes):
     value, shapes, locations, weights = inputs(**sizes)
     output, *gradients = results(compiled, value, shapes, locations, weights)
     assert output.shape == (value.shape[0], weights.shape[1], 96)
     assert not any(gradient.any() for gradient in gradients)
 
 
-def test_points_that_are_no_numbers_contribute_nothing():
+def test_points_at_nan_or_infinity_contribute_nothing():
     value, shapes, locations, weights = inputs()
     bad = locations.clone()
     bad[:, ::2, :, :, 1, 0] = float("nan")
@@ -113,7 +113,7 @@ def test_points_that_are_no_numbers_contribute_nothing():
         torch.testing.assert_close(actual, expected)
 
 
-def test_tensors_need_not_be_contiguous_nor_aligned():
+def test_tensors_need_not_be_contiguous_or_aligned():
     value, shapes, locations, weights = inputs(channels=8)
     transposed = value.transpose(1, 2).contiguous().transpose(1, 2)
     shifted = torch.cat([value.new_zeros(1), value.flatten()])[1:].view(value.shape)
@@ -127,14 +127,14 @@ def test_tensors_need_not_be_contiguous_nor_aligned():
 
 
 @pytest.mark.parametrize("channels", [8, 24, 32, 64, 128])
-def test_gradients_are_those_of_the_output(channels):
+def test_gradcheck(channels):
     value, shapes, locations, weights = inputs(1, [(3, 4), (2, 2)], 3, 2, channels, 2, torch.float64)
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
-    # the values' gradient is added up atomically: two calls may differ in the last bits
+    # the gradient of the values is summed by atomic additions, so two calls may differ in the last bits
     assert torch.autograd.gradcheck(lambda v, x, w: compiled(v, shapes, x, w), leaves, nondet_tol=1e-12)
 
 
-def test_the_op_keeps_its_contracts():
+def test_opcheck():
     value, shapes, locations, weights = inputs(channels=8, dtype=torch.float64)
     flat = [side for shape in shapes for side in shape]
     leaves = [tensor.requires_grad_() for tensor in (value, locations, weights)]
@@ -142,7 +142,7 @@ def test_the_op_keeps_its_contracts():
 
 
 def test_repeated_runs_agree():
-    """Races would show: everything but the values' gradient is the same bit by bit, that one up to the order of its sums."""
+    """A race would show. All results are bit-equal, but for the values' gradient, whose sums have no fixed order."""
     arguments = inputs(batch=2, shapes=[(16, 16), (4, 4)], queries=700, heads=8)
     first = results(compiled, *arguments)
     for _ in range(50):
@@ -169,7 +169,7 @@ def test_the_current_stream_is_used():
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # what follows must wait for this
+        torch.cuda._sleep(50_000_000)  # all further work on this stream waits
         late = torch.empty_like(value).copy_(value)
         output = compiled(late, shapes, locations, weights)
         done = stream.record_event()
@@ -178,7 +178,7 @@ def test_the_current_stream_is_used():
     assert torch.equal(output, expected)
 
 
-def test_a_cuda_graph_can_hold_it():
+def test_a_cuda_graph_can_capture_the_op():
     value, shapes, locations, weights = inputs()
     compiled(value, shapes, locations, weights)
     torch.cuda.synchronize()
@@ -190,20 +190,20 @@ def test_a_cuda_graph_can_hold_it():
     torch.testing.assert_close(output, compiled(value, shapes, locations, weights), rtol=0, atol=0)
 
 
-def test_the_tensors_device_is_used():
+def test_the_op_runs_on_the_device_of_its_tensors():
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device only")
     with torch.cuda.device(0):
         assert_equal(inputs(device="cuda:1"))
 
 
-def test_more_levels_than_the_kernel_takes():
+def test_more_than_32_levels_are_refused():
     shapes = [(1, 1)] * 33
     with pytest.raises(RuntimeError, match="32 levels"):
         compiled(*inputs(shapes=shapes, channels=8))
 
 
-def test_a_type_without_kernel():
+def test_a_dtype_without_a_kernel_is_refused():
     value, shapes, locations, weights = inputs(channels=8)
     flat = [side for shape in shapes for side in shape]
     with pytest.raises(RuntimeError, match="no kernel"):
@@ -216,7 +216,7 @@ def test_torch_compile_sees_one_node():
     torch.testing.assert_close(function(value, locations, weights), compiled(value * 2, shapes, locations, weights) + 1)
 
 
-def test_autocast_keeps_locations_exact():
+def test_autocast_keeps_locations_in_float32():
     value, shapes, locations, weights = inputs()
     with torch.autocast("cuda", torch.bfloat16):
         output = compiled(value.bfloat16(), shapes, locations, weights)

@@ -1,7 +1,7 @@
-"""The CUDA source without a GPU: nvcc compiles it; g++ compiles its kernels, and they give the reference's outputs and gradients.
+"""The CUDA source, tested without a GPU: nvcc compiles it; g++ compiles its kernels, whose results equal the reference.
 
-g++ does so through `cuda_shim`, which runs the kernels thread by thread in shuffled order. Expected values are the reference's in
-float64, from the inputs as the kernel gets them, so that in half precision only the final rounding of the output is allowed for.
+g++ compiles them with `cuda_shim`, which runs a kernel on the CPU, thread by thread, in shuffled order. The reference computes
+in float64 from the same inputs as the kernel. So in half precision only the final rounding of the output may differ.
 """
 
 import ctypes
@@ -24,10 +24,10 @@ from gdino_lib.ops.deform_attn import ms_deform_attn_reference
 ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "gdino_lib" / "ops" / "csrc"
 SHIM = ROOT / "tests" / "cuda_shim"
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # by their numbers in run.cpp
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]  # in the order of the numbers in run.cpp
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
-GENERATIONS = {"ampere": [], "hopper": ["-D__CUDA_ARCH__=900"]}  # scalar atomic additions, and four at once
-MARGIN = 64  # elements around each tensor that are no kernel's business
+GENERATIONS = {"ampere": [], "hopper": ["-D__CUDA_ARCH__=900"]}  # atomic additions of one number, and of four
+MARGIN = 64  # elements before and behind each tensor, which no kernel may touch
 SHAPES = [(7, 9), (4, 5), (1, 3)]
 
 cuda_resources = load_script("benchmarks/cuda_resources")
@@ -57,7 +57,7 @@ class Counts(ctypes.Structure):
 
 @pytest.fixture(scope="session")
 def shims(request, tmp_path_factory):
-    """{generation: library}; built once per source text."""
+    """{generation: library}; rebuilt when a source changes."""
     compiler = shutil.which("g++")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("the shim needs g++ on Linux")
@@ -92,7 +92,7 @@ def shim(request, shims):
 
 
 class Guarded:
-    """A contiguous tensor between margins of NaN; a kernel that reads there returns NaN, one that writes there is found out."""
+    """A contiguous tensor between margins of NaN: a kernel that reads the margins returns NaN, and `check` detects writes."""
 
     def __init__(self, shape, dtype, content=None, shift=0):
         count = int(np.prod(shape))
@@ -117,13 +117,13 @@ def run(shim, value, shapes, locations, weights, grad_output, seed=0, shift=0):
     """(output, grad_value, grad_locations, grad_weights, counts forward, counts backward) of the kernels.
 
     Args:
-        shift: so many elements behind an address divisible by 16 do values and gradients begin.
+        shift: by how many elements values and gradients are moved from an address that is divisible by 16.
     """
     exact = locations.dtype
     given = [Guarded(t.shape, t.dtype, t, shift) for t in (value, grad_output)]
     given += [Guarded(t.shape, t.dtype, t) for t in (locations, weights)]
     output = Guarded(grad_output.shape, value.dtype)
-    grad_value = Guarded(value.shape, exact, torch.zeros((), dtype=exact))  # added to; the rest must all be written
+    grad_value = Guarded(value.shape, exact, torch.zeros((), dtype=exact))  # a kernel adds to it
     grad_locations, grad_weights = Guarded(locations.shape, exact), Guarded(weights.shape, exact)
     batch, tokens, heads, channels = value.shape
     levels, points = weights.shape[3:]
@@ -143,7 +143,7 @@ def run(shim, value, shapes, locations, weights, grad_output, seed=0, shift=0):
 
 
 def inputs(batch=2, shapes=SHAPES, queries=11, heads=3, channels=8, points=4, dtype=torch.float64, seed=0, reach=0.3):
-    """Random tensors; `reach`: so far beyond the borders do points lie."""
+    """Random tensors; `reach`: how far points lie beyond the borders of a level, as a share of its side."""
     generator = torch.Generator().manual_seed(seed)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -184,17 +184,17 @@ def test_equal_for_every_head_width_and_type(shim, channels, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 3, 12, 33, 70])
-def test_odd_head_widths_go_element_by_element(shim, channels, dtype):
+def test_head_widths_that_are_no_multiple_of_16_bytes(shim, channels, dtype):
     assert_equal(shim, inputs(batch=1, queries=5, heads=2, channels=channels, points=2, dtype=dtype))
 
 
 @pytest.mark.parametrize("channels", [512, 384])
-def test_heads_wider_than_a_warp_go_in_turns(shim, channels):
+def test_heads_too_wide_for_one_pass_of_a_warp(shim, channels):
     assert_equal(shim, inputs(batch=1, shapes=[(3, 4)], queries=3, heads=2, channels=channels))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tensors_may_begin_anywhere(shim, dtype):
+def test_tensors_need_not_be_aligned(shim, dtype):
     aligned, shifted = (assert_equal(shim, inputs(channels=8, dtype=dtype), shift=shift) for shift in (0, 1))
     assert aligned[4].loads_16_bytes > 0
     assert shifted[4].loads_16_bytes == 0
@@ -206,7 +206,7 @@ def test_tensors_may_begin_anywhere(shim, dtype):
         {"batch": 1, "queries": 1, "heads": 1, "points": 1, "shapes": [(1, 1)]},
         {"shapes": [(5, 8)]},
         {"points": 1},
-        {"points": 3, "shapes": [(13, 2), (3, 17), (2, 2), (1, 1), (1, 9)]},  # 15 points: no multiple of the lanes
+        {"points": 3, "shapes": [(13, 2), (3, 17), (2, 2), (1, 1), (1, 9)]},  # 15 points: not a multiple of the lanes
         {"points": 8, "shapes": [(6, 6), (3, 3), (2, 1), (1, 1)]},
         {"batch": 3, "queries": 17, "heads": 5},  # 255 rows: the last block is not full
         {"queries": 0},
@@ -223,7 +223,7 @@ def test_equal_for_every_shape(shim, sizes):
         if (0, 7) not in shapes:
             assert not any(tensor.any() for tensor in results[:4])
             return
-        keep = [0, 2]  # the reference cannot sample an empty level: without it the others must be the same
+        keep = [0, 2]  # the reference cannot sample an empty level, so it gets the other levels alone
         expected = reference(
             value, [shapes[i] for i in keep], locations[:, :, :, keep], weights[:, :, :, keep], grad_output
         )
@@ -236,7 +236,7 @@ def test_equal_for_every_shape(shim, sizes):
 
 
 def test_points_on_borders_and_outside(shim):
-    # powers of two, so that locations hit borders and centres of tokens exactly
+    # the sides are powers of two, so that locations hit borders and centres of tokens exactly
     height, width = 4, 8
     ys = torch.tensor([-2.0, -1.0, -0.5, 0, 0.25, 2, 3.5, 3.75, 4, 4.5, 5, 1e9]) / height
     xs = torch.tensor([-1e30, -1.0, -0.5, 0, 0.5, 4, 7.25, 7.5, 8, 8.5, 9, 40]) / width
@@ -247,7 +247,7 @@ def test_points_on_borders_and_outside(shim):
         assert_equal(shim, (value, shapes, locations.to(dtype), weights, grad_output))
 
 
-def test_points_that_are_no_numbers_contribute_nothing(shim):
+def test_points_at_nan_or_infinity_contribute_nothing(shim):
     value, shapes, locations, weights, grad_output = inputs(channels=32, dtype=torch.float32)
     bad = locations.clone()
     bad[:, ::3, :, :, 1, 0] = float("nan")
@@ -260,7 +260,7 @@ def test_points_that_are_no_numbers_contribute_nothing(shim):
         torch.testing.assert_close(actual.double(), wanted, rtol=0, atol=1e-5 * max(1, wanted.abs().max().item()))
 
 
-def test_values_beside_the_samples_do_not_leak(shim):
+def test_values_of_other_tokens_are_not_read(shim):
     value, shapes, locations, weights, grad_output = inputs(1, [(6, 6)], 9, 2, 32, dtype=torch.float32)
     locations = locations.abs() % 0.5  # tokens 0 to 3 in both directions
     image = value.view(1, 6, 6, 2, 32)
@@ -270,7 +270,8 @@ def test_values_beside_the_samples_do_not_leak(shim):
 
 
 def test_only_the_gradient_of_values_depends_on_the_order(shim):
-    arguments = inputs(batch=1, shapes=[(2, 2)], queries=60, heads=2, channels=32, dtype=torch.float32)  # crowded
+    # four tokens for 60 queries, so that each token is added to many times
+    arguments = inputs(batch=1, shapes=[(2, 2)], queries=60, heads=2, channels=32, dtype=torch.float32)
     runs = [assert_equal(shim, arguments, seed=seed) for seed in range(4)]
     for other in runs[1:]:
         for place in (0, 2, 3):
@@ -290,7 +291,7 @@ def test_loads_and_additions_are_counted(shims):
 
 
 def test_offsets_beyond_32_bits(shim):
-    """Two images of 2**32 values each; of their 32 GiB only what is touched takes memory."""
+    """Two images of 2**32 values each; of their 32 GiB only the pages that are touched take memory."""
     side, heads, channels = 4096, 8, 32
     size = 2 * side * side * heads * channels * 4
     try:
@@ -301,9 +302,8 @@ def test_offsets_beyond_32_bits(shim):
     token = side - 3  # its corners: tokens side - 3 and side - 2
     patch = np.random.default_rng(0).standard_normal((2, 2, heads, channels)).astype(np.float32)
     value[1, token : token + 2, token : token + 2] = patch
-    locations = torch.full(
-        (2, 1, heads, 1, 1, 2), (token + 0.75) / side
-    )  # a quarter right and down of the first corner
+    # a quarter of a token to the right of and below the first corner
+    locations = torch.full((2, 1, heads, 1, 1, 2), (token + 0.75) / side)
     weights = torch.ones(2, 1, heads, 1, 1)
     output, grad_output = torch.zeros(2, 1, heads, channels), torch.ones(2, 1, heads, channels)
     grad_locations, grad_weights = torch.zeros_like(locations), torch.zeros_like(weights)
@@ -337,7 +337,7 @@ def test_the_shim_shuffles(shim):
     assert begun != order(2)[0]
     neighbours = [i ^ 1 for i in range(256)]
     assert waited == neighbours
-    assert hurried != neighbours  # a kernel that does not wait is found out
+    assert hurried != neighbours  # a kernel that does not wait reads wrong numbers
     assert -1 in hurried
     assert set(hurried) & set(neighbours)
     assert b"have ended" in shim.run_deadlock()
@@ -354,7 +354,7 @@ def nvcc():
     return found
 
 
-def test_nothing_spills_at_head_width_32(nvcc):
+def test_no_registers_spill_at_head_width_32(nvcc):
     architectures = cuda_resources.supported(nvcc)
     assert {80, 86, 89, 90} <= set(architectures)
     rows = cuda_resources.measure(nvcc, architectures, [32])
@@ -363,7 +363,7 @@ def test_nothing_spills_at_head_width_32(nvcc):
     assert all(row["registers"] <= 128 and row["resident_warps"] >= 16 for row in rows)
 
 
-def test_resources_are_those_of_the_kernels_that_run(shims):
+def test_cuda_resources_measures_the_kernels_that_are_chosen(shims):
     for size in (2, 4, 8):
         for channels in (1, 4, 8, 12, 16, 24, 32, 33, 40, 64, 96, 128, 256, 512):
             vector, lanes = ctypes.c_int64(), ctypes.c_int64()
@@ -375,7 +375,7 @@ def test_resources_are_those_of_the_kernels_that_run(shims):
 
 @pytest.mark.slow
 def test_the_library_builds_against_torch_and_loads(nvcc, tmp_path):
-    """All kernels, as `torch.utils.cpp_extension` would build them; loaded in a process of its own, no GPU needed."""
+    """Builds all kernels as `torch.utils.cpp_extension` would, and loads them in a new process; needs no GPU."""
     if torch.version.cuda is None:
         pytest.skip("this torch has no CUDA")
     from torch.utils import cpp_extension

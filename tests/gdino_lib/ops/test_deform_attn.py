@@ -1,4 +1,4 @@
-"""The compiled op equals the readable reference, and never stands in the way."""
+"""The compiled op equals the readable reference; if it cannot be built or loaded, the reference runs."""
 
 import os
 import shutil
@@ -21,11 +21,11 @@ SHAPES = [(7, 9), (4, 5), (1, 3)]
 def library():
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         pytest.skip("no C++ compiler")
-    assert native.load_library("cpu"), native.why_not("cpu")  # where there is a compiler, a failed build is a failure
+    assert native.load_library("cpu"), native.why_not("cpu")  # with a compiler, the build must succeed
 
 
 def inputs(batch=2, shapes=SHAPES, queries=11, heads=3, channels=8, points=4, dtype=torch.float64, seed=0, reach=0.3):
-    """Random tensors; `reach`: so far beyond the borders do points lie."""
+    """Random tensors; `reach`: how far points lie beyond the borders of a level, as a share of its side."""
     generator = torch.Generator().manual_seed(seed)
     exact = torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -39,7 +39,7 @@ def inputs(batch=2, shapes=SHAPES, queries=11, heads=3, channels=8, points=4, dt
 
 
 def both(value, shapes, locations, weights, seed=1):
-    """(output and three gradients) of the compiled op and of the reference."""
+    """[output, gradients of values, locations and weights] of the compiled op, and the same of the reference."""
     results = []
     for backend in ("native", "reference"):
         leaves = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
@@ -63,9 +63,9 @@ def test_equal_for_every_head_width(channels):
     assert_equal(inputs(channels=channels, dtype=torch.float32), 1e-5)
 
 
-# a value, gradient or sum rounded to 8 or 11 bits of mantissa is off by at most half a unit of the last
+# sums are float32; rounding to the 8 or 11 significant bits of half precision is off by at most half a unit in the last place
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
-def test_half_precision_sums_in_single(dtype, tolerance):
+def test_half_precision_is_rounded_once(dtype, tolerance):
     assert_equal(inputs(channels=32, dtype=dtype), tolerance)
 
 
@@ -102,13 +102,13 @@ def test_equal_for_any_shape(shapes, batch, queries, heads, channels, points, se
 
 def test_points_on_the_borders_and_on_tokens():
     value, shapes, locations, weights = inputs(shapes=[(4, 4)], queries=81, points=1)
-    grid = torch.linspace(-0.25, 1.25, 9, dtype=torch.float64)  # in steps that meet centres, edges and borders
+    grid = torch.linspace(-0.25, 1.25, 9, dtype=torch.float64)  # includes centres, edges and borders of tokens
     y, x = torch.meshgrid(grid, grid, indexing="ij")
     locations = torch.stack([x, y], -1).view(1, 81, 1, 1, 1, 2).expand_as(locations).contiguous()
     assert_equal((value, shapes, locations, weights), 1e-12)
 
 
-def test_locations_that_are_no_numbers_contribute_nothing():
+def test_points_at_nan_or_infinity_contribute_nothing():
     value, shapes, locations, weights = inputs()
     broken = locations.clone()
     broken[:, :, :, 0] = torch.nan
@@ -119,7 +119,7 @@ def test_locations_that_are_no_numbers_contribute_nothing():
     torch.testing.assert_close(actual, ms_deform_attn_reference(value, shapes, locations, only))
 
 
-def test_what_lies_elsewhere_in_memory():
+def test_inputs_need_not_be_contiguous():
     value, shapes, locations, weights = inputs(channels=16)
     strided = value.transpose(1, 2).contiguous().transpose(1, 2)
     wide = torch.stack([weights, weights], -1)[..., 0]
@@ -129,10 +129,10 @@ def test_what_lies_elsewhere_in_memory():
     assert_equal((strided, shapes, flipped, wide), 1e-12)
 
 
-def test_a_gradient_that_is_not_contiguous():
+def test_the_gradient_of_the_output_need_not_be_contiguous():
     value, shapes, locations, weights = inputs()
     value.requires_grad_()
-    ms_deform_attn(value, shapes, locations, weights, backend="native").sum().backward()  # an expanded one
+    ms_deform_attn(value, shapes, locations, weights, backend="native").sum().backward()  # `sum` expands one number
     expected = torch.autograd.grad(ms_deform_attn_reference(value, shapes, locations, weights).sum(), value)[0]
     torch.testing.assert_close(value.grad, expected)
 
@@ -151,7 +151,7 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 @pytest.mark.parametrize("isa", ["plain", "avx2"])
-def test_older_processors_compute_the_same(isa):
+def test_other_instruction_sets_give_the_same_results(isa):
     code = """if True:
         import test_deform_attn, torch
         from gdino_lib.ops import native
@@ -194,14 +194,14 @@ def test_compile_and_export_see_one_node():
     assert torch.equal(program.module()(value, locations, weights), expected)
 
 
-def test_what_it_does_not_do_is_said():
+def test_second_derivatives_and_vmap_are_refused():
     value, shapes, locations, weights = inputs()
     value.requires_grad_()
     output = ms_deform_attn(value, shapes, locations, weights, backend="native")
     (gradient,) = torch.autograd.grad((output**2).sum(), value, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         gradient.sum().backward()
-    with pytest.raises(NotImplementedError, match="batch dimension of its own"):
+    with pytest.raises(NotImplementedError, match="does not support vmap"):
         torch.vmap(lambda v: ms_deform_attn(v, shapes, locations, weights, backend="native"))(value[None])
 
 
@@ -221,12 +221,12 @@ def test_the_module_runs_under_autocast():
     ("change", "message"),
     [
         (lambda v, s, x, w: (v[0], s, x, w), r"value: expected \[B, N, H, C\]"),
-        (lambda v, s, x, w: (v, [(7, 9)], x, w), "value has 86 tokens, its levels"),
+        (lambda v, s, x, w: (v, [(7, 9)], x, w), r"value: expected 63 tokens for the levels \[\(7, 9\)\], got 86"),
         (lambda v, s, x, w: (v, s, x[..., :1], w), "sampling_locations"),
         (lambda v, s, x, w: (v, s, x, w[:1]), "attention_weights"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(change, message):
+def test_shapes_that_do_not_fit_and_unknown_backends_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(*change(*inputs()), backend="native")
     with pytest.raises(ValueError, match="expected one of auto, native, reference, got 'cuda'"):
@@ -244,7 +244,7 @@ def test_the_source_compiles_for_arm(tmp_path):
     subprocess.run([*command, str(native.SOURCES / native.FILES["cpu"][0])], check=True)
 
 
-# --- finding, building, failing -------------------------------------------------------------------------------------------
+# --- the library: cached, built, or not available -------------------------------------------------------------------------
 
 USE = """if True:
     import torch
@@ -266,15 +266,15 @@ def use(cache, **environment):
     )
 
 
-def test_no_compiler_is_one_line_and_the_reference(tmp_path):
+def test_without_a_compiler_one_line_is_printed_and_the_reference_runs(tmp_path):
     output, error = use(tmp_path, CXX="no-such-compiler", PATH=str(tmp_path)).communicate()
     assert output == "reference\n"
     assert error == "gdino_lib: no compiler (no-such-compiler) for deformable attention; the slower reference is used\n"
 
 
-def test_a_broken_compiler_is_one_line_with_the_log_and_is_not_tried_again(tmp_path):
+def test_a_failed_build_prints_one_line_with_the_log_and_is_not_repeated(tmp_path):
     compiler = tmp_path / "broken-c++"
-    # it tells its version like a sound one, and compiles nothing
+    # it prints its version like a working compiler, but compiles nothing
     compiler.write_text(
         "#!/bin/sh\ncase $1 in -*ver*|-v) exec c++ \"$@\";; esac\necho 'error: out of luck' >&2\nexit 1\n"
     )
@@ -286,14 +286,14 @@ def test_a_broken_compiler_is_one_line_with_the_log_and_is_not_tried_again(tmp_p
     log = line.split("the log is ")[1].split(";")[0]
     with open(log) as file:
         assert "out of luck" in file.read()
-    assert error.count("\n") <= 2  # that it compiles, that it failed
+    assert error.count("\n") <= 2  # "compiling ..." and "did not compile ..."
     output, error = use(tmp_path / "cache", CXX=str(compiler)).communicate()
     assert output == "reference\n"
     assert "an earlier build failed" in error
     assert error.count("\n") == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="owners of folders are POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="the test needs POSIX permissions")
 def test_a_folder_for_temporary_files_that_others_can_write_is_never_used(tmp_path):
     folder = tmp_path / f"gdino_lib-{os.getuid()}"
     folder.mkdir()
@@ -306,13 +306,13 @@ def test_a_folder_for_temporary_files_that_others_can_write_is_never_used(tmp_pa
     assert list(folder.iterdir()) == []
 
 
-def test_the_environment_can_ask_for_the_reference(tmp_path):
+def test_gdino_ops_can_ask_for_the_reference(tmp_path):
     output, error = use(tmp_path, GDINO_OPS="reference").communicate()
     assert (output, error) == ("reference\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_build_once_and_a_cache_that_cannot_be_written_has_a_substitute(tmp_path):
+def test_two_processes_build_once_and_an_unwritable_cache_is_replaced_by_a_temporary_folder(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "tmp").mkdir()
     processes = [use(tmp_path / "file" / "cache", TMPDIR=str(tmp_path / "tmp")) for _ in range(2)]
@@ -330,14 +330,14 @@ def test_two_processes_build_once_and_a_cache_that_cannot_be_written_has_a_subst
     assert error.count("\n") == 1
 
 
-def test_native_that_cannot_be_had_is_an_error_that_says_why(monkeypatch):
+def test_native_without_a_library_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setitem(native._loaded, "cpu", False)
     monkeypatch.setitem(native._why_not, "cpu", "no compiler (c++) for deformable attention")
     with pytest.raises(OSError, match=r"ms_deform_attn: no compiler \(c\+\+\)"):
         ms_deform_attn(*inputs(), backend="native")
 
 
-def test_a_misspelt_choice_is_named(monkeypatch):
+def test_an_unknown_backend_is_refused_with_the_place_that_names_it(monkeypatch):
     arguments = torch.zeros(1, 4, 1, 2), [(2, 2)], torch.zeros(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(ValueError, match="backend of ms_deform_attn: expected one of auto, native, reference, got 'c'"):
         ms_deform_attn(*arguments, backend="c")
@@ -350,7 +350,7 @@ def test_a_misspelt_choice_is_named(monkeypatch):
     assert ms_deform_attn(*arguments).shape == (1, 1, 2)
 
 
-def test_the_environment_decides_only_where_the_caller_does_not(monkeypatch):
+def test_the_argument_backend_beats_gdino_ops(monkeypatch):
     monkeypatch.setitem(native._loaded, "cpu", False)
     monkeypatch.setenv("GDINO_OPS", "native")
     with pytest.raises(OSError, match="ms_deform_attn"):
