@@ -1,7 +1,7 @@
-"""How far a score can be trusted, and the score above which a box is kept, per class.
+"""How well scores are calibrated, and the score threshold of each class.
 
-Both compare scores with how often boxes of that score are right: choose thresholds on validation data, never on those that
-the result is reported on.
+Both compare scores with how often boxes of that score are right. Choose thresholds on validation data, never on the data
+that a result is reported for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Bin:
     """The boxes whose scores lie in `low` <= score < `high` (the last bin includes 1).
 
     Attributes:
-        boxes: how many.
-        confidence: their mean score; precision: the share of them that is right; None for no boxes.
+        boxes: number of boxes.
+        confidence: mean score of the boxes; precision: share of the boxes that is right; both None without boxes.
     """
 
     low: float
@@ -37,8 +37,8 @@ class Calibration:
 
     Attributes:
         error: expected calibration error, the mean absolute difference of confidence and precision over the boxes of all
-            bins; None for no boxes.
-        min_confidence: boxes below it were left out.
+            bins; None without boxes.
+        min_confidence: boxes with a lower score are left out.
         bins: of equal width, from 0 to 1.
     """
 
@@ -55,9 +55,9 @@ def calibrate(matches: Matches, bins: int = 10, min_confidence: float = 0.05) ->
     """Compare scores with the share of boxes that is right.
 
     Args:
-        bins: how many.
-        min_confidence: leave out boxes below it: every image has hundreds of boxes that nobody would show, and they
-            would make any detector look honest.
+        bins: number of bins.
+        min_confidence: leave out boxes with a lower score. Every image has hundreds of boxes with a score near 0, which
+            nobody looks at. With them, any detector would seem well calibrated.
 
     Raises:
         ValueError: no bins.
@@ -81,10 +81,10 @@ def calibrate(matches: Matches, bins: int = 10, min_confidence: float = 0.05) ->
 
 
 def choose_thresholds(matches: Matches) -> Thresholds:
-    """For each class the score that gives the greatest F1, 2 / (1 / precision + 1 / recall).
+    """Choose for each class the score threshold with the greatest F1, 2 / (1 / precision + 1 / recall).
 
-    Of several, the highest. Classes without objects, or never found, get the threshold that is best for all boxes
-    together.
+    Of several such thresholds, the highest is chosen. A class without objects, or of which no object was found, gets the
+    threshold with the greatest F1 for the boxes of all classes together.
 
     Raises:
         ValueError: no object of any class.
@@ -109,7 +109,7 @@ def _best_threshold(confidence: np.ndarray, correct: np.ndarray, objects: int) -
     order = np.argsort(-confidence, kind="stable")
     confidence, found = confidence[order], correct[order].cumsum()
     f1 = 2 * found / (np.arange(1, len(order) + 1) + objects)
-    last = np.append(confidence[1:] < confidence[:-1], True)  # boxes of one score stay or go together
+    last = np.append(confidence[1:] < confidence[:-1], True)  # a threshold keeps or drops all boxes of one score
     best = int(np.where(last, f1, -1).argmax())
-    # the float32 score itself, spelled so that reading it back gives the same number
+    # the float32 score, unrounded, so that the threshold read from a file still keeps the box that has this score
     return float(confidence[best]), float(f1[best])

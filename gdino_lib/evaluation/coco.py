@@ -1,7 +1,7 @@
 """COCO-style average precision of the boxes found in a data set.
 
-Nothing here knows COCO's ids: images go by their file names and classes by their names, and ids 1, 2, ... are given where
-pycocotools wants them. So an id that does not fit is an error, not a precision of 0.
+Images are identified by their file names and classes by their names. Ids 1, 2, ... are made only for pycocotools, so ids
+that do not match cannot give a precision of 0. Results for other images or classes raise an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gdino_lib.evaluation.found_boxes import FoundBoxes, check_found
 if TYPE_CHECKING:
     import supervision as sv
 
-MAX_DETECTIONS = (1, 10, 100)  # per image and class: COCO's
+MAX_DETECTIONS = (1, 10, 100)  # per image and class, as in COCO
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class ClassPrecision:
     """Average precision of one class.
 
     Attributes:
-        name: of the class.
-        objects: how many there are, without crowds.
-        ap, ap50: in 0..1; None where there is no object.
+        name: name of the class.
+        objects: number of objects, without crowds.
+        ap, ap50: in 0..1; None without objects.
     """
 
     name: str
@@ -43,14 +43,14 @@ class ClassPrecision:
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's measures, in 0..1, over all classes that have objects; None where there is no object of that size.
+    """COCO's measures, in 0..1, as means over all classes that have objects; None if there is no object of that size.
 
     Attributes:
-        ap: over the overlaps 0.50, 0.55, ..., 0.95; ap50, ap75: at one of them.
-        ap_small, ap_medium, ap_large: of objects below 32 x 32, below 96 x 96, and larger.
-        recall: mean greatest recall with 100 boxes per image and class.
-        images, objects: how many were looked at; crowds do not count.
-        classes: one entry a class, in the order of `class_names`, those without objects as well.
+        ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95; ap50, ap75: at an IoU of 0.50 and of 0.75.
+        ap_small, ap_medium, ap_large: for objects with an area below 32 x 32 pixels, below 96 x 96 pixels, and larger.
+        recall: mean over the IoU thresholds of the greatest recall with 100 boxes per image and class.
+        images, objects: number of images and of objects; crowds are not counted.
+        classes: one entry per class, in the order of `class_names`, including classes without objects.
     """
 
     ap: float
@@ -66,7 +66,7 @@ class AveragePrecision:
 
     @property
     def without_objects(self) -> tuple[str, ...]:
-        """The classes that have none, and therefore no precision."""
+        """The names of the classes without objects, for which no precision can be computed."""
         return tuple(entry.name for entry in self.classes if not entry.objects)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,17 +76,16 @@ class AveragePrecision:
 
 
 def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections]) -> AveragePrecision:
-    """COCO's average precision by pycocotools.
+    """Compute COCO's average precision with pycocotools.
 
     Args:
-        dataset: the truth; its detection records (those without a caption) count, their boxes repaired as
-            `data_prep.audit` does.
-        found: for each of their file names the boxes found, as `detect_all` gives them.
+        dataset: the ground truth. Only detection records (records without a caption) are used; their boxes are repaired
+            as by `data_prep.audit`.
+        found: the boxes found, by file name, as `detect_all` returns them.
 
     Raises:
-        ValueError: an image without result or a result without image; a class id that is not one, or whose
-            `data["class_name"]` is another class; boxes without score, not finite, or outside their image; no object at
-            all.
+        ValueError: an image without result or a result without image; a class id out of range, or one that does not agree
+            with `data["class_name"]`; boxes without a score, not finite, or outside their image; no objects.
         ModuleNotFoundError: pycocotools is not installed.
     """
     if find_spec("pycocotools") is None:
@@ -128,7 +127,7 @@ def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detecti
 
 
 def _evaluate(records: Sequence[ImageRecord], classes: Sequence[str], found: Sequence[FoundBoxes]) -> Any:
-    """The COCOeval of these boxes, summarised: `stats` and `eval` are there."""
+    """A COCOeval of these boxes that has run, so that its `stats` and `eval` are filled."""
     from pycocotools.cocoeval import COCOeval
 
     number_of = {name: number for number, name in enumerate(classes, start=1)}
@@ -155,7 +154,7 @@ def _annotation(
     image: int, category: int, xyxy: Sequence[float], area: Any = None, crowd: bool = False
 ) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(value) for value in xyxy)
-    measured = isinstance(area, int | float) and area > 0  # COCO's: that of the object's outline
+    measured = isinstance(area, int | float) and area > 0  # COCO gives the area inside the object's outline
     return {
         "image_id": image,
         "category_id": category,
@@ -170,7 +169,7 @@ def _coco(records: Sequence[ImageRecord], classes: Sequence[str], annotations: l
 
     dataset: Any = {
         "images": [{"id": n, "width": r.width, "height": r.height} for n, r in enumerate(records, start=1)],
-        # pycocotools takes an object with id 0 for none
+        # ids begin at 1, because pycocotools treats a match with object 0 as no match
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
         "categories": [{"id": number, "name": name} for number, name in enumerate(classes, start=1)],
     }
@@ -181,5 +180,5 @@ def _coco(records: Sequence[ImageRecord], classes: Sequence[str], annotations: l
 
 
 def _none_if_unmeasured(value: float) -> float | None:
-    """Pycocotools says -1 where there is nothing to measure."""
+    """None for -1, which pycocotools returns where there is nothing to measure."""
     return None if value < 0 else float(value)

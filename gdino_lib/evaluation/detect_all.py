@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gdino_lib.detect.detector import Detector
 
-MAX_PAIRS = 300  # of a box and a class that are evaluated per image, as in the official evaluation
+MAX_PAIRS = 300  # pairs of a box and a class that are evaluated per image, as in the official evaluation
 
 
 def detect_all(
@@ -36,28 +36,29 @@ def detect_all(
     batch_size: int = 16,
     progress: bool = True,
 ) -> dict[str, sv.Detections]:
-    """Ask every detection record for all classes, and keep the 300 surest pairs of a box and a class, however unsure.
+    """Look for all classes in each detection record's image, and keep the 300 pairs of box and class with the best scores.
 
-    So a box counts once for each class that it may be, as in the official evaluation. A user sees its best class alone,
-    which `data["best"]` tells: `match_all` and all that builds upon it go by that.
+    There is no score threshold, and a box counts once for each class, as in the official evaluation. A user sees a box with
+    its best class only; `data["best"]` marks these pairs. `match_all`, and every measure computed from it, uses only them.
 
     Args:
         images: folder that the file names are relative to.
-        phrases: the classes; None: those of `dataset`. For a part of a data set: those of the whole.
-        negatives: ask an image for its own classes and so many others, drawn by `seed` and file name; None: for all. With
-            hundreds of classes that is faster, and easier: there is less to mistake a thing for.
-        batch_size: images read ahead and given to the detector at once.
+        phrases: the classes; None: the classes of `dataset`. For a part of a data set, pass the classes of the whole.
+        negatives: look in each image only for its own classes and this many others, drawn by `seed` and file name; None:
+            for all classes. With hundreds of classes this is faster. It is also easier for the detector, because an object
+            can be mistaken for fewer classes.
+        batch_size: number of images that are read ahead and given to the detector at once.
 
     Returns:
-        For each file name the boxes found; `class_id` is the index in `phrases`.
+        The boxes found, by file name; `class_id` is the index in `phrases`.
 
     Raises:
-        ImageError: an image that cannot be used, named.
-        ValueError: no classes, or two that are the same words to the model; two records for one image.
+        ImageError: an image that cannot be used; the message names it.
+        ValueError: no classes, or two classes that are the same words to the model; two records for one image.
     """
     records = detection_records(dataset)
     names = list(class_names(dataset) if phrases is None else phrases)
-    check_distinct(names)  # the detector would report both as the first
+    check_distinct(names)  # the detector would report two such classes under the first name
     phrases_of = None
     if negatives is not None:
         phrases_of = {record.file_name: _own_and_some_others(record, names, negatives, seed) for record in records}
@@ -85,7 +86,7 @@ def detection_records(dataset: data_prep.Dataset) -> list[ImageRecord]:
     """The records without a caption, repaired.
 
     Raises:
-        ValueError: two of them for one image.
+        ValueError: two records for one image.
     """
     records = [repair(record)[0] for record in dataset.images if record.caption is None]
     seen: set[str] = set()
@@ -107,14 +108,14 @@ def detect_records(
     progress: bool,
     **options: Any,
 ) -> Iterator[tuple[ImageRecord, sv.Detections]]:
-    """Ask each record's image for phrases, and give the record with the boxes found.
+    """Look for phrases in each record's image, and yield the record with the boxes found.
 
     Args:
         images: folder that the file names are relative to.
         phrases: for all images, or {file name: phrases for this image}.
         title: of the progress bar.
-        batch_size: images read ahead and given to the detector at once.
-        options: of the detector.
+        batch_size: number of images that are read ahead and given to the detector at once.
+        options: keyword arguments for the detector.
 
     Raises:
         ImageError: an image that cannot be used.
@@ -123,7 +124,7 @@ def detect_records(
         for part, pictures in read_ahead(records, images, batch_size):
             asked = phrases if isinstance(phrases, list) else [phrases[record.file_name] for record in part]
             results = detector(pictures, asked, **options)
-            assert isinstance(results, list)  # a detector answers a list of images with a list
+            assert isinstance(results, list)  # for a list of images, a detector returns a list
             yield from zip(part, results, strict=True)
             bar.update(len(part))
 
@@ -131,13 +132,13 @@ def detect_records(
 def read_ahead(
     records: Sequence[ImageRecord], images: Path | str, batch_size: int
 ) -> Iterator[tuple[Sequence[ImageRecord], list[Image.Image]]]:
-    """Groups of records with their images; the next group is read while the caller works on this one.
+    """Yield groups of records with their images; the next group is read while the caller works on this one.
 
     Raises:
         ImageError: an image that cannot be used.
     """
     parts = [records[start : start + batch_size] for start in range(0, len(records), batch_size)]
-    with ThreadPoolExecutor(4) as pool:  # Pillow lets go of the interpreter's lock while it decodes
+    with ThreadPoolExecutor(4) as pool:  # Pillow releases the GIL while it decodes
         coming = None
         for number, part in enumerate(parts):
             reading = coming or _submit(pool, part, images)
@@ -146,12 +147,12 @@ def read_ahead(
 
 
 def progress_bar(total: int, title: str, progress: bool) -> tqdm:
-    """A bar of images, on a terminal and after a second."""
+    """A progress bar that counts images; it is shown on a terminal only, after one second."""
     return tqdm(total=total, desc=title, unit=" images", delay=1, disable=None if progress else True)
 
 
 def _own_and_some_others(record: ImageRecord, names: Sequence[str], negatives: int, seed: int) -> list[str]:
-    """The record's own classes and some others, at least one of all, in an order that says nothing."""
+    """The record's own classes and some others, together at least one; sorted, so that the order gives nothing away."""
     own = {box.label for box in record.boxes}
     others = [name for name in names if name not in own]
     drawn = random.Random(f"{seed}/{record.file_name}").sample(

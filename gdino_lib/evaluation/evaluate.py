@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured; None or empty where the data set has nothing to measure it by.
+    """The measures of `evaluate`; a measure is None or empty if the data set has no records for it.
 
     Attributes:
-        precision, counts, calibration, thresholds: of detection records.
-        absent: boxes for classes that an image does not show; empty when every image shows all of them.
-        referring: of grounding records.
+        precision, counts, calibration, thresholds: from the detection records.
+        absent: boxes for classes that an image does not show; empty if every image shows all classes.
+        referring: from the grounding records.
     """
 
     precision: AveragePrecision | None
@@ -60,22 +60,22 @@ def evaluate(
     batch_size: int = 16,
     progress: bool = True,
 ) -> Evaluation:
-    """Measure everything that the data set allows. The class thresholds are those that are best on these very data.
+    """Compute every measure that the data set has records for. The class thresholds are chosen on this data set itself.
 
     Args:
-        dataset: detection records, grounding records or both.
+        dataset: detection records, grounding records (records with a caption), or both.
         images: folder that the file names are relative to.
-        absent: names to ask for where an image does not show them, see `ask_for_absent`; an empty list skips it.
-        thresholds: at which boxes are counted.
+        absent: names for `ask_for_absent`; None: the classes of `dataset`; an empty list skips this measure.
+        thresholds: the score thresholds at which boxes are counted.
 
     Raises:
-        ImageError: an image that cannot be used, named.
-        ValueError: nothing to measure by.
+        ImageError: an image that cannot be used; the message names it.
+        ValueError: no record has a box.
     """
     records, captions = detection_records(dataset), grounding_records(dataset)
     has_objects = any(single_objects(record) for record in records)
     if not has_objects and not captions:
-        raise ValueError(f"none of {len(dataset.images)} records has a box; expected some to measure by")
+        raise ValueError(f"none of {len(dataset.images)} records has a box; expected at least one box to measure by")
     precision = calibration = chosen = referring = None
     counts: tuple[BoxCount, ...] = ()
     absent_counts: tuple[AbsentCount, ...] = ()

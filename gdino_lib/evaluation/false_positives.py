@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AbsentCount:
-    """Boxes for phrases that name nothing in the image, of at least `threshold`: each is wrong.
+    """Number of boxes with a score of at least `threshold` for phrases that name nothing in the image; all are wrong.
 
     Attributes:
-        images: how many were asked; phrases: how often an absent phrase was asked for.
-        boxes: found; images_with_boxes: images in which there was any.
-        by_phrase: boxes for each phrase that got any, most first.
+        images: number of images; phrases: number of absent phrases, summed over the images.
+        boxes: number of boxes; images_with_boxes: number of images with at least one box.
+        by_phrase: number of boxes by phrase, the largest first; phrases without boxes are left out.
     """
 
     threshold: float
@@ -42,7 +42,7 @@ class AbsentCount:
 
     @property
     def boxes_per_image(self) -> float:
-        """Their mean number."""
+        """The mean number of boxes per image."""
         return self.boxes / self.images
 
     def to_json(self) -> dict[str, Any]:
@@ -62,12 +62,12 @@ def ask_for_absent(
     batch_size: int = 16,
     progress: bool = True,
 ) -> tuple[AbsentCount, ...]:
-    """Ask each image only for what it does not show.
+    """Look in each image only for things that it does not show, and count the boxes.
 
     Args:
-        names: what to choose from; None: the classes of `dataset`. A name that tokenises like one of an image's own
-            labels is not absent there.
-        most: at most so many names an image, drawn by `seed`.
+        names: the names to choose from; None: the classes of `dataset`. A name with the same tokens as a label of the
+            image does not count as absent.
+        most: the largest number of names per image; they are drawn by `seed`.
 
     Returns:
         One count for each threshold, over the images that lack at least one of the names.
@@ -92,7 +92,7 @@ def ask_for_absent(
         records,
         images,
         prompts,
-        title="asking for what is absent",
+        title="absent names",
         batch_size=batch_size,
         progress=progress,
         box_threshold=0.0,
@@ -105,7 +105,7 @@ def ask_for_absent(
 
 
 def absent_names(record: ImageRecord, names: Sequence[str]) -> list[str]:
-    """Those of `names` that are the same words as no label of the record."""
+    """The names whose tokens differ from those of all labels of the record."""
     shown = {word_pieces(box.label) for box in record.boxes}
     return [name for name in names if word_pieces(name) not in shown]
 

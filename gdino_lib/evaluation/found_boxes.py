@@ -12,11 +12,11 @@ from data_prep import ImageRecord
 if TYPE_CHECKING:
     import supervision as sv
 
-MAX_OVERHANG = 1.0  # pixels by which a box may leave its image, before it is taken for one of another image
+MAX_OVERHANG = 1.0  # pixels by which a box may extend beyond its image; with more, it may belong to another image
 
 
 class FoundBoxes(NamedTuple):
-    """The boxes found in one image, with what every measure needs.
+    """The boxes found in one image: the fields that every measure needs.
 
     Attributes:
         xyxy: float [n, 4], pixels.
@@ -30,10 +30,10 @@ class FoundBoxes(NamedTuple):
 
     @classmethod
     def of(cls, result: sv.Detections, place: str) -> FoundBoxes:
-        """The same boxes; of an empty result, empty arrays.
+        """The boxes of a detector's result; an empty result gives empty arrays.
 
         Args:
-            place: where they were found, for the message.
+            place: where the boxes were found, for messages.
 
         Raises:
             ValueError: boxes without a class id or a confidence.
@@ -41,18 +41,18 @@ class FoundBoxes(NamedTuple):
         if not len(result):
             return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
         if result.class_id is None or result.confidence is None:
-            raise ValueError(f"{place}: expected a class_id and a confidence each, got none")
+            raise ValueError(f"{place}: expected a class_id and a confidence for each box, got none")
         return cls(result.xyxy, result.confidence, result.class_id)
 
     def only(self, chosen: np.ndarray) -> FoundBoxes:
-        """The boxes that `chosen`, bool [n], says."""
+        """The boxes for which `chosen`, bool [n], is True."""
         return FoundBoxes(self.xyxy[chosen], self.confidence[chosen], self.class_id[chosen])
 
 
 def check_found(
     records: Sequence[ImageRecord], classes: Sequence[str], found: Mapping[str, sv.Detections]
 ) -> list[FoundBoxes]:
-    """The boxes found in each record's image; results that are not about these images and classes are refused.
+    """The boxes found in each record's image, after a check that the results belong to these images and classes.
 
     Raises:
         ValueError: see `gdino_lib.evaluation.coco.average_precision`.

@@ -1,4 +1,4 @@
-"""Which of the boxes found are right: each object is found once, by the surest box of its class that overlaps it."""
+"""Match boxes to objects: each object is found at most once, by the box with the best score of those that overlap it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Matches:
     """All boxes found in a data set, and whether they are right. Boxes that lie in a crowd are left out.
 
     Attributes:
-        classes: names.
+        classes: names of the classes.
         confidence: float64 [n]; correct: bool [n]; class_id: int64 [n], index in `classes`; image: int64 [n], number of
             the image.
-        objects: int64 [images, classes], how many there are.
+        objects: int64 [images, classes], number of objects without crowds.
     """
 
     classes: tuple[str, ...]
@@ -40,16 +40,17 @@ class Matches:
 
 
 def match_all(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections], iou: float = 0.5) -> Matches:
-    """Compare as COCO does at one overlap.
+    """Match boxes to objects as COCO does at one IoU threshold.
 
-    By falling score, each box takes the free object of its class that it overlaps most, if by `iou` at least. A box
-    counts once, as its best class.
+    In order of falling score, each box is matched to the object of its class that it overlaps most. Objects that are matched
+    already are left out, and the IoU must be at least `iou`. Each box counts once, with its best class.
 
     Args:
-        dataset, found: as `average_precision` takes them, with its errors.
+        dataset, found: as for `average_precision`.
+        iou: the threshold, above 0 and at most 1.
 
     Raises:
-        ValueError: results that are not about these images and classes; `iou` outside 0..1.
+        ValueError: as for `average_precision`, or `iou` out of its range.
     """
     if not 0 < iou <= 1:
         raise ValueError(f"iou: expected a number in 0..1, got {iou}")
@@ -86,7 +87,7 @@ def _join(arrays: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
 def _match(
     record: ImageRecord, found: FoundBoxes, classes: tuple[str, ...], iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(right, to be left out), bool [n] each."""
+    """(boxes that are right, boxes to leave out because they lie in a crowd), bool [n] each."""
     correct, ignored = np.zeros(len(found.xyxy), bool), np.zeros(len(found.xyxy), bool)
     for class_id in np.unique(found.class_id):
         boxes = [box for box in record.boxes if box.label == classes[class_id]]
@@ -98,7 +99,8 @@ def _match(
         truth = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64)
         crowd = np.array([is_crowd(box) for box in boxes])
         overlap = box_iou(predicted, truth).numpy()  # (n, objects)
-        # a box lies in a crowd by the share of its own area that does: intersection = overlap / (1 + overlap) * both areas
+        # for a crowd, the share of the box's own area inside it counts, not the IoU;
+        # intersection = IoU / (1 + IoU) * (sum of both areas)
         both = (box_area(predicted)[:, None] + box_area(truth)).numpy()
         within = overlap / (1 + overlap) * both / np.maximum(box_area(predicted).numpy()[:, None], 1e-9)
         free = ~crowd

@@ -15,12 +15,12 @@ THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)  # at which bo
 
 @dataclass(frozen=True)
 class BoxCount:
-    """Boxes against objects when boxes of at least `threshold` are shown.
+    """Number of boxes and of objects when boxes with a score of at least `threshold` are shown.
 
     Attributes:
-        boxes, objects: in all images.
-        correct: boxes that are right, one an object at most.
-        images_with_more: images with more boxes than objects.
+        boxes, objects: numbers over all images.
+        correct: number of boxes that are right, at most one per object.
+        images_with_more: number of images with more boxes than objects.
     """
 
     threshold: float
@@ -40,7 +40,7 @@ class BoxCount:
 
 
 def count_boxes(matches: Matches, thresholds: Sequence[float] = THRESHOLDS) -> tuple[BoxCount, ...]:
-    """Boxes and objects at each threshold."""
+    """Count boxes and objects at each threshold."""
     objects = matches.objects.sum(1)  # (images)
     counts = []
     for threshold in thresholds:

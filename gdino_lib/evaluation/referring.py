@@ -27,8 +27,8 @@ class Miss:
     """A phrase whose box is wrong.
 
     Attributes:
-        image: file name; phrase: as asked.
-        iou: the best overlap of the box with one of the phrase's.
+        image: file name; phrase: the phrase.
+        iou: the largest IoU of the box with a box of the phrase; 0 if no box was found.
     """
 
     image: str
@@ -41,8 +41,8 @@ class ReferringAccuracy:
     """How often the best box for a phrase is right.
 
     Attributes:
-        phrases: how many were asked; correct: how many had a right box; iou: the overlap that it takes.
-        misses: the others.
+        phrases: number of phrases; correct: number of phrases whose box is right; iou: the least IoU of a right box.
+        misses: the phrases whose box is wrong.
     """
 
     phrases: int
@@ -63,9 +63,9 @@ class ReferringAccuracy:
 def referring_accuracy(
     detector: Detector, dataset: data_prep.Dataset, images: Path | str, *, iou: float = 0.5, progress: bool = True
 ) -> ReferringAccuracy:
-    """Ask for each phrase of each grounding record alone, and take the best box however unsure.
+    """Look for each phrase of each grounding record by itself, and take the box with the best score, however low.
 
-    It is right when it overlaps one of the phrase's boxes by `iou` at least (RefCOCO has one each).
+    The box is right if its IoU with a box of the phrase is at least `iou`. In RefCOCO each phrase has one box.
 
     Raises:
         ImageError: an image that cannot be used.
@@ -88,7 +88,10 @@ def referring_accuracy(
 
 
 def grounding_records(dataset: data_prep.Dataset) -> list[ImageRecord]:
-    """The records with a caption and at least one box of a single object, repaired; what is the same phrase to the model is one."""
+    """The records with a caption and at least one box of a single object, repaired.
+
+    Phrases that are the same to the model are merged.
+    """
     records = (phrases_merged(repair(record)[0]) for record in dataset.images if record.caption is not None)
     return [record for record in records if single_objects(record)]
 

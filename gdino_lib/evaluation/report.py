@@ -1,7 +1,8 @@
-"""What `gdino eval` does: measure a detector on a data set, print tables, keep the figures as JSON.
+"""What `gdino eval` does: measure a detector on a data set, print tables, and write the figures as JSON.
 
-Forgetting is measured by two runs on one other data set: the first, before fine-tuning, with `json_file`; the second with
-that file as `compare`, which prints each figure as "before -> now".
+To measure forgetting, run `gdino eval` twice on a data set that the model is not fine-tuned on. The first run, before
+fine-tuning, writes `json_file`. The second run, after fine-tuning, reads this file as `compare` and prints each figure as
+"before -> now".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gdino_lib.detect.thresholds import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate
 from gdino_lib.weights import hub
 
-MAX_LISTED = 5  # misses of referring expressions, phrases that name nothing, classes that have changed
+MAX_LISTED = 5  # entries of each list: missed phrases, absent classes with boxes, classes that have changed
 
 
 def evaluate_files(
@@ -40,26 +41,26 @@ def evaluate_files(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Measure, print, write.
+    """Measure a detector, print the tables, and write the files.
 
     Args:
         data: a CSV, COCO or ODVG file; images: folder that its file names are relative to.
-        model, device, dtype: as `Detector.from_pretrained` takes them.
-        json_file: where the figures go.
-        thresholds_file: where the thresholds go that are best on these data; "" means beside the model, where
-            `thresholds_path` says.
+        model, device, dtype: as for `Detector.from_pretrained`.
+        json_file: file for the figures.
+        thresholds_file: file for the class thresholds, which are chosen on these data; "" is the file beside the model that
+            `thresholds_path` names.
         compare: the `json_file` of an earlier run on the same data.
-        overwrite: replace `json_file` and `thresholds_file`.
+        overwrite: replace `json_file` and `thresholds_file` if they exist.
 
     Returns:
-        What `json_file` gets: "model", "data" and "evaluation" (`Evaluation.to_json`).
+        The content of `json_file`: "model", "data" and "evaluation" (`Evaluation.to_json`).
 
     Raises:
-        FileNotFoundError: a file or folder is not there.
-        FileExistsError: `json_file` or `thresholds_file` is there.
-        ValueError: nothing to measure by; an earlier run on other data; thresholds asked for and no boxes to choose them
-            by; an image, model or file of no use.
-        OSError: not writable.
+        FileNotFoundError: a file or folder does not exist.
+        FileExistsError: `json_file` or `thresholds_file` exists, and `overwrite` is False.
+        ValueError: no record has a box; the earlier run is of other data; thresholds are asked for, and no class has boxes;
+            an image, a model or a file cannot be used.
+        OSError: a file cannot be written.
     """
     thresholds_file = _thresholds_beside(model) if thresholds_file == "" else thresholds_file
     for path in (json_file, thresholds_file):
@@ -75,7 +76,7 @@ def evaluate_files(
     before = None if compare is None else _read_earlier(compare, about)
     result = evaluate(Detector.from_pretrained(model, device, dtype), records, images)
     if thresholds_file is not None and result.thresholds is None:
-        raise ValueError(f"{data}: thresholds need boxes of classes, and there are none")
+        raise ValueError(f"{data}: expected boxes of classes to choose thresholds by, got none")
     document = {"model": str(model), "data": about, "evaluation": result.to_json()}
     show(document["evaluation"], before and before["evaluation"], console or Console())
     if json_file is not None:
@@ -86,7 +87,7 @@ def evaluate_files(
 
 
 def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Console) -> None:
-    """Print the tables of an `Evaluation.to_json`; with an earlier one of the same data, each figure as "before -> now"."""
+    """Print the tables of an `Evaluation.to_json`; with that of an earlier run, print each figure as "before -> now"."""
     earlier = before or {}
     if now["precision"]:
         _show_precision(now, earlier, console)
@@ -107,7 +108,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
             console.print(f"most often for {names}", soft_wrap=True, markup=False, highlight=False)
     if now["referring"]:
         referring = now["referring"]
-        title = f"Referring expressions, right from overlap {referring['iou']}"
+        title = f"Referring expressions, right if the overlap is at least {referring['iou']}"
         columns = {"accuracy": "accuracy", "correct": "right", "phrases": "phrases"}
         old = {"all": earlier["referring"]} if earlier.get("referring") else {}
         _table(console, title, "", columns, {"all": referring}, old)
@@ -130,7 +131,7 @@ def _show_changes(now: Mapping[str, Any], before: Mapping[str, Any], console: Co
         changed = [name for name in new if name in old and round(new[name] - old[name], 3)]
         changed.sort(key=lambda name: -abs(new[name] - old[name]))
         many = f"{len(changed)} of {len(new)}"
-        lines.append(f"classes whose AP has changed: {many}, most of all" if changed else "no class has changed its AP")
+        lines.append(f"classes whose AP changed: {many}; largest changes:" if changed else "no class's AP has changed")
         lines += ["  " + _change(name, old[name], new[name]) for name in changed[:MAX_LISTED]]
     if now["referring"] and before.get("referring"):
         lines.append(_change("referring accuracy", before["referring"]["accuracy"], now["referring"]["accuracy"]))
@@ -172,7 +173,7 @@ def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None,
     def rows(bins: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         return {f"{entry['low']:.1f} to {entry['high']:.1f}": entry for entry in bins}
 
-    title = f"Calibration of scores from {now['min_confidence']}, expected error {error}"
+    title = f"Calibration of scores from {now['min_confidence']}, expected calibration error {error}"
     columns = {"boxes": "boxes", "confidence": "mean score", "precision": "share right"}
     _table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
 
@@ -189,9 +190,9 @@ def _table(
     rows: Mapping[str, Mapping[str, Any]],
     earlier: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Print rows {name: {field: number}}; `columns` are {field: heading}. Where no row has a box, one line says so."""
+    """Print rows {name: {field: number}} under columns {field: heading}; one line if no row has a box."""
     empty = "boxes" in columns and not any(row["boxes"] for row in (*rows.values(), *earlier.values()))
-    # a table would break its title
+    # printed before the table, because a table would break a long title into lines
     console.print(f"[bold]{escape(title)}[/bold]{': no boxes' * empty}", soft_wrap=True, highlight=False)
     if empty:
         return
@@ -218,15 +219,15 @@ def _figure_text(value: float | None) -> str:
 
 
 def _thresholds_beside(model: str | os.PathLike[str]) -> Path:
-    """Where the thresholds of the model's file belong."""
+    """The path for thresholds beside the model's file."""
     if not Path(model).exists():
         hub.check(model)
-        raise ValueError(f"thresholds: {model!r} is no file that they could stand beside; name a file for them")
+        raise ValueError(f"thresholds: {model!r} is not a file, so nothing can be written beside it; name a file")
     return thresholds_path(model)
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
-    """Says now what writing would say after an hour."""
+    """Refuse a file that cannot be written now, before the measurement, which may take an hour."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     if path.is_dir():
@@ -235,10 +236,11 @@ def _check_target(path: Path, overwrite: bool) -> None:
 
 
 def _read_earlier(path: Path | str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """An earlier document, of the same data.
+    """Read the JSON of an earlier run on the same data.
 
     Raises:
-        FileNotFoundError: nothing is there; ValueError: it is something else, or of other data.
+        FileNotFoundError: there is no such file.
+        ValueError: the file has another content, or the run is of other data.
     """
     path = Path(path)
     if not path.is_file():
@@ -255,5 +257,5 @@ def _read_earlier(path: Path | str, about: Mapping[str, Any]) -> dict[str, Any]:
             here, there = (
                 f"{len(v)} {name}" if name == "classes" else f"{v} {name}" for v in (about[name], given[name])
             )
-            raise ValueError(f"{path} is of other data ({there}) than {about['file']} ({here}); nothing to compare")
+            raise ValueError(f"{path} is of other data ({there}) than {about['file']} ({here}); cannot compare")
     return document

@@ -67,7 +67,7 @@ def test_the_tables(data, capsys):
     for name in COLOURS:
         assert cells(printed, name) == [name, "2", "1.000", "1.000", "0.900", "1.000"]
     assert cells(printed, "0.35") == ["0.35", "6", "6", "6", "1.000", "0"]
-    assert "expected error 0.100" in printed
+    assert "expected calibration error 0.100" in printed
     assert "Boxes for classes that 5 images do not show, each of them wrong: no boxes\n" in printed
     assert "Referring" not in printed
     run(data, "hallucinating")
@@ -82,7 +82,7 @@ def test_of_a_model_that_finds_nothing_one_line_each(data, capsys):
     assert cells(printed, "AP") == ["AP", "0.000"]
     assert printed.splitlines()[-3:] == [
         "Boxes against objects: no boxes",
-        "Calibration of scores from 0.05, expected error -: no boxes",
+        "Calibration of scores from 0.05, expected calibration error -: no boxes",
         "Boxes for classes that 5 images do not show, each of them wrong: no boxes",
     ]
 
@@ -126,11 +126,11 @@ def test_forgetting(data, tmp_path, capsys):
     capsys.readouterr()
     run(data, "blind", "--compare", earlier)
     printed = capsys.readouterr().out
-    assert "expected error 0.100 -> -\n" in printed
+    assert "expected calibration error 0.100 -> -\n" in printed
     assert printed.splitlines()[-6:-1] == [
         "Changes since the earlier run",
         "AP 1.000 -> 0.000: -1.000",
-        "classes whose AP has changed: 3 of 3, most of all",
+        "classes whose AP changed: 3 of 3; largest changes:",
         "  red square 1.000 -> 0.000: -1.000",
         "  green square 1.000 -> 0.000: -1.000",
     ]
@@ -146,7 +146,7 @@ def test_forgetting(data, tmp_path, capsys):
     assert cells(printed, "0.35") == ["0.35", "6 -> 0", "6", "6 -> 0", "1.000 -> 0.000", "0"]
     run(data, "perfect", "--compare", earlier)
     printed = capsys.readouterr().out
-    assert printed.splitlines()[-2:] == ["AP 1.000 -> 1.000: +0.000", "no class has changed its AP"]
+    assert printed.splitlines()[-2:] == ["AP 1.000 -> 1.000: +0.000", "no class's AP has changed"]
     assert cells(printed, "red square")[2] == "1.000"
     run(data, "perfect", "--json", tmp_path / "captions.json", file="captions.jsonl")
     capsys.readouterr()
@@ -165,7 +165,7 @@ def test_what_cannot_be_compared(data, tmp_path, capsys):
     capsys.readouterr()
     line = refused(capsys, data, "perfect", "--compare", earlier, file="two.csv")
     assert "is of other data (5 images) than" in line
-    assert "(2 images); nothing to compare" in line
+    assert "(2 images); cannot compare" in line
     assert "no such file" in refused(capsys, data, "perfect", "--compare", tmp_path / "none.json")
     for text in ("{", "[]", "{}", '{"data": {"images": 5}}', '{"data": 3}'):
         earlier.write_text(text)
@@ -177,10 +177,12 @@ def test_thresholds(data, tmp_path, capsys, monkeypatch):
     assert Thresholds.load(tmp_path / "best.json").classes == pytest.approx(dict.fromkeys(COLOURS, 0.9))
     capsys.readouterr()
     assert "--overwrite" in refused(capsys, data, "perfect", "--thresholds-out", tmp_path / "best.json")
-    assert "'tiny' is no file that they could stand beside" in refused(capsys, data, "tiny", "--thresholds-out")
+    assert "'tiny' is not a file, so nothing can be written beside it" in refused(
+        capsys, data, "tiny", "--thresholds-out"
+    )
     assert "no weight file at none.safetensors" in refused(capsys, data, "none.safetensors", "--thresholds-out")
     line = refused(capsys, data, "perfect", "--thresholds-out", tmp_path / "t.json", file="captions.jsonl")
-    assert "thresholds need boxes of classes" in line
+    assert "expected boxes of classes to choose thresholds by, got none" in line
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"")
     monkeypatch.setitem(DETECTORS, str(model), DETECTORS["perfect"])

@@ -1,4 +1,4 @@
-"""Five pictures of coloured squares, and their records."""
+"""Fixtures: five pictures of coloured squares, and their records."""
 
 import pytest
 from made_up_detectors import COLOURS, RECORDS, draw

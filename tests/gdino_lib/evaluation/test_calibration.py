@@ -1,4 +1,4 @@
-"""How far scores can be trusted, and the thresholds that are chosen by them."""
+"""The calibration of scores, and the choice of score thresholds."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_calibration_by_hand():
     assert (last.boxes, second.boxes) == (3, 2)
     assert last.confidence == pytest.approx(2.9 / 3)
     assert last.precision == pytest.approx(2 / 3)
-    assert result.bins[0].boxes == 0, "0.01 is left out"
+    assert result.bins[0].boxes == 0, "the score 0.01 is below min_confidence"
     assert result.bins[0].precision is None
     assert result.error == pytest.approx((3 * (2.9 / 3 - 2 / 3) + 2 * 0.15) / 5)
     values = result.to_json()
@@ -35,7 +35,7 @@ def test_calibration_by_hand():
     assert calibrate(made([], [])).error is None
 
 
-def test_honest_scores_have_no_error():
+def test_calibrated_scores_have_no_error():
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.05, 1, 200_000)
     correct = rng.uniform(size=200_000) < confidence
@@ -71,7 +71,7 @@ def test_no_other_threshold_is_better(boxes, missed):
         assert f1(chosen.classes["cat"]) == pytest.approx(best)
 
 
-def test_thresholds_are_saved_and_kept(tmp_path):
+def test_thresholds_are_saved_loaded_and_applied(tmp_path):
     chosen = Thresholds(0.5, {"red square": 0.8, "blue_square": 0.1}, {"red square": 1.0})
     path = thresholds_path(tmp_path)
     assert path == tmp_path / "thresholds.json"
@@ -96,8 +96,8 @@ def test_thresholds_are_saved_and_kept(tmp_path):
             Thresholds.load(path)
 
 
-def test_a_chosen_threshold_keeps_the_box_that_it_comes_from(dataset, tmp_path):
+def test_a_threshold_that_is_saved_and_loaded_keeps_the_box_with_its_score(dataset, tmp_path):
     found = {name: detections() for name in perfect(dataset)}
-    found["0.png"] = detections(("red square", SQUARES["red square"], 0.1))  # 0.1 is another number in 32 bits
+    found["0.png"] = detections(("red square", SQUARES["red square"], 0.1))  # 0.1 in float32 differs from 0.1
     choose_thresholds(match_all(dataset, found)).save(tmp_path / "t.json")
     assert len(Thresholds.load(tmp_path / "t.json").keep(found["0.png"])) == 1

@@ -1,4 +1,4 @@
-"""Average precision: exact answers for hand-made cases, pycocotools run by hand."""
+"""Average precision: exact values for hand-made cases, and the same values as pycocotools for random ones."""
 
 import contextlib
 import io
@@ -43,11 +43,11 @@ def test_classes_without_objects_are_named_and_do_not_count(dataset):
     values = result.to_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["without_objects"] == ["unicorn"]
-    assert values["ap_large"] is None, "none is that large"
+    assert values["ap_large"] is None, "no square is that large"
 
 
-def test_by_hand(dataset):
-    """Two red squares, one found at once, a false one between: precision 1 up to recall 1/2, then 2/3."""
+def test_average_precision_by_hand(dataset):
+    """By falling score: one red square, a wrong box, the other red square. Precision is 1 up to recall 1/2, then 2/3."""
     found = {name: detections() for name in perfect(dataset)}
     found["0.png"] = detections(("red square", SQUARES["red square"], 0.9))
     found["1.png"] = detections(("red square", (60, 40, 90, 70), 0.8), ("red square", SQUARES["red square"], 0.7))
@@ -73,7 +73,7 @@ SCORED = st.lists(
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(LABELLED, SCORED), min_size=1, max_size=4), st.data())
-def test_equal_to_pycocotools_by_hand(tmp_path_factory, scenes, data):
+def test_random_cases_equal_pycocotools(tmp_path_factory, scenes, data):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -88,7 +88,7 @@ def test_equal_to_pycocotools_by_hand(tmp_path_factory, scenes, data):
         for n, (truth, _) in enumerate(scenes)
     ]
     dataset = data_prep.Dataset(tuple(images), tuple(COLOURS))
-    # some of what is found is what is there, a little off
+    # each object is found a little beside its place; the other boxes are random
     found = {}
     for record, (truth, scored) in zip(images, scenes, strict=True):
         near = [(label, (x1, y1, x2 - 1, y2 - 2), 0.5) for label, (x1, y1, x2, y2) in truth]
@@ -103,7 +103,7 @@ def test_equal_to_pycocotools_by_hand(tmp_path_factory, scenes, data):
             x1, y1, x2, y2 = xyxy
             bbox = [x1, y1, x2 - x1, y2 - y1]
             rows.append({"image_id": n, "category_id": int(class_id) + 1, "bbox": bbox, "score": float(score)})
-    assume(rows)  # pycocotools cannot load none
+    assume(rows)  # pycocotools cannot load an empty list
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         peer = COCOeval(truth, truth.loadRes(rows), "bbox")
@@ -114,7 +114,7 @@ def test_equal_to_pycocotools_by_hand(tmp_path_factory, scenes, data):
     ours = [result.ap, result.ap50, result.ap75, result.ap_small, result.ap_medium, result.ap_large]
     assert ours == expected[:6]
     assert result.recall == expected[8]
-    # and the simpler matching agrees at one overlap: as many right boxes as COCO's
+    # `match_all` finds as many right boxes as pycocotools does at an IoU of 0.5
     matches = match_all(dataset, found)
     right = sum(
         int(((e["dtMatches"][0] > 0) & ~e["dtIgnore"][0]).sum())

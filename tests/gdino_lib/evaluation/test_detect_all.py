@@ -1,4 +1,4 @@
-"""What a detector is asked for in a whole data set."""
+"""Which phrases a detector gets for each image of a data set."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from gdino_lib.evaluation.matching import match_all
 
 
 class Listening(ColourDetector):
-    """Remembers what it was asked for."""
+    """Remembers the phrases that it was given."""
 
     def __init__(self):
         self.asked = []
@@ -24,7 +24,7 @@ class Listening(ColourDetector):
         return super().__call__(images, phrases, **options)
 
 
-def test_an_image_may_be_asked_for_its_own_classes_and_some_others(dataset, folder):
+def test_negatives_limit_the_phrases_to_an_images_own_classes_and_some_others(dataset, folder):
     detector = Listening()
     found = detect_all(detector, dataset, folder, negatives=1, batch_size=2)
     for record, asked in zip(dataset.images, detector.asked, strict=True):
@@ -33,12 +33,12 @@ def test_an_image_may_be_asked_for_its_own_classes_and_some_others(dataset, fold
         assert len(asked) == min(len(own) + 1, len(COLOURS))
     assert average_precision(dataset, found).ap == pytest.approx(1)
     again = Listening()
-    part = replace(dataset, images=dataset.images[1:])  # whatever the other images are
+    part = replace(dataset, images=dataset.images[1:])  # the choice does not depend on the other images
     detect_all(again, part, folder, negatives=1)
     assert again.asked == detector.asked[1:]
 
 
-def test_an_image_without_boxes_is_asked_for_something(dataset, folder):
+def test_an_image_without_boxes_gets_at_least_one_phrase(dataset, folder):
     detector = Listening()
     bare = replace(dataset, images=(replace(dataset.images[0], boxes=()), *dataset.images[1:]))
     detect_all(detector, bare, folder, negatives=0)
@@ -46,7 +46,7 @@ def test_an_image_without_boxes_is_asked_for_something(dataset, folder):
 
 
 class Doubtful(ColourDetector):
-    """Takes each square for the class before its own, rather than for its own."""
+    """Gives each square two classes: the one before its own with score 0.9, its own with score 0.8."""
 
     def __call__(self, images, phrases, **_):
         names = list(COLOURS)
@@ -63,7 +63,7 @@ class Doubtful(ColourDetector):
 
 
 def test_a_box_may_count_for_every_class_as_in_the_official_evaluation(dataset, folder):
-    """The second guess counts for precision, and nowhere else."""
+    """A box's second class counts for average precision, and for no other measure."""
     found = detect_all(Doubtful(), dataset, folder)
     assert 0.3 < average_precision(dataset, found).ap <= 0.5
     assert match_all(dataset, found).correct.tolist() == [False] * 6
@@ -71,12 +71,12 @@ def test_a_box_may_count_for_every_class_as_in_the_official_evaluation(dataset, 
     assert average_precision(dataset, best).ap == 0
 
 
-def test_classes_that_are_one_to_the_model(dataset, folder):
+def test_classes_that_are_the_same_words_to_the_model_are_refused(dataset, folder):
     with pytest.raises(ValueError, match="'cat' and 'Cat' are the same words"):
         detect_all(ColourDetector(), replace(dataset, categories=("cat", "Cat")), folder)
 
 
-def test_a_broken_image_is_named(dataset, folder):
+def test_a_missing_image_is_named(dataset, folder):
     gone = ImageRecord("gone.png", 100, 80, (box("red square", (1, 1, 9, 9)),))
     with pytest.raises(ImageError, match=r"gone\.png': no such file"):
         detect_all(ColourDetector(), replace(dataset, images=(*dataset.images, gone)), folder)

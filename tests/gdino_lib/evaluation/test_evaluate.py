@@ -1,4 +1,4 @@
-"""All measures together, of a detector that is perfect and of a real one."""
+"""All measures together, for a perfect detector and for a real one."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ import gdino_lib as gd
 from gdino_lib.evaluation.evaluate import evaluate
 
 
-def test_evaluate(dataset, folder):
+def test_with_a_perfect_detector(dataset, folder):
     mixed = replace(dataset, images=dataset.images + captions(dataset))
     result = evaluate(ColourDetector(), mixed, folder)
     assert result.precision.ap == 1

@@ -1,4 +1,4 @@
-"""Boxes for what is not there."""
+"""Boxes for things that an image does not show."""
 
 from dataclasses import replace
 

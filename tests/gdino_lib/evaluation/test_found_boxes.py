@@ -1,4 +1,4 @@
-"""Results that do not fit the images and classes are an error."""
+"""Results that do not belong to the images and classes are refused."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def shuffled(dataset):
 
 
 @pytest.mark.parametrize("call", [average_precision, match_all])
-def test_ids_that_do_not_fit(dataset, call):
+def test_results_for_other_images_or_classes_are_refused(dataset, call):
     found = perfect(dataset)
     with pytest.raises(ValueError, match=r"1 images without result, the first is '0\.png'"):
         call(dataset, {name: result for name, result in found.items() if name != "0.png"})
@@ -46,13 +46,13 @@ def test_ids_that_do_not_fit(dataset, call):
         call(dataset, relative)
 
 
-def test_two_records_for_one_image(dataset):
+def test_two_records_for_one_image_are_refused(dataset):
     twice = replace(dataset, images=(*dataset.images, dataset.images[0]))
     with pytest.raises(ValueError, match=r"two records for the image '0\.png'"):
         average_precision(twice, perfect(dataset))
 
 
-def test_nothing_to_measure_by(dataset, folder):
+def test_data_without_objects_are_refused(dataset, folder):
     empty = replace(dataset, images=dataset.images[4:])
     with pytest.raises(ValueError, match="no objects in 1 images"):
         average_precision(empty, perfect(empty))

@@ -1,4 +1,4 @@
-"""Which boxes are right: each object is found once, crowds do not count."""
+"""Matching boxes to objects: each object is found once; boxes in a crowd are left out."""
 
 from made_up_detectors import COLOURS, box, detections
 
@@ -12,10 +12,10 @@ def test_each_object_is_found_once():
     record = ImageRecord("a.png", 100, 80, (box("red square", (0, 0, 20, 20)), box("red square", (50, 0, 70, 20))))
     dataset = data_prep.Dataset((record,), tuple(COLOURS))
     found = detections(
-        ("red square", (0, 0, 20, 18), 0.6),  # second best for an object that is taken
+        ("red square", (0, 0, 20, 18), 0.6),  # a lower score than the box that is matched to this object
         ("red square", (0, 0, 20, 20), 0.9),
-        ("green square", (50, 0, 70, 20), 0.8),  # another class
-        ("red square", (50, 0, 70, 11), 0.5),  # overlaps by 0.55
+        ("green square", (50, 0, 70, 20), 0.8),  # of another class
+        ("red square", (50, 0, 70, 11), 0.5),  # IoU 0.55
     )
     matches = match_all(dataset, {"a.png": found})
     assert matches.correct.tolist() == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""One phrase, one box."""
+"""Referring expressions: one phrase, one box."""
 
 import json
 
@@ -15,7 +15,7 @@ def test_referring(dataset, folder):
     result = referring_accuracy(ColourDetector(), grounding, folder)
     assert (result.phrases, result.correct, result.accuracy, result.misses) == (6, 6, 1.0, ())
     result = referring_accuracy(Hallucinating(), grounding, folder)
-    # the box (0, 0, 20, 20) overlaps (5, 5, 30, 30) by 225 / 800
+    # the IoU of the box (0, 0, 20, 20) and the square (5, 5, 30, 30) is 225 / 800
     assert result.correct == 0
     assert result.misses[0].iou == pytest.approx(225 / 800)
     assert referring_accuracy(Hallucinating(), grounding, folder, iou=0.28).correct == 2
@@ -26,14 +26,14 @@ def test_referring(dataset, folder):
         referring_accuracy(ColourDetector(), dataset, folder)
 
 
-def test_phrases_that_are_the_same_to_the_model_are_one(folder):
+def test_phrases_that_are_the_same_to_the_model_are_merged(folder):
     boxes = (box("the red square", (50, 50, 99, 79)), box("The Red square", SQUARES["red square"]))
     grounding = data_prep.Dataset((ImageRecord("0.png", 100, 80, boxes, "the red square"),))
     result = referring_accuracy(ColourDetector(), grounding, folder)
     assert (result.phrases, result.correct) == (1, 1)
 
 
-def test_any_box_of_a_phrase_will_do(folder):
+def test_a_box_is_right_if_it_fits_any_box_of_the_phrase(folder):
     boxes = (box("the red square", (50, 50, 99, 79)), box("the red square", SQUARES["red square"]))
     grounding = data_prep.Dataset((ImageRecord("0.png", 100, 80, boxes, "the red square"),))
     assert referring_accuracy(ColourDetector(), grounding, folder).correct == 1
