@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Detector", "GroundingDINO", "GroundingDINOConfig", "load", "ms_deform_attn"]
 
-# imported when first asked for, so that `gdino --help` need not wait for torch
-_HOMES = {
+# modules are imported at the first use of a name, so that `gdino --help` does not wait for torch
+_MODULE_OF = {
     "Detector": "gdino_lib.detect.detector",
     "GroundingDINO": "gdino_lib.model.grounding_dino",
     "GroundingDINOConfig": "gdino_lib.config",
@@ -28,6 +28,6 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'gdino_lib' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

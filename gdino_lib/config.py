@@ -1,4 +1,4 @@
-"""Every size and switch of the model, a comment a field, and the presets that know them."""
+"""The model's configuration: all sizes and switches, with a comment for each field, and the presets."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ Epsilon = Annotated[float, Range(0, 0.5, above=True, below=True)]
 
 @dataclass(frozen=True)
 class GroundingDINOConfig(CheckedFields):
-    """What a `GroundingDINO` is built from. The defaults are the official Swin-T model ("tiny").
+    """The sizes and switches of a `GroundingDINO`. The defaults are those of the official Swin-T model ("tiny").
 
     Raises:
-        ValueError: a value out of its range, an unknown name, or sizes that do not divide; one line with the field's name.
+        ValueError: a value of another type or out of its range, or a size that is not the multiple it must be; one line with
+            the field's name.
     """
 
     _unknown: ClassVar[str] = "unknown fields in the model's configuration"
 
     # image
-    short_side: PositiveInt = 800  # pixels; images are resized to this ...
-    long_side: PositiveInt = 1333  # ... unless their long side would exceed this
+    short_side: PositiveInt = 800  # pixels; images are resized to this short side, ...
+    long_side: PositiveInt = 1333  # ... or to this long side if it would be longer
     backbone: str = "swin"  # "swin", or the name of a timm model that gives features at strides 8, 16 and 32
     swin_width: PositiveInt = 96  # channels after the patch embedding; doubles at each stage
     swin_depths: tuple[PositiveInt, ...] = (2, 2, 6, 2)  # blocks per stage
     swin_heads: tuple[PositiveInt, ...] = (3, 6, 12, 24)  # attention heads per stage
     swin_window: PositiveInt = 7  # side of an attention window, in tokens
-    backbone_drop_path: Share = 0.2  # share of residual branches dropped in the last block in training, linear from 0
+    backbone_drop_path: Share = 0.2  # share of residuals dropped in the last block in training; rises linearly from 0
     levels: Annotated[int, Range(3, 5)] = 4  # feature levels L: strides 8, 16, 32, and 64 from a stride-2 convolution
 
     # text: a BERT
@@ -38,14 +39,14 @@ class GroundingDINOConfig(CheckedFields):
     bert_layers: NonNegativeInt = 12
     bert_heads: PositiveInt = 12
     bert_ffn_width: PositiveInt = 3072
-    max_tokens: Annotated[int, Range(4)] = 256  # of a prompt; [CLS], a word, its closing "." and [SEP] are four
-    text_mode: TextMode = "sub-sentence"  # what BERT sees at once: a phrase, the whole prompt, or a word (ablation)
-    text_framed: bool = False  # BERT sees it between [CLS] and [SEP], which one that was trained on sentences needs
-    landmarks: NonNegativeInt = 0  # names that were learned, towards which BERT's features of a phrase are drawn
+    max_tokens: Annotated[int, Range(4)] = 256  # of a prompt; [CLS], one word, its closing "." and [SEP] take 4
+    text_mode: TextMode = "sub-sentence"  # what BERT reads as one sequence; the other two modes are ablations
+    text_framed: bool = False  # put each sequence between [CLS] and [SEP], which a BERT trained on sentences needs
+    landmarks: NonNegativeInt = 0  # number of learned names towards which BERT's features of a phrase move
 
     # feature enhancer, query selection, decoder
     width: PositiveInt = 256  # D
-    heads: PositiveInt = 8  # H, of all attentions on images and queries
+    heads: PositiveInt = 8  # H, of the attentions of image tokens and of queries
     ffn_width: PositiveInt = 2048
     points: PositiveInt = 4  # P, sampling points per level and head
     encoder_layers: NonNegativeInt = 6
@@ -55,13 +56,11 @@ class GroundingDINOConfig(CheckedFields):
     text_ffn_width: PositiveInt = 1024
     fusion_heads: PositiveInt = 4
     fusion_width: PositiveInt = 1024  # inner width of the fusion layer
-    fusion: bool = True  # image and text meet in the enhancer; False: ablation
-    language_guided: bool = (
-        True  # anchors come from the image tokens most like the text; False: learned anchors (ablation)
-    )
+    fusion: bool = True  # image and text attend to each other in the enhancer; False: ablation
+    language_guided: bool = True  # anchors: the image tokens most like the text; False: learned anchors (ablation)
     text_cross_attention: bool = True  # in the decoder; False: ablation
     scaled_logits: bool = False  # MM-Grounding-DINO's head: logits / sqrt(D) + a learned bias
-    shared_box_head: bool = True  # one box MLP for all decoder layers; MM-Grounding-DINO has one each
+    shared_box_head: bool = True  # one box MLP for all decoder layers; MM-Grounding-DINO has one for each
     position_temperature: PositiveFloat = 20.0  # of the image's sine positions
     logit_epsilon: Epsilon = 1e-3  # boxes are clamped to [eps, 1 - eps] before the inverse sigmoid; Hugging Face: 1e-5
 
@@ -87,7 +86,7 @@ class GroundingDINOConfig(CheckedFields):
     def _check_swin(self) -> None:
         if not len(self.swin_depths) == len(self.swin_heads) == 4:
             raise ValueError(
-                f"swin_depths, swin_heads: expected one for each of 4 stages, got {self.swin_depths}, {self.swin_heads}"
+                f"swin_depths, swin_heads: expected 4 values, one per stage, got {self.swin_depths}, {self.swin_heads}"
             )
         for stage, heads in enumerate(self.swin_heads):
             channels = self.swin_width * 2**stage
@@ -115,9 +114,9 @@ class GroundingDINOConfig(CheckedFields):
 
     @classmethod
     def nano(cls, **changes: Any) -> GroundingDINOConfig:
-        """A model for a laptop's CPU: the same parts, 128 wide, 3 + 3 layers, EfficientNet-Lite0, a six-layer BERT."""
+        """A model for a laptop's CPU: the same parts with D = 128, 3 + 3 layers, EfficientNet-Lite0 and a 6-layer BERT."""
         sizes = {
-            "short_side": 256,  # trained at 160 to 288; its second round found as much at 256 as at 288, sooner
+            "short_side": 256,  # trained at 160 to 288; it finds as much at 256 as at 288, in less time
             "long_side": 448,
             "backbone": "tf_efficientnet_lite0",
             "levels": 3,
@@ -133,7 +132,7 @@ class GroundingDINOConfig(CheckedFields):
             "queries": 100,
             "text_ffn_width": 256,
             "fusion_width": 256,
-            "scaled_logits": True,  # begins with scores near 0.01, which training from scratch needs
+            "scaled_logits": True,  # scores begin near 0.01, which training from scratch needs
         }
         return cls(**sizes | changes)
 

@@ -18,7 +18,7 @@ ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-UPRIGHT = {  # EXIF orientation -> what brings the image upright; any other value: upright already
+UPRIGHT = {  # EXIF orientation -> how to turn the image upright; with any other value it is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,13 +30,13 @@ UPRIGHT = {  # EXIF orientation -> what brings the image upright; any other valu
 
 
 def read_image(source: ImageSource) -> Image.Image:
-    """The image, upright and in colour: the pixels that boxes refer to.
+    """Read an image, upright and in colour. Boxes refer to the pixels of the result.
 
-    Pixels are those of the official `Image.open(path).convert("RGB")` (alpha is dropped, not composited; grey is
-    repeated; the first frame of several), but for two cases. EXIF orientation is applied, where the official code
-    ignores it and finds people lying down: so draw boxes on this image, not on the one passed in. And 16-bit grey
-    keeps its high byte, value // 256, which is what PIL itself does with 16-bit colour; converting clips grey
-    instead, and everything above 255 turns white.
+    The pixels equal those of the official `Image.open(path).convert("RGB")`: alpha is dropped, not composited; grey is
+    repeated; of several frames, the first is read. There are two exceptions. First, EXIF orientation is applied. The
+    official code ignores it and sees people lying down. So draw boxes on the image returned here, not on the source.
+    Second, 16-bit grey keeps its high byte, value // 256, as PIL does with 16-bit colour. `convert` clips grey instead,
+    so that all values above 255 turn white.
 
     Args:
         source: a path; a PIL image of any mode but F; or a uint8 array, RGB [H, W, 3] (OpenCV's are BGR:
@@ -44,14 +44,14 @@ def read_image(source: ImageSource) -> Image.Image:
             else as 16 bits.
 
     Returns:
-        Mode RGB, decoded; a file opened here is closed again, and reading the result again changes nothing. A PIL
-        image that is RGB and upright already comes back itself, not a copy.
+        A decoded image of mode RGB. A file that is opened here is closed again. Reading the result again changes
+        nothing. A PIL image that is already RGB and upright is returned itself, not copied.
 
     Raises:
-        FileNotFoundError: nothing stands at the path.
-        ValueError: a folder, a file that PIL cannot read whole or refuses for its size (`Image.MAX_IMAGE_PIXELS`),
-            an image without pixels, values without a fixed range (float arrays, mode F, mode I outside 0..65535),
-            another shape or type.
+        FileNotFoundError: there is no file at the path.
+        ValueError: a folder; a file that PIL cannot read completely or refuses for its size
+            (`Image.MAX_IMAGE_PIXELS`); an image without pixels; values without a fixed range (float arrays, mode F,
+            mode I outside 0..65535); another shape or type.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -59,25 +59,26 @@ def read_image(source: ImageSource) -> Image.Image:
         return _decode(source, f"the PIL image of mode {source.mode}, {source.width} x {source.height}")
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"image: expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
-    name = repr(os.fspath(source))  # quoted: a line break in it stays on the line
+    name = repr(os.fspath(source))  # quoted, so that a line break in it stays on one line
     if not os.path.exists(source):
         raise FileNotFoundError(f"{name}: no such file, expected an image")
     if os.path.isdir(source):
         raise ValueError(f"{name}: expected an image file, got a folder")
     try:
         image = Image.open(source)
-    except Exception as error:  # each of PIL's formats fails in its own way: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # PIL's formats raise different errors: OSError, SyntaxError, struct.error, ...
         raise ValueError(f"{name}: expected an image file that PIL can read, got {reason(error)}") from error
     with image:
         return _decode(image, name)
 
 
 def resized_size(width: int, height: int, short_side: int, long_side: int) -> tuple[int, int]:
-    """The size to resize to: the official rule (DETR's) with its rounding.
+    """The size to resize an image to, by the official rule (DETR's) and its rounding.
 
-    The short side becomes `short_side`; if the long side would then exceed `long_side`, it becomes that instead,
-    give or take what rounding the short side first does (4 x 2000 at 800, 1333 becomes 3 x 1500). Images are
-    enlarged as well. Where the official rule gives a side of 0 (1 x 10000) the result is 1 pixel by `long_side`.
+    The short side becomes `short_side`. If the long side would then exceed `long_side`, the long side becomes
+    `long_side` instead. The rule rounds the short side first, so the long side can differ from `long_side`: 4 x 2000
+    at 800 and 1333 becomes 3 x 1500. Small images are enlarged. If the official rule gives a side of 0, as for
+    1 x 10000, the result is 1 pixel by `long_side`.
 
     Returns:
         Width and height in pixels, each at least 1. The official function returns them the other way round.
@@ -105,11 +106,11 @@ def resized_size(width: int, height: int, short_side: int, long_side: int) -> tu
 def prepare(image: ImageSource, short_side: int = 800, long_side: int = 1333) -> Tensor:
     """Resize and normalise an image as the official code does, bit for bit.
 
-    The filter is PIL's bilinear one on 8-bit values: a triangle as wide as a source pixel when enlarging and as a
-    target pixel when shrinking (antialiased), each pass rounded to 8 bits. Torchvision's tensor resize is another
-    computation: at five sizes from 101 x 77 to 1066 x 800, `v2.functional.resize(antialias=True)` on uint8 differs
-    from it by at most 1 grey level of 255; on average by 0.0024 or less on noise, by up to 0.19 on a photograph.
-    Without antialias the same photograph at 256 x 192 is off by up to 119, 3.5 on average. (Measured by
+    PIL's bilinear filter resizes the 8-bit values. Its triangle is as wide as a source pixel when enlarging and as a
+    target pixel when shrinking (antialiasing), and each pass rounds to 8 bits. Torchvision's resize of tensors gives
+    other values. At five sizes from 101 x 77 to 1066 x 800, `v2.functional.resize(antialias=True)` on uint8 differs
+    by at most 1 grey level of 255; the mean difference is at most 0.0024 on noise and 0.19 on a photograph. Without
+    antialiasing, the same photograph at 256 x 192 differs by up to 119 grey levels, 3.5 on average. (Measured by
     `test_images.py::test_error_of_the_tensor_resize`, torchvision 0.29 and Pillow 13 on an x86-64 CPU.)
 
     Args:
@@ -117,10 +118,11 @@ def prepare(image: ImageSource, short_side: int = 800, long_side: int = 1333) ->
         short_side, long_side: pixels, see `resized_size`.
 
     Returns:
-        float32 [3, H, W], RGB, (value / 255 - mean) / deviation with ImageNet's: between -2.2 and 2.7. On the CPU.
+        float32 [3, H, W] on the CPU, RGB: (value / 255 - mean) / standard deviation, both ImageNet's; between -2.2
+        and 2.7.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_image` and `resized_size` do.
+        FileNotFoundError, ValueError: as for `read_image` and `resized_size`.
     """
     image = read_image(image)
     image = image.resize(resized_size(*image.size, short_side, long_side), Image.Resampling.BILINEAR)
@@ -130,9 +132,9 @@ def prepare(image: ImageSource, short_side: int = 800, long_side: int = 1333) ->
 
 
 def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Images of different sizes as one batch, each at the top left; zeros (the mean colour) at the right and the bottom.
+    """Put images of different sizes into one batch, each at the top left; the rest is zeros, the mean colour.
 
-    Padding changes the model's features slightly, in the official model as well; images of one size need none.
+    Padding changes the model's features slightly, in the official model as well. Images of one size need no padding.
 
     Args:
         images: B float tensors [3, H, W] on one device.
@@ -142,7 +144,7 @@ def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         pixel_mask: bool [B, H, W], True = real. All True for a single image.
 
     Raises:
-        ValueError: no images, or one that is not float [3, H, W].
+        ValueError: no images, or an image that is not float [3, H, W].
     """
     if not len(images):
         raise ValueError("expected at least one image, got none")
@@ -171,7 +173,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     if not image.width or not image.height:
         raise ValueError(f"{name}: expected an image with pixels, got {image.width} x {image.height}")
     try:
-        image.load()  # before asking for the orientation: PIL applies it to TIFF files by itself, and then forgets it
+        # load before reading the orientation: when PIL loads a TIFF file, it applies the orientation and removes it
+        image.load()
     except Exception as error:
         raise ValueError(f"{name}: expected a whole image, got {reason(error)}") from error
     try:

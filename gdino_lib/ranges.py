@@ -1,4 +1,4 @@
-"""Dataclasses whose fields say which values they take: the range stands at the field, and one place checks it.
+"""Dataclasses that check their values: each field is annotated with its range, and one base class checks them all.
 
 >>> @dataclass(frozen=True)
 ... class Settings(CheckedFields):
@@ -24,11 +24,11 @@ _Checked = TypeVar("_Checked", bound="CheckedFields")
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers a field takes.
+    """The range of a field's numbers.
 
     Attributes:
-        least: the smallest; excluded where `above` is set.
-        most: the largest; excluded where `below` is set.
+        least: the smallest number; excluded if `above` is set.
+        most: the largest number; excluded if `below` is set.
         above: numbers must be larger than `least`.
         below: numbers must be smaller than `most`.
     """
@@ -61,19 +61,19 @@ Seed = Annotated[int, Range(0, 2**64 - 1)]  # what torch.manual_seed takes
 
 @dataclass(frozen=True)
 class CheckedFields:
-    """Base of frozen dataclasses whose values are checked against their annotations when they are made.
+    """Base of frozen dataclasses; when an object is made, its values are checked against the annotations.
 
-    A field is a `bool`, `int`, `float` (a whole number will do), `str`, `Literal`, `tuple[X, ...]`, `Mapping[str, X]`, or
-    another such dataclass; `Annotated[X, Range(...)]` bounds a number, also as the X of a tuple or a mapping. Numbers are
-    Python's own, because a checkpoint keeps them as JSON; NaN and infinity are refused. A list becomes a tuple and a
-    dictionary a dataclass, since JSON has neither.
+    A field is a `bool`, `int`, `float` (which includes whole numbers), `str`, `Literal`, `tuple[X, ...]`, `Mapping[str, X]`,
+    or another such dataclass. `Annotated[X, Range(...)]` bounds a number; this X can also stand in a tuple or a mapping.
+    Only Python's own number types are accepted, because a checkpoint stores them as JSON; NaN and infinity are refused.
+    JSON has neither tuples nor dataclasses, so a list becomes a tuple and a dictionary becomes a dataclass.
 
     Raises:
         ValueError: a value of another type or out of its range; one line with the field's name, what was expected, and the
             value.
     """
 
-    _unknown: ClassVar[str] = "unknown fields"  # how the message about them begins
+    _unknown: ClassVar[str] = "unknown fields"  # beginning of the message about unknown fields
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
@@ -90,7 +90,7 @@ class CheckedFields:
         """The inverse of `to_dict`.
 
         Raises:
-            ValueError: a field that is not known here, or a value that the field does not take.
+            ValueError: an unknown field, or a value that its field does not accept.
         """
         unknown = sorted(set(values) - {entry.name for entry in fields(cls)})
         if unknown:
@@ -106,7 +106,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _from_json(value: Any, hint: Any) -> Any:
-    """The value, with a list as a tuple, any mapping as a dictionary of its own, and a dictionary as a dataclass."""
+    """The value as its field stores it: a list as a tuple, a mapping as a copy, a dictionary as the field's dataclass."""
     kind = _without_extras(hint)[0]
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(value)
@@ -142,7 +142,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _words(kind: Any, limits: Range) -> str:
-    """What a field takes."""
+    """What a field accepts, in words for a message."""
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     if get_origin(kind) is tuple:

@@ -1,4 +1,4 @@
-"""What tests of the official functions share."""
+"""Fixtures for the tests of the official functions."""
 
 import warnings
 
@@ -13,7 +13,7 @@ def workplace(tmp_path_factory):
 
 @pytest.fixture
 def no_device_warnings():
-    """Where there is no CUDA device, each test would get the warning of the first."""
+    """Ignore the warnings about a missing CUDA device and a missing OpenCV, which are not what these tests are about."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no CUDA device")
         warnings.filterwarnings("ignore", message=".*OpenCV.*not installed")

@@ -1,4 +1,4 @@
-"""A `data_prep.py` of the user's: what goes on without ours, and what says that it is in the way."""
+"""A user's own `data_prep.py` shadows our package: detecting still works; everything else says what shadows it."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ print(len(found))
 
 @pytest.fixture
 def shadowed(tmp_path):
-    """A folder with a `data_prep.py` of the user's."""
+    """A folder with a user's own `data_prep.py`."""
     (tmp_path / "data_prep.py").write_text("raise RuntimeError('this is not our data_prep')")
     return tmp_path
 
@@ -37,12 +37,12 @@ def python(folder, *arguments):
 
 def refusal(found):
     return (
-        f"data_prep: expected the package installed with gdino_lib, found {found}, which shadows it; "
-        "rename it or run elsewhere"
+        f"data_prep: expected the package installed with gdino_lib, found {found}, which shadows the package; "
+        "rename what was found, or run in another folder"
     )
 
 
-def test_ours_is_found():
+def test_the_installed_package_is_found():
     require_data_prep()
 
 
@@ -59,7 +59,7 @@ def test_detecting_needs_no_data_prep(shadowed):
     assert Image.open(shadowed / "drawn.png").size == (90, 60)
 
 
-def test_saving_weights_says_what_shadows_it(shadowed):
+def test_saving_weights_says_what_shadows_data_prep(shadowed):
     program = "import pathlib, torch; from gdino_lib.weights import files; "
     for write in ("files.write_pth(path, {})", "files.write_safetensors(path, {})"):
         result = python(shadowed, "-c", program + f"path = pathlib.Path('a'); {write}")
@@ -67,13 +67,13 @@ def test_saving_weights_says_what_shadows_it(shadowed):
 
 
 @pytest.mark.parametrize("room", ["apps", "data", "evaluation", "nano", "training"])
-def test_rooms_that_need_data_prep_say_what_shadows_it(shadowed, room):
+def test_subpackages_that_need_data_prep_say_what_shadows_it(shadowed, room):
     result = python(shadowed, "-c", f"import gdino_lib.{room}")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == f"ImportError: {refusal(shadowed / 'data_prep.py')}"
 
 
-def test_a_folder_shadows_as_a_file_does(tmp_path):
+def test_a_folder_can_shadow_data_prep_too(tmp_path):
     (tmp_path / "data_prep").mkdir()
     (tmp_path / "data_prep" / "__init__.py").touch()
     result = python(tmp_path, "-c", "import gdino_lib.data")
@@ -82,7 +82,7 @@ def test_a_folder_shadows_as_a_file_does(tmp_path):
 
 @pytest.mark.parametrize("program", ["gdino_lib", "gdino_lib.cli.main"])
 @pytest.mark.parametrize("arguments", [["--help"], ["detect", "a.png", "--phrases", "cat"], ["train"]])
-def test_the_command_says_it_in_one_line(shadowed, program, arguments):
+def test_the_command_says_in_one_line_what_shadows_data_prep(shadowed, program, arguments):
     result = python(shadowed, "-m", program, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == f"error: {refusal(shadowed / 'data_prep.py')}\n"

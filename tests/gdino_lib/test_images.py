@@ -41,7 +41,7 @@ def path(tmp_path):
         ((4, 2000), (3, 1500)),
     ],
 )
-def test_sizes_are_the_official_ones(size, expected):
+def test_sizes_equal_the_official_ones(size, expected):
     assert resized_size(*size, 800, 1333) == expected
 
 
@@ -55,7 +55,7 @@ side = st.integers(1, 3000)
 
 
 @given(side, side, side, side)
-def test_sizes_hold_their_bounds(width, height, short_side, long_side):
+def test_sizes_stay_within_their_bounds(width, height, short_side, long_side):
     new = resized_size(width, height, short_side, long_side)
     assert resized_size(height, width, short_side, long_side) == new[::-1]
     assert 1 <= min(new) <= min(short_side, long_side)
@@ -66,7 +66,7 @@ def test_sizes_hold_their_bounds(width, height, short_side, long_side):
 
 
 @pytest.mark.parametrize("sizes", [(0, 5, 8, 8), (5, 0, 8, 8), (5, 5, 0, 8), (5, 5, 8, -1)])
-def test_sizes_below_one_pixel(sizes):
+def test_sizes_below_one_pixel_are_refused(sizes):
     refused(ValueError, resized_size, *sizes)
 
 
@@ -104,12 +104,12 @@ def test_an_image_of_the_right_size_is_only_normalised():
     assert torch.equal(prepare(array, 40, 60), expected)
 
 
-def test_range():
+def test_the_range_of_prepared_pixels():
     assert prepare(np.zeros((2, 2, 3), np.uint8), 4, 4).min() > -2.2
     assert prepare(np.full((2, 2, 3), 255, np.uint8), 4, 4).max() < 2.7
 
 
-def test_a_new_default_dtype_changes_nothing():
+def test_the_default_dtype_of_torch_changes_nothing():
     torch.set_default_dtype(torch.float64)
     try:
         assert prepare(noise(5, 4, 3), 8, 8).dtype == torch.float32
@@ -179,7 +179,7 @@ def test_images_of_one_size_are_stacked():
     assert pixel_mask.all()
 
 
-def test_padding_gives_float32_and_keeps_its_input():
+def test_padding_gives_float32_and_does_not_change_its_input():
     image = torch.randn(3, 4, 6, dtype=torch.float64)
     pixel_values, _ = pad([image])
     assert pixel_values.dtype == torch.float32
@@ -197,5 +197,5 @@ def test_padding_gives_float32_and_keeps_its_input():
         [torch.zeros(3, 4, 6), torch.zeros(3, 4, 6, dtype=torch.uint8)],
     ],
 )
-def test_padding_refuses_other_shapes(images):
+def test_padding_refuses_no_images_and_other_shapes_or_dtypes(images):
     refused(ValueError, pad, images)

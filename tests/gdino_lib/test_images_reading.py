@@ -31,7 +31,7 @@ def path(tmp_path):
     return tmp_path / "image.png"
 
 
-# reading: pixels are those of `Image.open(path).convert("RGB")`
+# what is read: pixels equal those of `Image.open(path).convert("RGB")`
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (7, 5)])
@@ -55,9 +55,8 @@ def test_path_string_pil_and_array_give_the_same_pixels(path, size):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_converts_as_pil_does(mode):
-    between = {"RGBA": "RGBA", "RGBa": "RGBA", "LA": "RGBA", "PA": "P"}.get(
-        mode, "RGB"
-    )  # PIL has no direct way to some
+    # PIL converts to some modes only from another mode
+    between = {"RGBA": "RGBA", "RGBa": "RGBA", "LA": "RGBA", "PA": "P"}.get(mode, "RGB")
     image = Image.fromarray(noise(9, 7, 4)).convert(between).convert(mode)
     assert image.mode == mode
     np.testing.assert_array_equal(values(read_image(image)), values(image.convert("RGB")))
@@ -134,7 +133,7 @@ def test_exif_orientation_in_other_modes(path, mode):
     assert read_image(path).size == (4, 6)
 
 
-def test_exif_that_is_set_but_not_saved():
+def test_exif_orientation_that_is_set_but_not_saved_is_applied():
     image = Image.fromarray(noise(6, 4, 3))
     image.getexif()[ORIENTATION] = 8
     once = read_image(image)
@@ -144,13 +143,13 @@ def test_exif_that_is_set_but_not_saved():
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0"])
 @pytest.mark.filterwarnings("ignore")
-def test_broken_exif_does_not_matter(path, exif):
+def test_broken_exif_is_ignored(path, exif):
     path.write_bytes(encoded(Image.fromarray(noise(6, 4, 3)), "JPEG", exif=exif))
     assert read_image(path).size == (6, 4)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_unknown_orientation_is_upright(path, orientation):
+def test_an_unknown_orientation_counts_as_upright(path, orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     Image.fromarray(noise(6, 4, 3)).save(path, exif=exif)
@@ -175,14 +174,14 @@ def test_the_source_is_not_changed(path):
     np.testing.assert_array_equal(array, noise(6, 4, 3))
 
 
-def test_the_file_is_closed_and_the_image_stays(path):
+def test_an_image_can_be_used_after_its_file_is_deleted(path):
     Image.fromarray(noise(6, 4, 3)).save(path)
     image = read_image(path)
     path.unlink()
     np.testing.assert_array_equal(values(image.copy().crop((0, 0, 6, 4))), noise(6, 4, 3))
 
 
-# reading: what is refused
+# what is refused
 
 
 def test_missing_file(path):
@@ -268,7 +267,7 @@ HEADS = [
 @pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(head=st.sampled_from([b"", *HEADS]), cut=st.integers(0, 120), tail=st.binary(max_size=200))
-def test_garbage_is_a_value_error_or_an_image(path, head, cut, tail):
+def test_random_bytes_give_a_value_error_or_an_image(path, head, cut, tail):
     path.write_bytes(head[:cut] + tail)
     try:
         image = read_image(path)

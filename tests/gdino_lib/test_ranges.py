@@ -1,4 +1,4 @@
-"""Every field of the three dataclasses that people fill refuses what it does not take, and says so in one line."""
+"""Every field of the configuration and the settings refuses wrong values with a message of one line."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def wrong_values(hint):
 
 
 @pytest.mark.parametrize(("kind", "name", "hint"), FIELDS)
-def test_a_field_refuses_what_it_does_not_take(kind, name, hint):
+def test_a_field_refuses_wrong_values(kind, name, hint):
     for wrong in wrong_values(hint):
         told = (
             r"^(loss|alpha): expected .*, got |^unknown loss settings"
@@ -81,7 +81,7 @@ def test_the_ends_of_a_range_belong_to_it(kind, name, hint):
         return
     assert limits.above or limits.least in limits
     assert limits.below or limits.most in limits
-    if kind is not GroundingDINOConfig:  # its sizes must also divide each other
+    if kind is not GroundingDINOConfig:  # some of its sizes must also be multiples of others
         for end in [limits.least] * (not limits.above) + [limits.most] * (limits.most < math.inf and not limits.below):
             assert getattr(kind(**{name: end}), name) == end
 
@@ -107,21 +107,21 @@ def test_the_ends_of_a_range_belong_to_it(kind, name, hint):
         (lambda: GroundingDINOConfig(heads=3), "width 256 is not a multiple of heads 3"),
         (lambda: GroundingDINOConfig(fusion_heads=3), "fusion_width 1024 is not a multiple of fusion_heads 3"),
         (lambda: GroundingDINOConfig(swin_heads=(3, 6, 12, 25)), "swin_heads: 25 heads do not divide the 768 channels"),
-        (lambda: GroundingDINOConfig(swin_depths=(2, 2)), "swin_depths, swin_heads: expected one for each of 4 stages"),
+        (lambda: GroundingDINOConfig(swin_depths=(2, 2)), "swin_depths, swin_heads: expected 4 values, one per stage"),
         (lambda: GroundingDINOConfig(logit_epsilon=0.5), "logit_epsilon: expected a number above 0 and below 0.5, got"),
     ],
 )
-def test_a_refusal_names_the_field_its_range_and_the_value(make, message):
+def test_a_message_names_the_field_its_range_and_the_value(make, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make()
 
 
-def test_a_value_of_many_lines_is_told_in_one():
+def test_a_value_of_several_lines_gives_a_message_of_one_line():
     with pytest.raises(ValueError, match=r"^backbone: expected text, got \['a', 'b\\n'\]$"):
         GroundingDINOConfig(backbone=["a", "b\n"])
 
 
-def test_presets_recipes_and_defaults_pass():
+def test_presets_recipes_and_defaults_are_accepted():
     for make in PRESETS.values():
         config = make()
         assert GroundingDINOConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -130,11 +130,11 @@ def test_presets_recipes_and_defaults_pass():
     assert LossSettings.from_dict(LossSettings.section_4_1().to_dict()) == LossSettings.section_4_1()
 
 
-def test_whole_numbers_will_do_for_a_number():
+def test_a_float_field_accepts_whole_numbers():
     assert LossSettings(layers=0) == LossSettings(layers=0.0)
 
 
-def test_settings_keep_a_mapping_of_their_own():
+def test_settings_keep_a_copy_of_a_mapping():
     rates = {"decoder": 0.5}
     settings = TrainingSettings(lr_scale=rates)
     rates["decoder"] = 9.0
