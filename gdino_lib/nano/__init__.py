@@ -1,4 +1,4 @@
-"""The embedded model: its scenes, its first weights, its recipe."""
+"""The embedded model `nano`: its training data, its initial weights and its training recipe."""
 
 from gdino_lib.companion import require_data_prep
 

@@ -1,4 +1,4 @@
-"""Backgrounds of scenes: plain, gradients, patterns, clouds, clutter, crops of photographs."""
+"""Backgrounds of scenes: plain colours, gradients, patterns, clouds, clutter and crops of photographs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from gdino_lib.nano.drawings import package_folder
 
-# in the wheel of scikit-image, without its downloads, with no known restrictions; crops of them show parts, seldom things
+# scikit-image's wheel contains these photographs; they have no known copyright restrictions
+# a crop shows a texture or a part of something, seldom a whole object
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -30,7 +31,7 @@ PHOTOGRAPHS = (
 
 
 def draw_background(rng: random.Random, width: int, height: int) -> Image.Image:
-    """A background of any kind; gradients and photographs come twice as often as the others."""
+    """A background of a random kind, RGB; gradients and photographs are twice as frequent as the other kinds."""
     kinds: tuple[Callable[[random.Random, int, int], Image.Image], ...] = (
         _plain,
         _gradient,
@@ -45,7 +46,7 @@ def draw_background(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _colour(rng: random.Random) -> tuple[int, int, int]:
-    """Light more often than dark: most outlines are black."""
+    """A random colour; three in four are light, because most outlines are black."""
     base = rng.randint(150, 245) if rng.random() < 0.75 else rng.randint(40, 150)
     spread = rng.choice((8, 60))
     red, green, blue = (min(max(base + rng.randint(-spread, spread), 0), 255) for _ in range(3))
@@ -57,14 +58,14 @@ def _plain(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _gradient(rng: random.Random, width: int, height: int) -> Image.Image:
-    """From corner to corner: four pixels, enlarged."""
+    """A gradient between four colours, one for each corner: an image of 2 x 2 pixels, enlarged."""
     corners = Image.new("RGB", (2, 2))
     corners.putdata([_colour(rng) for _ in range(4)])
     return corners.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _pattern(rng: random.Random, width: int, height: int) -> Image.Image:
-    """Stripes, checks or waves of two colours."""
+    """Stripes, checks or waves that alternate between a plain colour and a gradient."""
     x, y = _grid(width, height)
     angle, period = rng.uniform(0, math.pi), rng.uniform(8, 60)
     along = (x * math.cos(angle) + y * math.sin(angle)) * (math.tau / period)
@@ -83,7 +84,7 @@ def _grid(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _clouds(rng: random.Random, width: int, height: int) -> Image.Image:
-    """Coarse and fine noise, enlarged."""
+    """Two colours, mixed by coarse and fine noise."""
     mask = Image.new("L", (width, height), 128)
     for cells, share in ((rng.randint(3, 6), 1.0), (rng.randint(8, 40), 0.5)):
         layer = Image.frombytes("L", (cells, cells), rng.randbytes(cells * cells))
@@ -92,7 +93,7 @@ def _clouds(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _clutter(rng: random.Random, width: int, height: int) -> Image.Image:
-    """Shapes that nobody asks for."""
+    """Random lines, triangles and circles; they are never targets."""
     image = _gradient(rng, width, height)
     drawing = ImageDraw.Draw(image)
     for _ in range(rng.randint(4, 24)):
@@ -109,7 +110,10 @@ def _clutter(rng: random.Random, width: int, height: int) -> Image.Image:
 
 
 def _photograph(rng: random.Random, width: int, height: int) -> Image.Image:
-    """A crop of a photograph, from a quarter to two thirds of its shorter side; turned, mirrored, some pale."""
+    """A random crop of a photograph, randomly mirrored; six in ten are blended with a gradient.
+
+    The sides of the crop are 25 to 66 % of those of the largest crop with the same proportions.
+    """
     photograph = _read_photograph(rng.choice(PHOTOGRAPHS))
     scale = rng.uniform(0.25, 0.66) * min(photograph.width / width, photograph.height / height)
     crop_width, crop_height = scale * width, scale * height

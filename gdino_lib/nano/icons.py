@@ -1,7 +1,7 @@
-"""Further drawings and further names to train on: free icon sets of other hands.
+"""Free icon sets to train on: further drawings of emojis, and further things that no emoji shows.
 
-They come from the npm registry, packed as one JSON file of SVG paths each (Iconify's format); `make nano` fetches them. Nothing of
-them is in the package: a trained model keeps no drawing.
+Each set is an npm package with a JSON file of SVG paths (Iconify's format); `make nano` downloads them. Neither this package
+nor a trained model contains a drawing of these sets.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from gdino_lib.nano.wordings import naming_words, say_the_same, subjects
 
 
 class IconSet(NamedTuple):
-    """A package, what may be done with it and what is taken from it.
+    """An icon set: its package, its licence, and which of its icons are used.
 
     Attributes:
         version: of the package.
-        author: whom the licence wants named.
-        licence: its SPDX name.
-        styles: endings of the icons to take, removed from their names; "" takes all.
-        emojis: the icons are emojis; other icons may show things that no emoji shows.
-        private: of the icons, only those at code points of Unicode's private use, where no emoji is.
+        author: whom to credit.
+        licence: SPDX identifier.
+        styles: suffixes of icon names. Icons with one of these suffixes are used, and the suffix is cut off; "" fits all.
+        emojis: the icons draw emojis. The icons of other sets may show things that no emoji shows.
+        private: use only icons whose code points are for private use in Unicode; emojis have other code points.
     """
 
     version: str
@@ -53,9 +53,9 @@ SETS = {
     "streamline-kameleon-color": IconSet("1.2.2", "Streamline", "CC-BY-4.0", ("-duo", "")),
     "openmoji": IconSet("1.2.29", "OpenMoji", "CC-BY-SA-4.0", private=True),
 }
-SIZE = {"left": 0, "top": 0, "width": 16, "height": 16}  # where neither the set nor the icon says otherwise
-LONGEST = 4  # words of a name; longer ones describe a screen, not a thing
-# no things, but signs of a program's window, directions, brands
+SIZE = {"left": 0, "top": 0, "width": 16, "height": 16}  # defaults for a set and an icon that give no value
+LONGEST = 4  # words; a longer name describes a computer screen, not a thing
+# icon names with one of these words show a control of a program, a direction or a brand, not a thing
 NO_THINGS = frozenset(
     """abstract align alignment alt arrow arrows auto bold caret chevron circle cursor diagonal double down exclamation facing
     filter horizontal interface italic left layout line logo minus module num plus right select selection sort square tarot
@@ -64,10 +64,10 @@ NO_THINGS = frozenset(
 
 
 def drawn_by_others(things: Sequence[Pictogram], folder: Path | str) -> tuple[Pictogram, ...]:
-    """The same things, each with the drawings that the emoji sets have of its emojis.
+    """The same things, each with further drawings of its emojis from the emoji sets.
 
     Args:
-        folder: has the packages, `<set>/icons.json` each.
+        folder: holds the sets, as `<set>/icons.json` and `<set>/chars.json`.
 
     Raises:
         FileNotFoundError: a set is missing.
@@ -79,7 +79,7 @@ def drawn_by_others(things: Sequence[Pictogram], folder: Path | str) -> tuple[Pi
             for code, icon in _characters(folder, name).items():
                 if icon in icons:
                     found[code].append(icons.pop(icon))
-            for icon, svg in icons.items():  # of sets without code points, by name
+            for icon, svg in icons.items():  # icons without code points are matched by name
                 found[_name_of(icon)].append(svg)
     return tuple(
         thing._replace(drawings=thing.drawings + _unique_drawings([*thing.drawings, *thing.wordings], found))
@@ -94,17 +94,18 @@ def further_things(
     unseen: Sequence[Pictogram],
     near_twins: Sequence[Pictogram] = (),
 ) -> tuple[Pictogram, ...]:
-    """What the other sets show that `known` has no name for, however spelled, sorted by name.
+    """Things that the other icon sets show and whose names, in any spelling, are not among those of `known`; sorted by name.
 
-    Names that an unseen thing or a near-twin of it might bear are left out: a name with a word for what an unseen thing is
-    ("top hat": no hat of any kind), a name that `say_the_same`, and the names that `icons_left_out.txt` lists: other words
-    for an unseen thing ("spanner" for "wrench"), and drawings that show it, too.
+    Names that may fit an unseen thing or a near-twin are left out. A name is left out if it contains the main word of an
+    unseen thing's wording ("top hat" excludes every hat). It is left out if `say_the_same` holds for it and an unseen thing
+    or a near-twin. It is also left out if `icons_left_out.txt` lists it: the file holds synonyms of unseen things ("spanner"
+    for "wrench") and names of icons that show an unseen thing.
 
     Args:
-        folder: has the packages, `<set>/icons.json` each.
+        folder: holds the sets, as `<set>/icons.json` and `<set>/chars.json`.
         known: things whose names are taken.
-        unseen: things that must not be met under any name.
-        near_twins: things that must not be met under their own name, or one that says the same.
+        unseen: things that training must not show under any name.
+        near_twins: things that training must not show under their own name or a name for which `say_the_same` holds.
 
     Raises:
         FileNotFoundError: a set is missing.
@@ -131,7 +132,7 @@ def further_things(
 
 
 def _further_drawings(folder: Path | str) -> dict[str, list[str]]:
-    """{name: drawings} of the sets that are no emojis, in the styles to take."""
+    """{name: SVG files} of the sets that do not draw emojis, in the styles that `SETS` names."""
     found: dict[str, list[str]] = defaultdict(list)
     for name, icon_set in SETS.items():
         if icon_set.emojis:
@@ -149,12 +150,12 @@ def _further_drawings(folder: Path | str) -> dict[str, list[str]]:
 
 
 def _name_of(icon: str) -> str:
-    """From "ghost-2" to "ghost"."""
+    """The name of the thing that an icon shows: "ghost" for "ghost-2"."""
     return re.sub(r"-\d+$", "", icon).replace("-", " ")
 
 
 def _spelling(name: str) -> str:
-    """The same for "ladybug" and "Lady bug"."""
+    """A key that all spellings of a name share, such as "ladybug" and "Lady bug"."""
     return "".join(filter(str.isalnum, name.lower()))
 
 
@@ -163,7 +164,7 @@ def _unique_drawings(keys: Sequence[str], found: dict[str, list[str]]) -> tuple[
 
 
 def _icons(folder: Path | str, name: str) -> Iterator[tuple[str, str]]:
-    """Each icon's name and its SVG file."""
+    """The name and the SVG file of each icon of a set."""
     whole = _read_json(folder, name, "icons.json")
     for icon, entry in whole["icons"].items():
         left, top, width, height = ({**SIZE, **whole, **entry}[key] for key in SIZE)
@@ -175,7 +176,7 @@ def _icons(folder: Path | str, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _characters(folder: Path | str, name: str) -> dict[str, str]:
-    """{emoji without presentation selectors: icon}."""
+    """{emoji without presentation selectors: name of its icon}."""
     codes = _read_json(folder, name, "chars.json")
     emojis = {"".join(chr(int(code, 16)) for code in key.split("-")): icon for key, icon in codes.items()}
     return {emoji.replace(PRESENTATION, ""): icon for emoji, icon in emojis.items()}
@@ -184,9 +185,11 @@ def _characters(folder: Path | str, name: str) -> dict[str, str]:
 def _read_json(folder: Path | str, name: str, file: str) -> dict:
     path = Path(folder) / name / file
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; `make nano` fetches the icon sets, npm package @iconify-json/{name}")
+        raise FileNotFoundError(
+            f"{path}: no such file; `make nano` downloads the icon sets (npm: @iconify-json/{name})"
+        )
     return json.loads(path.read_text("utf-8"))
 
 
-if __name__ == "__main__":  # what `make nano` installs
+if __name__ == "__main__":  # print the npm packages that `make nano` installs
     print(*(f"@iconify-json/{name}@{icon_set.version}" for name, icon_set in SETS.items()))

@@ -1,9 +1,10 @@
-"""What nano learns first: what things look like that are called so (contrastive learning, after CLIP, arXiv 2103.00020).
+"""Nano's first training stage: contrastive learning of names, after CLIP (arXiv 2103.00020).
 
-Detection losses teach names slowly: a prompt holds few of them, and most of the gradient moves boxes. So the image backbone
-and the projections of both sides begin with pictures of a single thing. What the image tokens inside its box have in common
-must be more like the phrase for it than like the phrases for all other pictures of the batch, by the same scaled dot product
-with which the detector compares. No parameter is added, and the rest of the model is left as it is.
+Detection losses teach names slowly, because a prompt holds few names and most of the gradient moves boxes. Therefore the image
+backbone and the projections of image and text are first trained on pictures of a single thing. The image tokens inside the
+thing's box are pooled into a feature. The loss asks that this feature be more similar to the thing's own phrase than to the
+other phrases of the batch, measured by the scaled dot product that the detector uses, too. The stage adds no parameters and
+does not change the rest of the model.
 """
 
 from __future__ import annotations
@@ -36,28 +37,29 @@ def learn_names(
     out: Path | str,
     workers: int | None = None,
 ) -> list[float]:
-    """Train the image backbone and both projections on the names of single things; go on where an earlier call stopped.
+    """Train the image backbone and both projections on the names of single things, or resume an interrupted training.
 
     Args:
-        model: with the weights to begin with; it is changed, and moved to a GPU where there is one.
-        dataset: of scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
-        settings: `batch_size`, `accumulation_steps`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`), `schedule`,
-            `warmup_steps`, `weight_decay`, `clip`, `dropout` (of what is known of a thing), `save_every`, `seed` count;
-            computed in bfloat16.
+        model: holds the weights to start from; it is changed, and moved to a GPU if there is one.
+        dataset: scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
+        settings: used are `batch_size`, `accumulation_steps`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`),
+            `schedule`, `warmup_steps`, `weight_decay`, `clip`, `dropout` (on each thing's feature), `save_every` and `seed`.
+            The forward pass runs in bfloat16.
         out: folder of the checkpoints.
         workers: processes of the loader, see `build_loader`.
 
     Returns:
-        Of each step made now, the share of things whose own phrase was most like them, in 0..1.
+        For each step of this call, the share of things whose own phrase was the most similar phrase, 0..1.
 
     Raises:
-        ValueError: the folder's checkpoint is of other data or settings; several processes; a loss that is not finite.
+        ValueError: the checkpoint in `out` was made with other data or settings, several processes run, or a loss is not
+            finite.
     """
     s, out = settings, Path(out)
     accelerator = build_accelerator("auto")
     if accelerator.num_processes > 1:
         raise ValueError(
-            f"names are learned on one process, got {accelerator.num_processes}; start this without a launcher"
+            f"expected one process to learn names, got {accelerator.num_processes}; start it without a distributed launcher"
         )
     model.to(accelerator.device)
 
@@ -88,20 +90,25 @@ def learn_names(
 
 
 def _resume(loop: TrainingLoop, out: Path, dataset: SceneDataset) -> None:
-    """Go on from the last checkpoint in `out`, where there is one."""
+    """Restore the last checkpoint in `out`, if there is one."""
     if earlier := checkpoints.steps(out):
         saved = checkpoints.read(earlier[-1])
         settings = TrainingSettings.from_dict(saved.state["settings"])
         if saved.state["data"] != dataset.fingerprint or settings != loop.settings:
-            raise ValueError(f"{earlier[-1]}: a checkpoint of other data or settings; remove {out} to begin anew")
+            raise ValueError(f"{earlier[-1]}: made with other data or settings; remove {out} to start again")
         loop.restore(saved)
 
 
 def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tuple[Tensor, float]:
-    """Cross-entropy of each thing's likeness to all distinct phrases of the batch.
+    """Cross-entropy over the similarities of each thing to all distinct phrases of the batch.
+
+    Args:
+        model: its image backbone and text encoder are used.
+        batch: pictures, prompts and targets, on any device.
+        dropout: share of each thing's feature that is dropped, 0..1.
 
     Returns:
-        (loss, a scalar; the share of things whose own phrase was most like them, in 0..1).
+        (loss, a scalar; share of things whose own phrase is the most similar phrase, 0..1).
     """
     device, encoder = next(model.parameters()).device, text_encoder(model)
     prompt = tokenize(batch.prompts).to(device)
@@ -110,7 +117,7 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
         words = encoder.projection(encoder.encode(prompt))  # (B, T, D)
     things = F.dropout(object_features(image, [target.boxes for target in batch.targets]), dropout)  # (n, D)
     distinct: dict[str, int] = {}
-    where, wanted = [], []  # image and place of the S distinct phrases; the phrase of each thing
+    where, wanted = [], []  # (image, index in its prompt) of the S distinct phrases; number of each thing's phrase
     for number, (texts, target) in enumerate(zip(batch.prompts, batch.targets, strict=True)):
         for place, text in enumerate(texts):
             if text not in distinct:
@@ -118,7 +125,7 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
                 where.append((number, place))
         wanted += [distinct[texts[place]] for place in target.phrases.tolist()]
     number, place = torch.tensor(where, device=device).T
-    tokens = (prompt.phrases[number] == place[:, None]).float()  # (S, T), 1 on the phrase's
+    tokens = (prompt.phrases[number] == place[:, None]).float()  # (S, T), 1 at the phrase's tokens
     phrases = (tokens[:, None] @ words[number].float())[:, 0] / tokens.sum(1, keepdim=True)  # (S, D)
     width = things.shape[-1]
     logits = things @ F.layer_norm(phrases, (width,)).T / width**0.5  # (n, S)
@@ -127,15 +134,17 @@ def naming_loss(model: GroundingDINO, batch: Batch, dropout: float = 0.0) -> tup
 
 
 def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
-    """What the image tokens inside each box have in common.
+    """Pool the image tokens inside each box into one feature.
 
-    On each level the mean of four points, those of a 2 x 2 grid over the box, between tokens; added up and normalised.
+    Each level is sampled at the four points of a 2 x 2 grid over the box, with bilinear interpolation between tokens, and
+    the four samples are averaged. The levels are added up and normalised.
 
     Args:
-        boxes: of each image, float [n, 4], cxcywh in 0..1 of an image without padding.
+        image: the image backbone's tokens of B images.
+        boxes: for each image float [n, 4], cxcywh in 0..1 of an image without padding.
 
     Returns:
-        float32 [sum of n, D], of mean 0 and variance 1.
+        float32 [sum of n, D]; each row has mean 0 and variance 1.
     """
     corners = box_convert(torch.cat(list(boxes)), "cxcywh", "xyxy").to(image.features.device)  # (n, 4)
     number = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes])).to(corners)  # (n)
@@ -149,6 +158,6 @@ def object_features(image: ImageTokens, boxes: Sequence[Tensor]) -> Tensor:
 
 
 def text_encoder(model: GroundingDINO) -> TextEncoder:
-    """The model's text encoder, which must be one with a projection: `GroundingDINO` takes any module in its place."""
+    """The model's text encoder. `GroundingDINO` takes any module in its place, but nano's training needs a `TextEncoder`."""
     assert isinstance(model.text_encoder, TextEncoder)
     return model.text_encoder

@@ -1,4 +1,4 @@
-"""Photographs to train on: crops, mosaics, things pasted in; prompts by every name that a thing has, and absent names."""
+"""Training samples from photographs: crops, mosaics and pasted pictograms, with prompts of present and absent names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from gdino_lib.nano.sprites import draw_sprite
 from gdino_lib.prompts import word_pieces
 
 Box = tuple[float, float, float, float]
-VISIBLE = 0.4  # share of a box that a crop must show, or the box is no target
-SMALLEST = 4  # pixels of a target's shorter side
-FANTASTIC = 4  # names of things that no photograph shows, in a prompt
-TINY = 100  # pixels: pictures of a shorter side are shown in mosaics alone
+VISIBLE = 0.4  # share of a box's area that a crop must show for the box to be a target
+SMALLEST = 4  # pixels, the least shorter side of a target
+FANTASTIC = 4  # most names in a prompt of things that no photograph shows
+TINY = 100  # pixels; a photograph with a smaller shorter side appears in mosaics only
 
 
 @dataclass
 class Picture:
-    """A training picture in the making.
+    """A training picture under construction.
 
     Attributes:
         image: RGB.
         boxes: (name, xyxy in pixels) of all targets.
-        cut: names of crowds, and of things of which too little is left to be targets: they are neither asked for nor absent.
-        everywhere: names that have a box wherever the picture shows them.
+        cut: names of crowds, and of things that are cut off or covered too much to be targets. They have
+            no box, and their names do not count as absent.
+        everywhere: names that have a box wherever the picture shows such a thing.
     """
 
     image: Image.Image
@@ -47,32 +48,33 @@ class Picture:
 
     @property
     def shown(self) -> set[str]:
-        """Names of all that is known to be there."""
+        """Names of everything that the picture is known to show."""
         return {name for name, _ in self.boxes} | self.cut
 
 
 class PhotographDataset(SizedDataset):
-    """Photographs as `SceneDataset` gives pictograms: a new view of a drawn picture for each index and epoch.
+    """Photographs to train on: each index and epoch gives a new view of a photograph that is chosen at random.
 
     Args:
-        sets: to draw pictures from.
-        weights: how often each set is drawn, relative to the others; one a set.
-        names: what the names mean.
+        sets: the photographs.
+        weights: how often each set is drawn, relative to the others; one weight for each set.
+        names: meanings of the names.
         count: pictures in an epoch.
-        batch_size: of the loader: all pictures of a batch have the same size.
-        sizes: (width, height) in pixels, to draw a batch's from.
-        things: pictograms to paste into some pictures; none: nothing is pasted.
-        mosaics: share of pictures that are mosaics of four.
+        batch_size: of the loader; all pictures of a batch have the same size.
+        sizes: (width, height) in pixels; the size of each batch is drawn from these.
+        things: pictograms to paste into some pictures; empty: nothing is pasted.
+        mosaics: share of pictures that are mosaics of 2 x 2 photographs. If the photograph drawn is smaller than `TINY`, the
+            picture is always a mosaic, of 3 x 3 or 4 x 4 photographs.
         pasted: share of the other pictures into which pictograms are pasted.
-        broader: share of prompts in which a broader word stands for a name.
-        unanswered: share of prompts that name nothing that is there: the right answer is no box.
-        all_names: share of prompts that ask for everything that the set labels everywhere.
-        negatives: at most so many absent names in the other prompts.
-        seed: of everything random.
-        max_tokens: of a prompt; absent names that do not fit are left out.
+        broader: share of prompts in which a hypernym replaces the names that it covers.
+        unanswered: share of prompts that name nothing in the picture; the right answer to them is no box.
+        all_names: share of prompts that hold all names that the set labels everywhere.
+        negatives: the most absent names in any other prompt.
+        seed: of all random choices.
+        max_tokens: the most tokens of a prompt; absent names that do not fit are left out.
 
     Raises:
-        ValueError: no sets, or not as many weights as sets.
+        ValueError: there are no sets, or not as many weights as sets.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class PhotographDataset(SizedDataset):
         max_tokens: int = 256,
     ) -> None:
         if not sets or len(sets) != len(weights):
-            raise ValueError(f"weights: expected one for each of one set or more, got {len(weights)} for {len(sets)}")
+            raise ValueError(
+                f"weights: expected at least one set, one weight for each, got {len(sets)} sets, {len(weights)} weights"
+            )
         super().__init__(count, batch_size, sizes, seed)
         self.sets, self.cum_weights = tuple(sets), tuple(accumulate(weights))
         self.names = names
@@ -107,7 +111,7 @@ class PhotographDataset(SizedDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learnt from, and how it is shown."""
+        """SHA-256 of the records, the meanings of the names and all settings that the samples depend on."""
         digest = hashlib.sha256()
         for each in self.sets:
             digest.update(repr((each.name, sorted(each.everywhere), each.records)).encode())
@@ -118,16 +122,16 @@ class PhotographDataset(SizedDataset):
         return digest.hexdigest()
 
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """The sample of any index of this epoch, (width, height) pixels large."""
+        """The sample of any index in this epoch, at a size of (width, height) pixels."""
         picture, prompt, phrases = self.picture(index, size)
         boxes = [box for _, box in picture.boxes]
         return make_sample(picture.image, boxes, phrases, prompt, f"{self.seed}/{self.epoch}/{index}")
 
     def picture(self, index: int, size: tuple[int, int]) -> tuple[Picture, list[str], list[int]]:
-        """The picture, its prompt, and which phrase of the prompt names each of its boxes.
+        """The picture of any index in this epoch, its prompt, and for each box the index of its phrase in the prompt.
 
         Raises:
-            ImageError: a photograph that cannot be read, or has another size than its boxes were drawn in.
+            ImageError: a photograph cannot be read, or does not have the size that its record gives.
         """
         rng = random.Random(f"{self.seed}/{self.epoch}/{index}")
         picture = self._draw_picture(rng, size)
@@ -150,13 +154,13 @@ class PhotographDataset(SizedDataset):
         return picture
 
     def _choose(self, rng: random.Random, number: int, size: tuple[int, int]) -> ImageRecord:
-        """A picture of a set; nine times in ten one that lies or stands as the canvas does."""
+        """A photograph of a set; nine times in ten, its orientation (landscape or portrait) is the canvas's."""
         wide = size[0] >= size[1]
         alike = self._by_shape[number][wide]
         return rng.choice(alike if alike and rng.random() < 0.9 else self.sets[number].records)
 
     def _mosaic(self, rng: random.Random, number: int, size: tuple[int, int], cells: int) -> Picture:
-        """Pictures side by side, of one set; of what the set labels everywhere nothing is forgotten."""
+        """A grid of `cells` x `cells` photographs of one set, so that the set's `everywhere` holds for the whole grid."""
         photographs = self.sets[number]
         columns = [round(size[0] * place / cells) for place in range(cells + 1)]
         rows = [round(size[1] * place / cells) for place in range(cells + 1)]
@@ -173,7 +177,7 @@ class PhotographDataset(SizedDataset):
         return whole
 
     def _paste(self, rng: random.Random, picture: Picture) -> None:
-        """Paste pictograms whose names nothing in the picture bears; what they hide too much of is no target any more."""
+        """Paste pictograms with names unrelated to those in the picture; boxes that they mostly cover move to `cut`."""
         canvas = Canvas(picture.image)
         for _ in range(rng.randint(1, 3)):
             thing = rng.choice(self.things)
@@ -192,7 +196,7 @@ class PhotographDataset(SizedDataset):
             picture.boxes = [*kept, (thing.name, pasted)]
 
     def _prompt(self, rng: random.Random, picture: Picture) -> tuple[list[str], dict[str, str]]:
-        """The phrases, shuffled, and what each name of the picture is called; nothing where the prompt names nothing there."""
+        """(shuffled phrases, {name in the picture: its phrase}); the dictionary is empty if the prompt names only absent things."""
         names = list(dict.fromkeys(name for name, _ in picture.boxes))
         absent = self._absent(rng, picture)
         everything = rng.random() < self.all_names and bool(picture.everywhere)
@@ -203,7 +207,7 @@ class PhotographDataset(SizedDataset):
         prompt = list(dict.fromkeys(phrase_of.values()))
         room = self.max_tokens - FRAME - sum(len(word_pieces(phrase)) + 1 for phrase in prompt)
         wanted = len(absent) if everything else rng.randint(min(len(absent), 0 if prompt else 1), self.negatives)
-        if everything:  # the names of the set, as evaluation asks for them
+        if everything:  # evaluation asks for these names, too
             absent = [name for name in absent if name in picture.everywhere]
         said = {word_pieces(phrase) for phrase in prompt}
         for name in absent:
@@ -220,7 +224,7 @@ class PhotographDataset(SizedDataset):
         return prompt, phrase_of
 
     def _absent(self, rng: random.Random, picture: Picture) -> list[str]:
-        """Certainly absent names, shuffled; of those that no photograph shows at most `FANTASTIC`, which teach little."""
+        """Certainly absent names, shuffled; at most `FANTASTIC` are of things that no photograph shows, which teach little."""
         absent = list(self.absences.of(picture.everywhere, picture.shown))
         nowhere = [name for name in absent if name in self.absences.nowhere]
         kept = set(rng.sample(nowhere, min(FANTASTIC, len(nowhere))))
@@ -229,7 +233,7 @@ class PhotographDataset(SizedDataset):
         return absent
 
     def _phrases(self, rng: random.Random, names: Collection[str], plain: bool) -> dict[str, str]:
-        """What each name is called: itself, a synonym, or a broader word, which then stands for all that it names."""
+        """{name: its phrase}: the name, a synonym, or a hypernym that replaces all names that it covers; `plain`: the name."""
         phrase_of: dict[str, str] = {}
         if not plain and rng.random() < self.broader:
             words = sorted({word for name in names for word in self.names[name].hypernyms})
@@ -254,7 +258,7 @@ class PhotographDataset(SizedDataset):
 
 
 def _by_shape(records: Sequence[ImageRecord]) -> dict[bool, list[ImageRecord]]:
-    """{lies: records, stands: records}; a square picture is in both."""
+    """{True: landscape records, False: portrait records}; square pictures are in both lists."""
     return {
         True: [record for record in records if record.width >= record.height],
         False: [record for record in records if record.width <= record.height],
@@ -262,7 +266,7 @@ def _by_shape(records: Sequence[ImageRecord]) -> dict[bool, list[ImageRecord]]:
 
 
 def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, size: tuple[int, int]) -> Picture:
-    """A crop of a photograph that has the canvas's proportions, resized to it; half of the time as much as fits."""
+    """A crop with about the canvas's proportions, resized to the canvas; half of the crops are as large as possible."""
     image = open_image(record, photographs.images)
     scale = min(record.width / size[0], record.height / size[1])
     if rng.random() < 0.5:
@@ -270,7 +274,7 @@ def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, s
     stretch = rng.uniform(0.85, 1.0)
     width, height = scale * size[0], scale * size[1]
     width, height = (width * stretch, height) if rng.random() < 0.5 else (width, height * stretch)
-    width, height = min(width, record.width), min(height, record.height)  # rounding may exceed it
+    width, height = min(width, record.width), min(height, record.height)  # rounding may exceed the photograph
     left, top = rng.uniform(0, record.width - width), rng.uniform(0, record.height - height)
     image = image.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))
     mirrored = rng.random() < 0.5
@@ -292,7 +296,7 @@ def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, s
 
 
 def _recoloured(rng: random.Random, image: Image.Image) -> Image.Image:
-    """Other light, contrast and saturation, for most pictures; a few in grey."""
+    """Vary brightness, contrast and saturation of four pictures in five; a few of them become grey."""
     if rng.random() < 0.2:
         return image
     for kind, low, high in ((ImageEnhance.Brightness, 0.6, 1.4), (ImageEnhance.Contrast, 0.6, 1.4)):
@@ -302,7 +306,7 @@ def _recoloured(rng: random.Random, image: Image.Image) -> Image.Image:
 
 
 def _covered(box: Box, other: Box) -> float:
-    """The share of a box that lies in another."""
+    """The share of a box's area that lies inside another box."""
     width = max(min(box[2], other[2]) - max(box[0], other[0]), 0)
     height = max(min(box[3], other[3]) - max(box[1], other[1]), 0)
     return width * height / ((box[2] - box[0]) * (box[3] - box[1]))

@@ -1,4 +1,4 @@
-"""What the names of the photographs mean: other words for a thing, and broader words that name it, too."""
+"""Meanings of the names in the photographs' annotations: synonyms, and broader words that are true of the thing, too."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FILE = "photograph_names.txt"
 
 @dataclass(frozen=True)
 class Meaning:
-    """One name of a photograph's boxes.
+    """The meaning of one name.
 
     Attributes:
-        name: as the annotations have it.
-        synonyms: other words for the same things.
-        hypernyms: broader words that name these things, too ("dog" and "animal" for "chihuahua").
+        name: as the annotations spell it.
+        synonyms: other words for exactly the same things.
+        hypernyms: broader words that are also true of these things ("dog" and "animal" for "chihuahua").
     """
 
     name: str
@@ -35,10 +35,10 @@ class Meaning:
 
 
 class Names:
-    """The meanings of all names, and which names may stand for the same thing.
+    """The meanings of all names; they tell which two names may be true of the same thing.
 
     Args:
-        meanings: one a name; a name that is not among them means itself alone.
+        meanings: one for each name. A name without a meaning has no synonyms and no hypernyms.
     """
 
     def __init__(self, meanings: Iterable[Meaning]) -> None:
@@ -47,7 +47,7 @@ class Names:
 
     @cached_property
     def _answers(self) -> dict[str, frozenset[tuple[int, ...]]]:
-        """For each name the word pieces of every wording that a thing of this name answers to."""
+        """{name: word pieces of every phrase that is true of a thing with this name}."""
         return {name: self._texts(meaning) for name, meaning in self.meanings.items()}
 
     @staticmethod
@@ -58,18 +58,18 @@ class Names:
         return self.meanings.get(name) or Meaning(name)
 
     def answers(self, name: str) -> frozenset[tuple[int, ...]]:
-        """The word pieces of all wordings that a thing of this name answers to."""
+        """The word pieces of every phrase that is true of a thing with this name."""
         return self._answers.get(name) or self._texts(self[name])
 
     def related(self, one: str, other: str) -> bool:
-        """True where a thing of one name may be called by the other: "dog" and "chihuahua", "sofa" and "couch"."""
+        """Whether a thing with one name may be called by the other: "dog" and "chihuahua", "sofa" and "couch"."""
         first, second = self[one], self[other]
         called = {word_pieces(text) for text in second.wordings}
         calls = {word_pieces(text) for text in first.wordings}
         return bool(called & self.answers(one) or calls & self.answers(other))
 
     def below(self, name: str) -> frozenset[str]:
-        """All names of things that are also called `name`, without itself."""
+        """The other names whose things are also called `name`: "chihuahua" for "dog", "couch" for "sofa"."""
         if name not in self._below:
             called = {word_pieces(text) for text in self[name].wordings}
             narrower = (other for other in self.meanings if other != name and called & self.answers(other))
@@ -77,7 +77,7 @@ class Names:
         return self._below[name]
 
     def choose_wording(self, name: str, rng: random.Random) -> str:
-        """What a training prompt calls a thing: half of the time its name, else one of its synonyms."""
+        """The phrase for a thing in a training prompt: half of the time its name, otherwise one of its synonyms."""
         synonyms = self[name].synonyms
         return name if not synonyms or rng.random() < 0.5 else rng.choice(synonyms)
 
@@ -86,11 +86,11 @@ def read_names(path: Path | str | None = None) -> Names:
     """Read lines "name: synonym, synonym < hypernym, hypernym"; lines that begin with "#" are comments.
 
     Args:
-        path: a file; None: that of the embedded model's photographs.
+        path: the file; None: `photograph_names.txt`, the names in the embedded model's photographs.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a line of another form, or a name that stands there twice; the line is named.
+        FileNotFoundError: there is no such file.
+        ValueError: a line has another form, or repeats a name; the message says which line.
     """
     source = files("gdino_lib.nano").joinpath(FILE) if path is None else Path(path)
     meanings: dict[str, Meaning] = {}

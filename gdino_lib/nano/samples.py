@@ -1,4 +1,4 @@
-"""What the data sets of the embedded model share: the sample of a picture, one size a batch, and several data sets in one."""
+"""Shared parts of the embedded model's data sets: samples from pictures, one size for each batch, mixtures of data sets."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ Size = TypeVar("Size")
 def make_sample(
     image: Image.Image, boxes: Sequence[Sequence[float]], phrases: Sequence[int], prompt: list[str], name: str
 ) -> Sample:
-    """The sample of a picture that has its final size already.
+    """Make the sample of a picture that already has its final size.
 
     Args:
+        image: RGB.
         boxes: xyxy in pixels, inside the image.
-        phrases: for each box the index in `prompt`.
+        phrases: for each box, the index of its phrase in `prompt`.
+        prompt: the phrases.
         name: of the picture, for messages.
     """
     width, height = image.size
@@ -39,20 +41,20 @@ def make_sample(
 
 
 class BatchSizes(Generic[Size]):
-    """One size for all pictures that `EpochOrder` puts into the same batch: then a batch needs no padding.
+    """Chooses one size for all pictures that `EpochOrder` puts into the same batch, so that batches need no padding.
 
     Args:
-        dataset: whose seed and epoch decide.
+        dataset: its seed and epoch decide the order and the sizes.
         batch_size: of the loader.
-        sizes: to draw from.
+        sizes: the size of each batch is drawn from these.
     """
 
     def __init__(self, dataset: SeededDataset, batch_size: int, sizes: Sequence[Size]) -> None:
         self.dataset, self.batch_size, self.sizes = dataset, batch_size, tuple(sizes)
-        self._places: tuple[int, list[int]] | None = None  # the epoch, and where its order has each index
+        self._places: tuple[int, list[int]] | None = None  # (epoch, position of each index in the epoch's order)
 
     def of(self, index: int) -> Size:
-        """The size of the picture with this index in the present epoch."""
+        """The size of the picture with this index in the current epoch."""
         epoch = self.dataset.epoch
         if self._places is None or self._places[0] != epoch:
             order = list(EpochOrder(self.dataset))
@@ -65,15 +67,15 @@ class BatchSizes(Generic[Size]):
 
 
 class SizedDataset(SeededDataset):
-    """A seeded data set that draws the picture of an index at any size; the loader gets one size a batch.
+    """A seeded data set that can draw the picture of an index at any size; pictures of the same batch get the same size.
 
-    Subclasses have `sample` and `fingerprint`.
+    Subclasses define `sample` and `fingerprint`.
 
     Args:
         count: pictures in an epoch.
         batch_size: of the loader.
-        sizes: to draw the size of a batch from.
-        seed: of everything random.
+        sizes: the size of each batch is drawn from these.
+        seed: of all random choices.
     """
 
     def __init__(self, count: int, batch_size: int, sizes: Sequence[Any], seed: int) -> None:
@@ -85,14 +87,14 @@ class SizedDataset(SeededDataset):
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch, of the size of its batch."""
+        """The sample of an index in this epoch, at the size of its batch."""
         return self.sample(index, self.size_of(index))
 
     def size_of(self, index: int) -> Any:
         """The size that the batch of an index has in this epoch.
 
         Raises:
-            IndexError: no such index.
+            IndexError: there is no such index.
         """
         if not 0 <= index < self.count:
             raise IndexError(f"expected an index below {self.count}, got {index}")
@@ -100,22 +102,22 @@ class SizedDataset(SeededDataset):
 
     @abstractmethod
     def sample(self, index: int, size: Any) -> Sample:
-        """The sample of any index of this epoch, drawn at a size of the caller's."""
+        """The sample of any index in this epoch, at the size given."""
 
 
 class MixedDataset(SizedDataset):
-    """Pictures of several data sets, in every batch.
+    """A mixture of data sets: each picture comes from one of them, chosen at random.
 
     Args:
         parts: the data sets.
-        shares: how often each is drawn from, relative to the others.
+        shares: how often each data set is chosen, relative to the others.
         count: pictures in an epoch.
-        batch_size: of the loader: all pictures of a batch have the same size.
-        sizes: (width, height) in pixels, to draw a batch's from.
-        seed: of everything random here; the parts have their own.
+        batch_size: of the loader; all pictures of a batch have the same size.
+        sizes: (width, height) in pixels; the size of each batch is drawn from these.
+        seed: of the random choices made here; the parts have seeds of their own.
 
     Raises:
-        ValueError: no parts, or not as many shares.
+        ValueError: there are no parts, or not as many shares as parts.
     """
 
     def __init__(
@@ -129,25 +131,27 @@ class MixedDataset(SizedDataset):
         seed: int = 0,
     ) -> None:
         if not parts or len(parts) != len(shares):
-            raise ValueError(f"shares: expected one for each data set, got {len(shares)} for {len(parts)}")
+            raise ValueError(
+                f"shares: expected data sets and one share for each, got {len(parts)} data sets, {len(shares)} shares"
+            )
         super().__init__(count, batch_size, sizes, seed)
         self.parts, self.cum_shares = tuple(parts), tuple(accumulate(shares))
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learned from, and how it is drawn."""
+        """SHA-256 of the parts' fingerprints and all settings that the samples depend on."""
         drawn = (self.cum_shares, self.count, self.seed, self.batch_size, self.sizes)
         parts = [part.fingerprint for part in self.parts]
         return hashlib.sha256(repr((drawn, parts)).encode()).hexdigest()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the draw, of the parts as well."""
+        """Set the epoch, which selects the random draw, here and in the parts."""
         super().set_epoch(epoch)
         for part in self.parts:
             part.set_epoch(epoch)
 
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """The sample of any index of this epoch, (width, height) pixels large."""
+        """The sample of any index in this epoch, at a size of (width, height) pixels."""
         rng = random.Random(f"{self.seed}/{self.epoch}/{index}/part")
         (part,) = rng.choices(self.parts, cum_weights=self.cum_shares)
         return part.sample(index, size)

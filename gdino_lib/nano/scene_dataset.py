@@ -1,4 +1,4 @@
-"""Scenes to train on, drawn as they are asked for."""
+"""Pictogram scenes as training samples, drawn when the loader asks for them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from gdino_lib.nano.scenes import REPEATED, Scene, draw_scene
 from gdino_lib.nano.wordings import may_name
 from gdino_lib.prompts import word_pieces
 
-CROWDED = 0.7  # how often a thing of a crowd is one that the scene shows already
+CROWDED = 0.7  # in a crowd, the probability that a thing repeats one that the scene already shows
 
 
 class SceneDataset(SizedDataset):
-    """Scenes to train on, drawn as they are asked for: what `GroundingDataset` gives, without files.
+    """Pictogram scenes to train on: the samples that `GroundingDataset` gives, drawn instead of read from files.
 
-    A prompt calls each thing by one of its wordings, drawn anew for each scene, and names absent things, too; none whose name
-    what is there may bear ("cat" beside a "black cat"). Each epoch has new scenes.
+    The prompt uses a random wording for each thing in the scene. It also names absent things, but never a thing whose name
+    also fits something in the scene ("cat" beside a "black cat"). Each epoch has new scenes.
 
     Args:
-        things: to learn, such as `pictograms.seen()`.
-        weights: how often each is shown or named, relative to the others; None: all alike.
+        things: the things to learn, such as `pictograms.seen()`.
         count: scenes in an epoch.
-        batch_size: of the loader: all scenes of a batch have the same size.
-        sizes: sides, or (width, height), in pixels, to draw a batch's from.
-        negatives: at most so many absent things in a prompt; the number is drawn from 0 to that.
-        most: things in a scene.
+        batch_size: of the loader; all scenes of a batch have the same size.
+        weights: how often each thing is shown or named, relative to the others; None: all equally often.
+        sizes: sides, or (width, height), in pixels; the size of each batch is drawn from these.
+        negatives: the most absent things in a prompt; their number is drawn from 0..negatives.
+        most: the most things in a scene.
         own: see `draw_scene`.
-        crowds: share of scenes that repeat things: each is with probability `CROWDED` one that the scene shows already.
-        unanswered: of the prompts that name absent things, the share that names nothing else: the right answer is no box.
-        seed: of everything random.
-        max_tokens: of a prompt; absent things that do not fit are left out.
+        crowds: share of scenes that are crowds; see `CROWDED`.
+        unanswered: share, among the prompts with absent names, of prompts that name only absent things. The right answer to
+            them is no box.
+        seed: of all random choices.
+        max_tokens: the most tokens of a prompt; absent things that do not fit are left out.
 
     Raises:
-        ValueError: a number below 1 (`negatives`: below 0), no things, a package of the extra `scenes` is missing.
+        ValueError: a number is below 1 (`negatives`: below 0), there are no things, or not as many weights as things; or a
+            package of the extra `scenes` is not installed.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class SceneDataset(SizedDataset):
     ) -> None:
         if min(count, batch_size, most, negatives + 1, len(sizes), len(things)) < 1:
             raise ValueError(
-                f"expected scenes, a batch, sizes and things, got count {count}, batch_size {batch_size}, most {most}, "
+                f"expected numbers of at least 1 (negatives: 0), got count {count}, batch_size {batch_size}, most {most}, "
                 f"negatives {negatives}, {len(sizes)} sizes, {len(things)} things"
             )
         super().__init__(count, batch_size, sizes, seed)
@@ -70,25 +72,25 @@ class SceneDataset(SizedDataset):
         self.own, self.crowds, self.unanswered = own, crowds, unanswered
         self.cum_weights = None if weights is None else tuple(accumulate(weights))
         if weights is not None and len(weights) != len(things):
-            raise ValueError(f"weights: expected {len(things)}, one a thing, got {len(weights)}")
+            raise ValueError(f"weights: expected {len(things)}, one for each thing, got {len(weights)}")
         self._by_name = {thing.name: thing for thing in self.things}
-        package_folder("skimage")  # what is missing is said here, not in a worker
+        package_folder("skimage")  # a missing package raises here, not in a worker of the loader
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learnt from, and how it is drawn."""
+        """SHA-256 of the things and all settings that the samples depend on."""
         drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own, self.crowds)
         asked = (self.negatives, self.most, self.unanswered, self.seed, self.max_tokens)
         return hashlib.sha256(repr((drawn, *asked)).encode()).hexdigest()
 
     def sample(self, index: int, size: int | tuple[int, int]) -> Sample:
-        """The sample of any index of this epoch, drawn at a size of the caller's."""
+        """The sample of any index in this epoch, drawn at the size given."""
         scene, prompt, phrases = self._scene(index, size)
         boxes = [box.xyxy for box in scene.record.boxes]
         return make_sample(scene.image, boxes, phrases, prompt, scene.record.file_name)
 
     def scene(self, index: int) -> tuple[Scene, list[str], list[int]]:
-        """The scene, its prompt, and which phrase of the prompt each of its boxes shows; no boxes where it names none."""
+        """(scene, prompt, index in the prompt of each box's phrase); without boxes if the prompt names only absent things."""
         return self._scene(index, self.size_of(index))
 
     def _scene(self, index: int, size: int | tuple[int, int]) -> tuple[Scene, list[str], list[int]]:
@@ -126,5 +128,5 @@ class SceneDataset(SizedDataset):
 
 
 def choose_wording(thing: Pictogram, rng: random.Random) -> str:
-    """What a training prompt calls a thing: half of the time its name, else any other wording. In judging, use the name."""
+    """The phrase for a thing in a training prompt: half of the time its name, otherwise another wording."""
     return thing.name if len(thing.wordings) == 1 or rng.random() < 0.5 else rng.choice(thing.wordings[1:])

@@ -1,6 +1,6 @@
-"""Pictogram scenes: an endless open-set data set that a CPU can learn from.
+"""Pictogram scenes: an endless open-set data set, small enough to train on with a CPU.
 
-A scene is drawn from a seed and its number alone, whatever was drawn before it, so that training needs no files and any process
+A scene depends only on a seed and its number, not on the scenes drawn before it. So training needs no files, and any process
 can draw any scene. See `gdino_lib.nano.pictograms` for the things, their names and the licence of the drawings.
 """
 
@@ -26,11 +26,11 @@ from gdino_lib.nano.backgrounds import draw_background
 from gdino_lib.nano.pictograms import ATTRIBUTION, Pictogram
 from gdino_lib.nano.sprites import draw_sprite
 
-SOLID = 64  # alpha of 255 from which on a pixel belongs to a thing
-SMALLEST = 24  # pixels of a thing's longer side
-VISIBLE = 0.6  # share of a thing that neither the border nor other things hide
-REPEATED = 0.15  # how often a thing is one that the scene shows already
-TRIES = 8  # places to try before a thing is left out
+SOLID = 64  # alpha, 0..255; a pixel with at least this alpha belongs to a thing
+SMALLEST = 24  # pixels, about the least longer side of a thing
+VISIBLE = 0.6  # least share of a thing that neither the border nor other things hide
+REPEATED = 0.15  # probability that a thing repeats one that the scene already shows
+TRIES = 8  # random places to try before a thing is left out
 LICENCE = f"""{ATTRIBUTION}
 https://openmoji.org, https://creativecommons.org/licenses/by-sa/4.0/
 
@@ -50,9 +50,9 @@ class Scene(NamedTuple):
 
     Attributes:
         image: RGB.
-        record: labels are the pictograms' names; boxes are integers, tight around what of the thing lies inside the image,
-            parts that other things hide included.
-        masks: bool [n, height, width], the pixels that each box is tight around.
+        record: its labels are the pictograms' names. Its boxes are integers, tight around the part of a thing that lies
+            inside the image, including pixels that other things hide.
+        masks: bool [n, height, width], True at the pixels of the thing that each box encloses.
     """
 
     image: Image.Image
@@ -73,27 +73,28 @@ def draw_scene(
 ) -> Scene:
     """Draw one scene of one to `most` things.
 
-    They vary in size, proportion, angle, colour, shadow and reflection, as far as their names allow; they may overlap and be
-    cut off by the border, but `VISIBLE` of each stays in sight. Backgrounds are plain, gradients, textures, clutter and crops
-    of photographs; blur, noise and light vary.
+    The things vary in size, proportions, angle and colour, as far as their names allow; some are mirrored or cast a shadow.
+    They may overlap or be cut off by the border, but at least the share `VISIBLE` of each stays visible. Background, blur,
+    noise and brightness vary.
 
     Args:
-        index: number of the scene; file name of its record.
+        index: number of the scene; it also names the record's file.
         seed: of the sequence of scenes.
         size: side, or (width, height), in pixels, at least 64.
-        things: to choose from.
-        cum_weights: how often each is chosen, relative to the others and summed up, as in `random.choices`; None: all alike.
-        own: how often an emoji that others have drawn, too, is drawn by its own font, 0..1.
-        repeated: how often a thing is one that the scene shows already, 0..1.
+        things: the things to choose from.
+        cum_weights: cumulative weights of the things, as in `random.choices`; None: all are equally likely.
+        most: the number of things is drawn from 1..most; things that find no place are left out.
+        own: probability that an emoji is drawn by OpenMoji's font if other icon sets have drawn it, too, 0..1.
+        repeated: probability that a thing repeats one that the scene already shows, 0..1.
 
     Raises:
-        ValueError: numbers out of range, nothing to choose from, a package of the extra `scenes` is missing.
+        ValueError: a number is out of range, `things` is empty, or a package of the extra `scenes` is not installed.
     """
     width, height = _width_and_height(size)
     if min(width, height) < 64 or most < 1 or not things:
         raise ValueError(
-            f"expected sides of at least 64 pixels, one thing or more of at least one name, "
-            f"got {width} x {height}, {most}, {len(things)} names"
+            f"expected sides of at least 64 pixels, most at least 1 and a thing to choose from, "
+            f"got {width} x {height}, most {most}, {len(things)} things"
         )
     rng = random.Random(f"{seed}/{index}")
     canvas = Canvas(draw_background(rng, width, height))
@@ -105,7 +106,7 @@ def draw_scene(
             else rng.choices(things, cum_weights=cum_weights)[0]
         )
         largest = max(0.75 * min(width, height) / math.sqrt(count), SMALLEST)
-        side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # few are tiny
+        side = round(SMALLEST * (largest / SMALLEST) ** rng.random() ** 0.7)  # the exponent makes small things rarer
         canvas.place(rng, thing, draw_sprite(rng, thing, side, own))
     image = _finish(rng, canvas.image)
     boxes = tuple(Box(thing.name, *bounds_of(mask)) for thing, mask in zip(canvas.things, canvas.masks, strict=True))
@@ -128,21 +129,24 @@ def write_scenes(
     """Write scenes as a data set: `images/`, and `annotations/` (VOC), `annotations.json` (COCO), `.jsonl` (ODVG) or `.csv`.
 
     Args:
-        folder: appears when all is written, or not at all.
-        count: of scenes; the same `seed`, `size`, `things` and `most` give the same pictures.
-        annotations: their format, one of `WRITERS`.
-        overwrite: replace earlier scenes in `folder`, and nothing else.
+        folder: it appears under its name only when everything is written.
+        count: number of scenes.
+        things: see `draw_scene`.
+        annotations: format of the annotations, one of `WRITERS`.
+        seed: the same `seed`, `size`, `things` and `most` give the same pictures.
+        size, most: see `draw_scene`.
+        overwrite: replace earlier scenes in `folder`, but no other files.
 
     Returns:
         The records; the categories are the names of all `things`.
 
     Raises:
-        FileExistsError: `folder` holds something, and `overwrite` is off, or a file that is none of ours.
-        ValueError: another format, no scenes, or as `draw_scene`.
+        FileExistsError: `folder` is not empty and `overwrite` is off, or it holds files that this function did not write.
+        ValueError: the format is unknown, `count` is below 1, or `draw_scene` refuses its arguments.
     """
     if annotations not in WRITERS or count < 1:
         raise ValueError(
-            f"expected a format of {', '.join(WRITERS)} and a count of at least 1, got {annotations!r}, {count}"
+            f"expected one of the formats {', '.join(WRITERS)} and a count of at least 1, got {annotations!r}, {count}"
         )
     records = []
     with atomic_folder(folder, overwrite, WRITTEN) as target:
@@ -158,13 +162,13 @@ def write_scenes(
 
 
 class Canvas:
-    """A scene in the making.
+    """A scene under construction.
 
     Attributes:
-        image: background, and the things drawn so far.
-        things: in the order of drawing.
-        masks: bool [height, width] of each, its pixels inside the image.
-        visible: the same, without what later things hide.
+        image: the background with the things drawn so far.
+        things: in the order in which they were drawn.
+        masks: for each thing bool [height, width], True at its pixels.
+        visible: the same, but False where later things hide it.
     """
 
     def __init__(self, background: Image.Image) -> None:
@@ -174,7 +178,7 @@ class Canvas:
         self.visible: list[np.ndarray] = []
 
     def place(self, rng: random.Random, thing: Pictogram, sprite: Image.Image) -> None:
-        """Draw a thing where `VISIBLE` of it and of all others stays in sight, or leave it out after `TRIES` places."""
+        """Draw a thing where it and all others stay visible by at least `VISIBLE`; after `TRIES` places, leave it out."""
         solid = np.asarray(sprite.getchannel("A")) >= SOLID
         for _ in range(TRIES):
             left, top = _choose_place(rng, sprite.size, self.image.size)
@@ -190,10 +194,10 @@ class Canvas:
 
 
 def _width_and_height(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Two sides from one or two.
+    """Width and height in pixels from a side or a pair.
 
     Raises:
-        ValueError: neither a whole number nor two of them.
+        ValueError: `size` is neither an integer nor a pair of integers.
     """
     sides = (size, size) if isinstance(size, int) else size
     if not isinstance(sides, Sequence) or [type(side) for side in sides] != [int, int]:
@@ -202,7 +206,7 @@ def _width_and_height(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _choose_place(rng: random.Random, sprite: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
-    """Left and top; one time in five the border may cut the thing off."""
+    """A random place for a sprite's upper left corner; one time in five, the border may cut the sprite off."""
     outside = 0.45 if rng.random() < 0.2 else 0.0
     left, top = (
         rng.randint(*sorted((round(-outside * length), round(room - (1 - outside) * length))))
@@ -212,7 +216,7 @@ def _choose_place(rng: random.Random, sprite: tuple[int, int], canvas: tuple[int
 
 
 def _on_canvas(solid: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """The part of a mask that lies inside, bool [height, width]."""
+    """A sprite's mask in the frame of the canvas, bool [height, width]."""
     mask = np.zeros((height, width), dtype=bool)
     x1, y1 = max(left, 0), max(top, 0)
     x2, y2 = min(left + solid.shape[1], width), min(top + solid.shape[0], height)
@@ -221,7 +225,7 @@ def _on_canvas(solid: np.ndarray, left: int, top: int, width: int, height: int) 
 
 
 def _paste(rng: random.Random, image: Image.Image, sprite: Image.Image, left: int, top: int) -> None:
-    """Draw a thing, some with a shadow."""
+    """Draw a sprite; about a third of the sprites cast a shadow."""
     alpha = sprite.getchannel("A")
     if rng.random() < 0.35:
         reach = max(sprite.size)
@@ -237,13 +241,13 @@ def _paste(rng: random.Random, image: Image.Image, sprite: Image.Image, left: in
 
 
 def bounds_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x1, y1, x2, y2 around the True pixels."""
+    """The box x1, y1, x2, y2 in pixels that is tight around the True pixels; there must be at least one."""
     columns, rows = (np.flatnonzero(mask.any(axis)) for axis in (0, 1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _finish(rng: random.Random, image: Image.Image) -> Image.Image:
-    """Light, blur and noise of the whole picture."""
+    """Vary brightness, blur and noise of the whole picture."""
     if rng.random() < 0.3:
         gain, offset = rng.uniform(0.7, 1.1), rng.uniform(-15, 25)
         image = image.point([min(max(round(value * gain + offset), 0), 255) for value in range(256)] * 3)
@@ -255,11 +259,11 @@ def _finish(rng: random.Random, image: Image.Image) -> Image.Image:
 
 
 def _noise(rng: random.Random, width: int, height: int, strength: float) -> Image.Image:
-    """Grain around 128: a piece of one large tile, so that a scene need not draw 200,000 numbers."""
+    """Grain around 128, cut from one large tile that is made once, because 200,000 random numbers per scene take too long."""
     tile = _noise_tile(640)
     x, y = rng.randint(0, max(640 - width, 0)), rng.randint(0, max(640 - height, 0))
     grain = Image.new("RGB", (width, height))
-    for left, top in product(range(0, width, 640), range(0, height, 640)):  # large scenes repeat it
+    for left, top in product(range(0, width, 640), range(0, height, 640)):  # large scenes repeat the tile
         grain.paste(tile.crop((x, y, min(x + width, 640), min(y + height, 640))), (left, top))
     return grain.point([round(128 + (value - 128) * strength) for value in range(256)] * 3)
 
@@ -267,4 +271,4 @@ def _noise(rng: random.Random, width: int, height: int, strength: float) -> Imag
 @lru_cache(1)
 def _noise_tile(side: int) -> Image.Image:
     values = np.frombuffer(random.Random("noise").randbytes(4 * 3 * side * side), dtype=np.uint8)
-    return Image.fromarray(values.reshape(4, side, side, 3).mean(0).astype(np.uint8))  # of four: nearly normal
+    return Image.fromarray(values.reshape(4, side, side, 3).mean(0).astype(np.uint8))  # a mean of four is nearly normal

@@ -1,4 +1,4 @@
-"""One thing as a scene shows it: a drawing of it, stretched, mirrored, recoloured and turned."""
+"""Sprites: drawings of a single thing, randomly stretched, mirrored, recoloured and turned, to place into a scene."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def draw_sprite(rng: random.Random, thing: Pictogram, side: int, own: float) -> Image.Image:
-    """A drawing of a thing, its longer side about `side` pixels before it is turned; RGBA."""
+    """Draw one sprite of a thing.
+
+    Args:
+        rng: source of all random choices.
+        thing: what to draw.
+        side: the longer side of the drawing in pixels, before it is turned.
+        own: see `choose_drawing`.
+
+    Returns:
+        An RGBA image.
+    """
     drawing = choose_drawing(rng, thing, own)
     sprite = draw(drawing, side)
-    if rng.random() < 0.4:  # narrower or lower
+    if rng.random() < 0.4:  # squeeze the width or the height
         stretch = rng.uniform(0.75, 1)
         width, height = sprite.size
         narrow = rng.random() < 0.5
@@ -34,7 +44,13 @@ def draw_sprite(rng: random.Random, thing: Pictogram, side: int, own: float) -> 
 
 
 def choose_drawing(rng: random.Random, thing: Pictogram, own: float) -> str:
-    """An emoji's with probability `own`, where others have drawn the thing, too; what has no colour gets one, some an outline."""
+    """Choose one of a thing's drawings; SVG files without a colour of their own get a random one, half of them an outline.
+
+    Args:
+        rng: source of all random choices.
+        thing: what to draw.
+        own: probability that an emoji is chosen if the thing also has SVG files, 0..1.
+    """
     emojis = [drawing for drawing in thing.drawings if not drawing.startswith(SVG)]
     others = thing.drawings[len(emojis) :]
     drawing = rng.choice(emojis if emojis and (not others or rng.random() < own) else others)
@@ -48,18 +64,18 @@ def choose_drawing(rng: random.Random, thing: Pictogram, own: float) -> str:
 
 
 def _recoloured(rng: random.Random, sprite: Image.Image, colour_is_named: bool) -> Image.Image:
-    """Another hue, saturation and brightness, in one matrix; a named colour stays what it is."""
+    """Change hue, saturation and brightness by one colour matrix; the hue stays if a name tells the colour."""
     if colour_is_named:
         turn, saturation = 0.0, rng.uniform(0.7, 1.2)
     else:
         turn = rng.uniform(-math.pi, math.pi) if rng.random() < 0.15 else rng.uniform(-0.35, 0.35)
         saturation = 0.0 if rng.random() < 0.08 else rng.uniform(0.4, 1.3)
-    grey = np.tile(LUMA, (3, 1))  # (3, 3), each row the brightness
-    # a turn about the grey axis (Rodrigues' formula), which leaves white and black alone
+    grey = np.tile(LUMA, (3, 1))  # (3, 3), each row computes the brightness
+    # hue: a rotation about the grey axis (Rodrigues' formula), which keeps black and white
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     hue = math.cos(turn) * np.eye(3) + math.sin(turn) * cross + (1 - math.cos(turn)) * np.full((3, 3), 1 / 3)
     matrix = rng.uniform(0.75, 1.15) * (grey + saturation * (np.eye(3) - grey)) @ hue
-    lift = rng.uniform(0, 40) if rng.random() < 0.3 else 0.0  # lines that are not quite black
+    lift = rng.uniform(0, 40) if rng.random() < 0.3 else 0.0  # lifts black lines to a dark grey
     rows = np.concatenate([matrix, np.full((3, 1), lift)], 1)
     colours = sprite.convert("RGB").convert("RGB", tuple(rows.ravel().tolist()))
     colours.putalpha(sprite.getchannel("A"))

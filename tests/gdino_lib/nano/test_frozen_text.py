@@ -1,4 +1,4 @@
-"""The text encoder of nano's training: BERT reads once, noise is added in training only."""
+"""The frozen text encoder: BERT encodes each phrase once, and only training adds noise."""
 
 import torch
 from small_runs import model
@@ -7,7 +7,7 @@ from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.prompts import tokenize
 
 
-def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
+def test_each_phrase_is_encoded_once_and_its_features_stay_the_same(monkeypatch):
     m = model().eval()
     prompts = [["cat", "red hat", "sunflower seed oil"], ["red hat"]]
     with torch.no_grad():
@@ -16,13 +16,13 @@ def test_each_phrase_is_read_once_and_means_the_same(monkeypatch):
     read = kind.forward
     monkeypatch.setattr(kind, "forward", lambda bert, **inputs: calls.append(1) or read(bert, **inputs))
     m.text_encoder = FrozenTextEncoder(m.text_encoder, [phrase for prompt in prompts for phrase in prompt])
-    with torch.no_grad():  # judging: as ever
+    with torch.no_grad():  # without gradients
         torch.testing.assert_close(m.text_encoder(tokenize(prompts)).features, before)
     calls.clear()
     first, again = (m.text_encoder(tokenize(batch)).features for batch in (prompts, prompts[::-1]))
     torch.testing.assert_close(first, before, atol=1e-5, rtol=1e-4)
-    assert torch.equal(again[1], first[0])  # bit for bit, whatever it is read beside
-    assert len(calls) == 1  # all at once, before the first step
+    assert torch.equal(again[1], first[0])  # bit for bit, whatever the other phrases are
+    assert len(calls) == 1  # all phrases at once, before the first step
 
 
 def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
@@ -33,14 +33,16 @@ def test_noise_moves_all_tokens_of_a_phrase_alike_and_only_in_training():
         plain = m.text_encoder.encode(prompt)
     torch.manual_seed(0)
     one, other = (m.text_encoder.encode(prompt) - plain for _ in range(2))
-    torch.testing.assert_close(one[0, 1:4], one[0, 1:2].expand(3, -1), atol=1e-4, rtol=1e-4)  # one vector a phrase
+    torch.testing.assert_close(
+        one[0, 1:4], one[0, 1:2].expand(3, -1), atol=1e-4, rtol=1e-4
+    )  # one vector for each phrase
     assert (one[0, 1] - one[0, 4]).abs().max() > 0.1
     assert not one[1, 4:].any()  # padding stays 0
-    assert (one - other)[prompt.mask].abs().amax(-1).min() > 0.1  # another in each step
+    assert (one - other)[prompt.mask].abs().amax(-1).min() > 0.1  # a new vector in each step
     assert 0.3 < (one[0, 1].std() / plain[prompt.mask].std()).item() < 0.7
 
 
-def test_weight_files_see_no_difference():
+def test_the_state_dict_is_that_of_the_original_encoder():
     m = model()
     m.text_encoder.set_landmarks(["cat"])
     before = m.state_dict()

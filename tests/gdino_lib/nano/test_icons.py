@@ -1,4 +1,4 @@
-"""Drawings and names of further hands, from icon sets in Iconify's JSON files."""
+"""Further drawings and further things from icon sets in Iconify's JSON format."""
 
 import json
 import random
@@ -19,7 +19,7 @@ HAT = Pictogram("top hat", ("top hat",), ("\N{TOP HAT}",))
 
 @pytest.fixture
 def folder(tmp_path):
-    """Every set, empty but for a few icons."""
+    """A folder with all sets; a few of them hold icons."""
     contents = {name: {} for name in icons.SETS}
     contents["twemoji"] = {"cat": SQUARE, "top-hat": SQUARE}
     contents["emojione"] = {"feline": SHADE, "cat-3": SHADE + " "}
@@ -40,7 +40,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_emojis_by_their_code_points_and_else_by_their_names(folder):
+def test_icons_match_emojis_by_code_point_or_by_name(folder):
     cat, hat = icons.drawn_by_others([CAT, HAT], folder)
     assert cat.drawings[0] == "\N{CAT}"
     assert [SHADE in drawing for drawing in cat.drawings[1:]] == [False, True, True]
@@ -48,27 +48,29 @@ def test_emojis_by_their_code_points_and_else_by_their_names(folder):
     assert cat.wordings == CAT.wordings
 
 
-def test_further_things_have_names_of_their_own_and_no_unseen_thing_is_among_them(folder):
+def test_further_things_exclude_known_names_and_unseen_things(folder):
     (anvil,) = icons.further_things(folder, known=[CAT], unseen=[HAT])
     assert anvil.name == "anvil"
-    assert [SQUARE in drawing for drawing in anvil.drawings] == [False, True], "of both sets, in the styles asked for"
+    assert [SQUARE in drawing for drawing in anvil.drawings] == [False, True], (
+        "one drawing of each set, in the styles of SETS"
+    )
     names = {thing.name for thing in icons.further_things(folder, known=[], unseen=[])}
     assert names == {"anvil", "cat", "fur hat"}
 
 
-def test_a_near_twin_keeps_out_what_says_the_same_and_nothing_else(folder):
+def test_a_near_twin_excludes_only_names_that_say_the_same(folder):
     any_hat = Pictogram("hat", ("hat",), ())
     for twin, names in ((HAT, {"anvil", "cat", "fur hat"}), (any_hat, {"anvil", "cat"})):
         found = icons.further_things(folder, known=[], unseen=[], near_twins=[twin])
         assert {thing.name for thing in found} == names, twin.name
 
 
-def test_a_name_is_taken_however_it_is_spelled(folder):
+def test_a_known_name_is_recognised_in_any_spelling(folder):
     spelled = Pictogram("Furhat", ("Furhat",), ())
     assert {thing.name for thing in icons.further_things(folder, known=[spelled], unseen=[])} == {"anvil", "cat"}
 
 
-def test_other_words_for_an_unseen_thing_are_left_out(folder):
+def test_synonyms_of_an_unseen_thing_are_left_out(folder):
     path = folder / "game-icons" / "icons.json"
     found = json.loads(path.read_text())
     found["icons"]["spanner"] = found["icons"]["anvil"]
@@ -78,14 +80,14 @@ def test_other_words_for_an_unseen_thing_are_left_out(folder):
         assert {thing.name for thing in icons.further_things(folder, known=[], unseen=[unseen])} == names
 
 
-def test_of_openmoji_only_what_is_no_emoji_is_a_further_thing(folder):
+def test_only_private_openmoji_icons_are_further_things(folder):
     entries = {"narwhal": {"body": SQUARE}, "unicorn": {"body": SQUARE}}
     (folder / "openmoji" / "icons.json").write_text(json.dumps({"icons": entries}))
     (folder / "openmoji" / "chars.json").write_text(json.dumps({"e009": "narwhal", "1f984": "unicorn"}))
     assert {thing.name for thing in icons.further_things(folder, known=[CAT], unseen=[HAT])} == {"anvil", "narwhal"}
 
 
-def test_what_is_left_out_is_listed_for_unseen_things():
+def test_the_list_of_icons_to_leave_out_names_only_unseen_things():
     listed = pictograms.read_list("icons_left_out.txt")
     assert set(listed) <= {thing.name for thing in pictograms.unseen()}
     assert all(names and all(re.fullmatch(r"[a-z ]{2,}", name) for name in names) for names in listed.values())
@@ -93,7 +95,7 @@ def test_what_is_left_out_is_listed_for_unseen_things():
 
 def test_a_missing_set_is_named(folder):
     (folder / "temaki" / "icons.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"temaki.icons\.json: missing; `make nano` fetches"):
+    with pytest.raises(FileNotFoundError, match=r"temaki.icons\.json: no such file; `make nano` downloads"):
         icons.further_things(folder, known=[], unseen=[])
 
 
@@ -105,7 +107,7 @@ def test_an_icon_is_drawn_and_cropped(folder):
     assert image.getpixel((24, 16)) == (204, 0, 0, 255)
 
 
-def test_what_has_no_colour_gets_one(folder):
+def test_an_icon_without_colour_gets_a_random_colour(folder):
     shade = Pictogram("anvil", ("anvil",), icons.further_things(folder, known=[CAT], unseen=[HAT])[0].drawings[:1])
     colours = set()
     for index in range(6):
@@ -116,14 +118,14 @@ def test_what_has_no_colour_gets_one(folder):
 
 
 @pytest.mark.parametrize("own", [0.0, 0.5, 0.75, 1.0])
-def test_an_emoji_is_drawn_by_its_own_font_as_often_as_wished(folder, own):
+def test_own_is_the_probability_of_the_fonts_drawing(folder, own):
     (cat,) = icons.drawn_by_others([CAT], folder)
     rng = random.Random(0)
     drawn = [sprites.choose_drawing(rng, cat, own) for _ in range(400)]
     assert abs(sum(drawing == "\N{CAT}" for drawing in drawn) / 400 - own) < 0.1
 
 
-def test_weights_say_how_often_a_thing_is_shown():
+def test_weights_decide_how_often_a_thing_is_shown():
     drawn = [
         box.label
         for index in range(60)
@@ -132,5 +134,5 @@ def test_weights_say_how_often_a_thing_is_shown():
         ).record.boxes
     ]
     assert 0.75 < drawn.count("cat") / len(drawn) < 1
-    with pytest.raises(ValueError, match="weights: expected 2, one a thing, got 1"):
+    with pytest.raises(ValueError, match="weights: expected 2, one for each thing, got 1"):
         SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])

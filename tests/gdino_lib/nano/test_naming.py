@@ -1,4 +1,4 @@
-"""Names are learned from single things: the loss, what it may change, and that an interrupted stage goes on."""
+"""The first training stage: its loss, the weights that it changes, and resuming it."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def single(count: int) -> SceneDataset:
 
 
 def batch() -> Batch:
-    """Two pictures, three things, one phrase that both prompts hold."""
+    """Two pictures with three things; both prompts contain the phrase "cat"."""
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]])
     targets = [Target(boxes[:2], torch.tensor([0, 1]), "a"), Target(boxes[2:], torch.tensor([1]), "b")]
@@ -32,7 +32,7 @@ def batch() -> Batch:
     return Batch(images, torch.ones(2, 64, 64, dtype=torch.bool), prompts, targets)
 
 
-def test_a_box_takes_what_lies_inside_it():
+def test_a_box_pools_the_tokens_inside_it():
     image = model().image_backbone(batch().pixel_values, batch().pixel_mask)
     quarters = torch.zeros_like(image.features)
     start = 0
@@ -50,7 +50,7 @@ def test_a_box_takes_what_lies_inside_it():
 
 
 def test_each_thing_is_compared_with_every_phrase_of_the_batch():
-    """Against the plain definition, phrase by phrase; the shared "cat" counts once."""
+    """The loss equals its plain definition, phrase by phrase; the shared "cat" counts once."""
     m = model().eval()
     found, share = naming_loss(m, batch())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -66,7 +66,7 @@ def test_each_thing_is_compared_with_every_phrase_of_the_batch():
     assert share == pytest.approx((logits.argmax(1) == torch.tensor([0, 1, 0])).float().mean().item())
 
 
-def test_names_are_learned_and_nothing_else_is_changed(tmp_path):
+def test_names_are_learned_and_no_other_weights_change(tmp_path):
     m = model()
     before = {name: tensor.clone() for name, tensor in m.state_dict().items()}
     circles = [thing for thing in pictograms.seen() if thing.name in ("red circle", "blue circle", "green circle")]
@@ -80,14 +80,14 @@ def test_names_are_learned_and_nothing_else_is_changed(tmp_path):
     )
     shares = learn_names(m, data, replace(QUICK, batch_size=8), tmp_path, workers=0)
     assert len(shares) == 150
-    assert sum(shares[-20:]) / 20 > 0.9  # by chance a third
+    assert sum(shares[-20:]) / 20 > 0.9  # a third by chance
     changed = {name for name, tensor in m.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(name.startswith(("image_backbone.", "text_encoder.projection.")) for name in changed)
     assert all(parameter.requires_grad for parameter in m.parameters())
 
 
-def test_an_interrupted_stage_goes_on_bit_for_bit(tmp_path, monkeypatch):
+def test_an_interrupted_stage_resumes_bit_for_bit(tmp_path, monkeypatch):
     settings = replace(QUICK, save_every=3)
     whole, halves = model(), model()
     learn_names(whole, single(32), settings, tmp_path / "whole", workers=0)
@@ -114,5 +114,5 @@ def test_an_interrupted_stage_goes_on_bit_for_bit(tmp_path, monkeypatch):
 def test_other_settings_or_data_are_refused(tmp_path):
     learn_names(model(), single(8), QUICK, tmp_path, workers=0)
     for data, settings in ((single(8), replace(QUICK, lr=1.0)), (single(12), QUICK)):
-        with pytest.raises(ValueError, match="a checkpoint of other data or settings; remove"):
+        with pytest.raises(ValueError, match="made with other data or settings; remove"):
             learn_names(model(), data, settings, tmp_path, workers=0)

@@ -1,4 +1,4 @@
-"""Photographs to train on: what is absent, what a view shows, what a prompt asks for."""
+"""Photographs to train on: absent names, pictures and prompts."""
 
 import random
 from dataclasses import replace
@@ -33,7 +33,7 @@ EVERYWHERE = frozenset({"dog", "cat", "sofa", "car"})
 
 
 def write_set(folder, pictures):
-    """`pictures`: (name of the box, its xyxy) of each, on grey, 160 x 120; a dog is red, everything else blue."""
+    """Write a grey picture of 160 x 120 for each list of (name, xyxy); dogs are red boxes, all other things blue ones."""
     (folder / "images").mkdir(parents=True)
     records = []
     for number, boxes in enumerate(pictures):
@@ -60,7 +60,7 @@ def dataset(photographs, **options):
 # names
 
 
-def test_a_broader_word_names_narrower_things_and_never_the_reverse():
+def test_related_and_narrower_names_follow_from_the_meanings():
     assert NAMES.related("chihuahua", "dog")
     assert NAMES.related("dog", "chihuahua")
     assert NAMES.related("sofa", "couch")
@@ -70,18 +70,18 @@ def test_a_broader_word_names_narrower_things_and_never_the_reverse():
 
 
 @pytest.mark.parametrize("line", ["dog", ": hound", "dog: hound\ndog: cur"])
-def test_a_line_of_another_form_is_named(tmp_path, line):
+def test_a_malformed_line_is_named(tmp_path, line):
     (tmp_path / "names.txt").write_text(line)
     with pytest.raises(ValueError, match=r"names.txt, line \d: expected 'name: synonyms < hypernyms'"):
         read_names(tmp_path / "names.txt")
 
 
-def test_the_names_of_the_packages_photographs_are_consistent():
+def test_the_embedded_list_of_names_is_consistent():
     names = read_names()
     assert len(names.meanings) > 300
     for name, meaning in names.meanings.items():
         assert name not in meaning.hypernyms
-        for synonym in meaning.synonyms:  # a synonym that is a name of its own is the same thing
+        for synonym in meaning.synonyms:  # if a synonym is itself a name, both are synonyms of each other
             if synonym in names.meanings:
                 assert name in names[synonym].synonyms, (name, synonym)
 
@@ -93,22 +93,22 @@ def test_the_names_of_the_packages_photographs_are_consistent():
     ("shown", "absent"),
     [
         ((), {"dog", "chihuahua", "cat", "sofa", "couch", "car"}),
-        (("dog",), {"cat", "sofa", "couch", "car"}),  # whether the dog is a chihuahua nobody knows
+        (("dog",), {"cat", "sofa", "couch", "car"}),  # the dog may be a chihuahua
         (("chihuahua",), {"cat", "sofa", "couch", "car"}),
         (("couch", "cat"), {"dog", "chihuahua", "car"}),
     ],
 )
-def test_absent_is_what_the_set_would_have_labelled(shown, absent):
+def test_names_are_absent_only_if_the_set_would_have_labelled_them(shown, absent):
     assert set(Absences(NAMES, ()).of(EVERYWHERE, shown)) == absent
 
 
-def test_a_set_that_labels_little_knows_of_no_absence_but_that_of_what_no_photograph_shows(tmp_path):
+def test_in_a_partly_labelled_set_only_names_that_no_photograph_shows_are_absent(tmp_path):
     photographs = read_set(write_set(tmp_path / "tools", [[("dog", (20, 30, 100, 90))]]))
     assert photographs.everywhere == frozenset()
     assert Absences(NAMES).of(photographs.everywhere, {"dog"}) == NOWHERE
 
 
-def test_what_no_photograph_shows_is_a_pictogram_and_no_name_of_a_photograph():
+def test_names_that_no_photograph_shows_are_pictograms_and_unrelated_to_photographs():
     seen = {thing.name for thing in pictograms.seen()}
     names = read_names()
     assert set(NOWHERE) <= seen
@@ -131,7 +131,7 @@ def test_twenty_names_are_held_out_and_no_pictogram_shows_them():
     assert set(held_out) <= set(read_names().meanings)
 
 
-def test_a_share_is_kept_aside_by_the_seed(photographs):
+def test_the_validation_share_is_the_same_in_every_run(photographs):
     rest, aside = keep_aside(photographs, 0.25)
     assert len(aside.records) == 1
     files = [record.file_name for record in (*rest.records, *aside.records)]
@@ -152,7 +152,7 @@ def test_boxes_move_with_the_pixels(photographs):
     for index in range(40):
         picture, _, _ = data.picture(index, (96, 72))
         pixels = np.asarray(picture.image).astype(int)
-        red = pixels[..., 0] - pixels[..., 2] > 60  # light and contrast vary
+        red = pixels[..., 0] - pixels[..., 2] > 60  # brightness and contrast vary
         for name, (x1, y1, x2, y2) in picture.boxes:
             if name == "dog" and red.any():
                 rows, columns = np.flatnonzero(red.any(1)), np.flatnonzero(red.any(0))
@@ -162,7 +162,7 @@ def test_boxes_move_with_the_pixels(photographs):
                 )
 
 
-def test_every_sample_is_sound_and_the_same_for_the_same_index(photographs):
+def test_samples_are_valid_and_depend_on_index_and_epoch_alone(photographs):
     data = dataset(photographs, mosaics=0.3, pasted=0.5, things=pictograms.seen()[:40])
     other = dataset(photographs, mosaics=0.3, pasted=0.5, things=pictograms.seen()[:40])
     for index in range(24):
@@ -176,7 +176,7 @@ def test_every_sample_is_sound_and_the_same_for_the_same_index(photographs):
                (data[index].pixel_values != other[index].pixel_values).any() for index in range(4))  # fmt: skip
 
 
-def test_a_prompt_never_calls_absent_what_may_be_there(photographs):
+def test_absent_names_fit_nothing_in_the_picture(photographs):
     data = dataset(photographs, mosaics=0.5, unanswered=0.3)
     for index in range(60):
         picture, prompt, phrases = data.picture(index, (96, 72))
@@ -189,7 +189,7 @@ def test_a_prompt_never_calls_absent_what_may_be_there(photographs):
                 )
 
 
-def test_some_prompts_name_nothing_that_is_there_and_have_no_boxes(photographs):
+def test_unanswered_prompts_have_phrases_and_no_boxes(photographs):
     always = dataset(photographs, unanswered=1.0)
     assert all(not len(always[index].target.boxes) and always[index].prompt for index in range(12))
     never = dataset(photographs, unanswered=0.0)
@@ -197,7 +197,7 @@ def test_some_prompts_name_nothing_that_is_there_and_have_no_boxes(photographs):
     assert all(len(phrases) == len(picture.boxes) for picture, _, phrases in shown)
 
 
-def test_a_view_without_boxes_of_a_set_that_labels_little_has_a_prompt_all_the_same(tmp_path):
+def test_a_view_without_boxes_of_a_partly_labelled_set_still_has_a_prompt(tmp_path):
     photographs = read_set(write_set(tmp_path / "tools", [[("dog", (0, 0, 12, 12))]]))
     data = dataset(photographs, all_names=1.0)
     samples = [data[index] for index in range(40)]
@@ -205,7 +205,7 @@ def test_a_view_without_boxes_of_a_set_that_labels_little_has_a_prompt_all_the_s
     assert all(sample.prompt for sample in samples)
 
 
-def test_a_broader_word_stands_for_all_that_it_names(tmp_path):
+def test_a_hypernym_replaces_all_names_that_it_covers(tmp_path):
     boxes = [("dog", (10, 10, 60, 60)), ("cat", (80, 30, 140, 100))]
     data = dataset(read_set(write_set(tmp_path / "mine", [boxes])), broader=1.0, unanswered=0.0, all_names=0.0)
     seen = set()
@@ -217,7 +217,7 @@ def test_a_broader_word_stands_for_all_that_it_names(tmp_path):
     assert "animal" in seen
 
 
-def test_sides_of_a_batch_are_alike_and_parts_are_mixed_by_their_shares(photographs):
+def test_a_mixture_has_one_size_per_batch_and_draws_from_all_parts(photographs):
     first, second = dataset(photographs), dataset(photographs, seed=1)
     mixed = MixedDataset([first, second], [0.5, 0.5], 64, batch_size=4, sizes=[(96, 72), (72, 96)])
     order = list(EpochOrder(mixed))
@@ -231,7 +231,7 @@ def test_sides_of_a_batch_are_alike_and_parts_are_mixed_by_their_shares(photogra
     assert changed.fingerprint != mixed.fingerprint
 
 
-def test_the_fingerprint_knows_boxes_names_and_shares(photographs):
+def test_the_fingerprint_depends_on_records_and_settings(photographs):
     data = dataset(photographs)
     assert data.fingerprint == dataset(photographs).fingerprint
     fewer = replace(photographs, records=photographs.records[:2])
@@ -239,8 +239,10 @@ def test_the_fingerprint_knows_boxes_names_and_shares(photographs):
     assert data.fingerprint != dataset(photographs, broader=0.5).fingerprint
 
 
-def test_weights_go_with_sets(photographs):
-    with pytest.raises(ValueError, match=r"weights: expected one for each of one set or more, got 2 for 1"):
+def test_each_set_needs_a_weight(photographs):
+    with pytest.raises(
+        ValueError, match=r"weights: expected at least one set, one weight for each, got 1 sets, 2 weights"
+    ):
         PhotographDataset([photographs], [1.0, 2.0], NAMES, 4, batch_size=2, sizes=[(64, 64)])
 
 

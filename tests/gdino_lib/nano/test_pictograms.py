@@ -1,4 +1,4 @@
-"""Named pictograms: over a thousand things, each with names of its own."""
+"""Named pictograms: over a thousand things with distinct names."""
 
 import re
 
@@ -11,7 +11,7 @@ THINGS = pictograms.pictograms()
 BY_NAME = {thing.name: thing for thing in THINGS}
 
 
-def test_over_a_thousand_names_of_one_thing_each():
+def test_over_a_thousand_things_have_names_and_wordings_of_their_own():
     assert len(THINGS) == 1363
     assert {len(thing.drawings) for thing in THINGS} >= {1, 2, 3}
     check_distinct([thing.name for thing in THINGS])
@@ -22,7 +22,7 @@ def test_over_a_thousand_names_of_one_thing_each():
 
 
 @pytest.mark.parametrize("kind", ["skin", "flag", "keycap", "letter", "facing right"])
-def test_what_is_left_out(kind):
+def test_some_kinds_of_emojis_are_left_out(kind):
     left_out = {
         "skin": "\N{WAVING HAND SIGN}\N{EMOJI MODIFIER FITZPATRICK TYPE-3}",
         "flag": "\N{REGIONAL INDICATOR SYMBOL LETTER F}\N{REGIONAL INDICATOR SYMBOL LETTER R}",
@@ -33,7 +33,7 @@ def test_what_is_left_out(kind):
     assert not any(left_out[kind] in thing.drawings for thing in THINGS)
 
 
-def test_one_name_for_drawings_of_the_same():
+def test_drawings_of_the_same_thing_share_one_name():
     assert BY_NAME["cat"].drawings == ("\N{CAT}", "\N{CAT FACE}")
     assert len(BY_NAME["astronaut"].drawings) == 3
     assert "woman running" not in BY_NAME
@@ -54,5 +54,5 @@ def test_one_name_for_drawings_of_the_same():
         ("trackball", True, True),
     ],
 )
-def test_what_the_names_allow(name, may_flip, may_turn):
+def test_names_decide_whether_a_thing_may_flip_or_turn(name, may_flip, may_turn):
     assert (BY_NAME[name].may_flip, BY_NAME[name].may_turn) == (may_flip, may_turn)

@@ -1,4 +1,4 @@
-"""The curves of several rounds of training."""
+"""Training curves over several rounds."""
 
 import json
 

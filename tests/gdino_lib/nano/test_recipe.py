@@ -1,4 +1,4 @@
-"""The recipe of the embedded model: what it learns from, and how its weights are kept."""
+"""The embedded model's recipe: its data, its rounds and the export of its weights."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from gdino_lib.training.validation import Validation
 from gdino_lib.weights import loading
 
 
-def test_weights_are_exported_in_half_precision_and_come_back(tmp_path):
+def test_exported_weights_load_with_rounding_errors_only(tmp_path):
     before = model().eval()
     recipe.add_landmarks(before, ["cat", "red circle", "dog"])
     loading.save(before, tmp_path / "best.safetensors")
@@ -24,7 +24,7 @@ def test_weights_are_exported_in_half_precision_and_come_back(tmp_path):
     kept = after.state_dict()
     for name, tensor in before.state_dict().items():
         largest = tensor.float().abs().max()
-        bound = 0.005 if name in recipe.IN_8_BITS else 0.0006  # half of 1/127; half of a half's last digit
+        bound = 0.005 if name in recipe.IN_8_BITS else 0.0006  # half a step of 8 bits; half a step of float16
         assert (kept[name].float() - tensor.float()).abs().max() <= bound * largest, name
     images, mask = torch.randn(1, 3, 96, 96), torch.ones(1, 96, 96, dtype=torch.bool)
     with torch.inference_mode():
@@ -45,8 +45,8 @@ def test_the_text_file_stays_the_same_when_the_rest_is_trained_further(tmp_path)
     assert [one == other for one, other in files] == [True, False]
 
 
-def test_what_is_learned_from(monkeypatch):
-    """No unseen name, near-twin or what MiniLM takes for nearly the same; emojis and further things in the shares wished for."""
+def test_things_to_learn_exclude_names_close_to_unseen_ones(monkeypatch):
+    """No unseen name, no near-twin, and no name that MiniLM finds too similar; the shares are those asked for."""
     further = [Pictogram(name, (name,), ("<svg ",)) for name in ("anvil", "kitten", "lathe")]
 
     def further_things(folder, known, unseen, near_twins):
@@ -71,8 +71,8 @@ def test_what_is_learned_from(monkeypatch):
 
 
 @pytest.mark.parametrize("plan", recipe.ROUNDS, ids=range(1, len(recipe.ROUNDS) + 1))
-def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
-    """Each round at a small size: the frozen text stays as it is, the rest learns, and a finished round is not repeated."""
+def test_a_round_trains_and_a_finished_round_is_not_repeated(tmp_path, monkeypatch, plan):
+    """Each round at a small size: BERT stays frozen, the rest learns, and a second call returns the same file."""
     settings = replace(plan.settings, epochs=1, batch_size=2, lr_scale={"text_encoder.bert": 0.0}, denoising=4)
     plan = replace(plan, settings=settings)
     monkeypatch.setattr(recipe, "EPOCH_SCENES", 4)
@@ -90,7 +90,7 @@ def test_a_round_trains_and_goes_on(tmp_path, monkeypatch, plan):
     assert path.stat().st_mtime_ns == written
 
 
-def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch):
+def test_each_round_starts_from_the_weights_of_the_previous_one(tmp_path, monkeypatch):
     rounds = []
 
     def train_round(trained, plan, icons, out, validation, workers):
@@ -111,13 +111,13 @@ def test_each_round_begins_with_what_the_one_before_found(tmp_path, monkeypatch)
     assert [plan for plan, _ in rounds] == list(recipe.ROUNDS)
     assert [name for _, name in rounds] == [*(f"nano-round-{n}" for n in range(1, len(rounds))), "nano"]
     trained = loading.load(tmp_path / "nano/nano.safetensors", "cpu")
-    steps = sum(1 - plan.merge_alpha for plan, _ in rounds)  # each adds 1, of which a mixture keeps a part
+    steps = sum(1 - plan.merge_alpha for plan, _ in rounds)  # each round adds 1; merging keeps a part of it
     torch.testing.assert_close(trained.decoder.norm.weight, model().decoder.norm.weight + steps)
     assert trained.config.landmarks == len(set(recipe.wordings(pictograms.seen()[:3])))
     assert trained.text_encoder.landmarks.isfinite().all()
 
 
-def test_other_channels_are_dropped_in_each_step_and_image_and_none_when_judging():
+def test_channels_are_dropped_at_random_in_training_only():
     backbone = model().image_backbone.backbone
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_other_channels_are_dropped_in_each_step_and_image_and_none_when_judging
         assert (gone != (again == 0).all(dim=(2, 3))).any()
 
 
-def test_all_variants_that_are_compared_exist_and_differ():
+def test_all_variants_of_the_ablation_are_valid_and_differ():
     script = load_script("benchmarks/ablate_nano")
     made = {}
     for name, variant in script.VARIANTS.items():
@@ -145,7 +145,7 @@ def test_all_variants_that_are_compared_exist_and_differ():
     assert len(set(made.values())) == len(made)
 
 
-def test_variants_in_the_fourth_round_differ_from_it_only_in_what_they_name():
+def test_variants_of_the_fourth_round_differ_from_it_only_in_their_own_changes():
     script, fourth = load_script("benchmarks/ablate_nano"), recipe.ROUNDS[3]
     plain = script.in_fourth_round(script.VARIANTS["recipe"])
     assert LossSettings(**plain.loss) == fourth.settings.loss

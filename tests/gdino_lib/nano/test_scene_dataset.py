@@ -1,4 +1,4 @@
-"""Scenes to train on: prompts, targets, batches, the same in any process."""
+"""Scenes to train on: prompts, targets and batches, which are the same in every process."""
 
 import random
 
@@ -36,10 +36,10 @@ def test_training_neither_shows_nor_names_the_unseen():
             asked.update(prompt)
             assert {box.label for box in scene.record.boxes} <= {thing.name for thing in SEEN}
     assert not asked & words
-    assert asked - {thing.name for thing in SEEN}, "further wordings are used"
+    assert asked - {thing.name for thing in SEEN}, "prompts use other wordings than the names, too"
 
 
-def test_some_scenes_are_crowds_where_asked_for():
+def test_crowds_is_the_share_of_scenes_that_repeat_things():
     def repeats(crowds):
         data = SceneDataset(SEEN, 60, batch_size=4, sizes=(64,), crowds=crowds)
         labels = [[box.label for box in data.scene(number)[0].record.boxes] for number in range(60)]
@@ -68,7 +68,7 @@ def test_samples_agree_with_their_scenes():
             assert prompt[phrase] in BY_NAME[box.label].wordings
 
 
-def test_what_bears_the_name_does_not_count_as_absent():
+def test_absent_names_fit_nothing_in_the_scene():
     cats = [BY_NAME[name] for name in ("cat", "black cat", "dog", "guide dog")]
     data = SceneDataset(cats, 30, batch_size=1, sizes=(64,), negatives=4, most=1)
     owner = {wording: thing for thing in cats for wording in thing.wordings}
@@ -81,7 +81,7 @@ def test_what_bears_the_name_does_not_count_as_absent():
     assert {len(data.scene(index)[1]) for index in range(30)} == {1, 2, 3}, "colours are told apart"
 
 
-def test_some_prompts_name_nothing_that_is_there_where_asked_for():
+def test_unanswered_is_the_share_of_prompts_with_only_absent_names():
     plain, some = (SceneDataset(SEEN, 60, batch_size=1, sizes=(64,), unanswered=share) for share in (0.0, 0.4))
     alone = 0
     for index in range(60):
@@ -109,7 +109,7 @@ def test_wordings_are_the_name_half_of_the_time():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_of_one_size_and_the_same_in_any_process(workers):
+def test_batches_have_one_size_and_are_the_same_in_every_process(workers):
     data, alone = dataset(), dataset()
     loader = build_loader(data, 4, shuffle=True, workers=workers)
     shapes = []
@@ -126,7 +126,7 @@ def test_batches_are_of_one_size_and_the_same_in_any_process(workers):
     assert len(set(shapes)) > 1
 
 
-def test_an_epoch_has_new_scenes_and_a_data_set_its_fingerprint():
+def test_each_epoch_has_new_scenes_and_the_fingerprint_depends_on_the_seed():
     data = dataset()
     first = data[0].pixel_values
     data.set_epoch(1)
@@ -134,7 +134,7 @@ def test_an_epoch_has_new_scenes_and_a_data_set_its_fingerprint():
     assert dataset().fingerprint == data.fingerprint != dataset(seed=4).fingerprint
 
 
-def test_prompts_fit():
+def test_prompts_keep_to_max_tokens():
     data = dataset(max_tokens=40, negatives=200, most=1)
     tokens = [sum(len(word_pieces(phrase)) + 1 for phrase in data.scene(index)[1]) for index in range(12)]
     assert max(tokens) <= 38

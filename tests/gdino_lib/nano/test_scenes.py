@@ -1,4 +1,4 @@
-"""Scenes: what they show, that any process draws the same, and how they are written."""
+"""Scenes: their content, their reproducibility, and writing them to disk."""
 
 import hashlib
 import os
@@ -60,7 +60,7 @@ def test_boxes_are_tight_around_what_is_drawn(monkeypatch):
             assert box.xyxy == solid.getbbox()
 
 
-def test_most_of_each_thing_stays_in_sight():
+def test_most_of_each_thing_stays_visible():
     for index in range(25):
         masks = draw_scene(index, seed=6, size=128, things=THINGS).masks
         for number, mask in enumerate(masks):
@@ -91,7 +91,7 @@ def test_impossible_scenes_are_refused(changes):
 
 
 @pytest.mark.parametrize("size", ["256", 256.5, (300,), (300, "400"), None])
-def test_what_is_no_size_is_refused(size):
+def test_an_invalid_size_is_refused(size):
     with pytest.raises(ValueError, match=re.escape(f"(width, height), got {size!r}")):
         draw_scene(0, seed=0, size=size, things=SEEN)
 
@@ -100,7 +100,7 @@ def test_what_is_no_size_is_refused(size):
 
 
 @pytest.mark.parametrize("kind", ["voc", "coco", "odvg", "csv"])
-def test_what_is_written_is_read_again(tmp_path, kind):
+def test_written_scenes_are_read_back(tmp_path, kind):
     written = write_scenes(tmp_path / "out", 3, things=UNSEEN, annotations=kind, seed=4, size=64)
     folder = tmp_path / "out"
     read = {

@@ -1,4 +1,4 @@
-"""Which things are never seen: the list, its rule, and that training keeps to it."""
+"""The unseen things: the list, the rule behind it, and their absence from training."""
 
 import re
 from importlib.resources import files
@@ -14,12 +14,12 @@ SEEN = pictograms.seen()
 UNSEEN = pictograms.unseen()
 
 
-def test_the_list_is_what_the_rule_makes():
+def test_the_stored_list_is_the_result_of_the_rule():
     listed = pictograms.unseen_names()
     text = files("gdino_lib.nano").joinpath("pictograms_unseen.txt").read_text("utf-8")
     assert text == unseen.listing(listed)
     assert f"# Made by {unseen.__name__}.{unseen.choose_unseen.__name__};" in text
-    # another release of FreeType may draw a few pixels otherwise
+    # another release of FreeType may draw a few pixels differently, so the threshold of similarity gets a margin
     surely, perhaps = (unseen.choose_unseen(similarity=unseen.SIMILARITY + margin) for margin in (0.004, -0.004))
     assert list(surely) == list(listed) == list(perhaps)
     for name, twins in listed.items():
@@ -27,7 +27,7 @@ def test_the_list_is_what_the_rule_makes():
     assert sum(map(len, surely.values())) > 300
 
 
-def test_unseen_names_and_their_twins_are_not_learnt():
+def test_unseen_things_and_their_near_twins_are_not_learned():
     assert len(UNSEEN) == 200
     assert len(SEEN) > 800
     learnt, never = ({thing.name for thing in things} for things in (SEEN, UNSEEN))
@@ -43,7 +43,7 @@ def test_unseen_names_and_their_twins_are_not_learnt():
         assert not [other.name for other in SEEN if say_the_same(thing, other)]
 
 
-def test_unseen_names_are_of_all_kinds():
+def test_unseen_things_are_of_all_kinds():
     codes = sorted(ord(min(thing.drawings)[0]) for thing in THINGS)
     chosen = np.array([ord(min(thing.drawings)[0]) for thing in UNSEEN])
     tenths = [codes[round(share * (len(codes) - 1) / 10)] for share in range(11)]
