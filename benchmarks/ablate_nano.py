@@ -1,9 +1,9 @@
-"""Compare choices of nano's recipe: `python benchmarks/ablate_nano.py --icons FOLDER --names runs/nano-names --out FOLDER`.
+"""Ablate nano's recipe: `python benchmarks/ablate_nano.py --icons FOLDER --names runs/nano-names --out FOLDER`.
 
-From what the first stage leaves, each variant is trained on the same number of scenes of 192 x 192, and judged on 400 scenes
-of names that it learned and 400 of near-twins of the unseen names, whose emojis it never saw, 8 absent names a prompt, on a
-GPU where there is one. Runs go on where they were interrupted; `figures.json` in a variant's folder keeps what is measured.
-Matching and noise on the text are the first round's, with `--fourth-round` those of the fourth.
+Each variant starts from the result of the first stage and is trained on the same number of scenes of 192 x 192 pixels. It is
+evaluated on 400 scenes of names that it learned and on 400 scenes of near-twins, whose emojis it never saw. Each prompt holds
+8 absent names. A GPU is used if there is one. Interrupted runs are resumed, and `figures.json` in a variant's folder stores
+its results. Matching costs and noise on the text are those of the first round, or of the fourth with `--fourth-round`.
 """
 
 import argparse
@@ -35,9 +35,17 @@ SCALE = recipe.SETTINGS.lr_scale
 
 @dataclass(frozen=True)
 class Variant:
-    """What is not as in the recipe: settings, parts of the model, data, weights of costs and losses; noise on the text.
+    """How a variant differs from the recipe.
 
-    `names`: with the first stage.
+    Attributes:
+        settings: changed fields of `TrainingSettings`.
+        config: changed fields of the model's configuration.
+        data: changes of the training data. "things" is "emojis" (only emojis, in OpenMoji's drawings) or "hands" (only emojis,
+            in the drawings of all sets). "share" is the share of further things. With "wordings" False, prompts use names
+            only. "negatives", "crowds" and "unanswered" are arguments of `SceneDataset`.
+        loss: changed fields of `LossSettings`.
+        noise: on the text features, see `FrozenTextEncoder`.
+        names: start from the first stage; otherwise from nano's initial weights.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -86,17 +94,29 @@ VARIANTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--icons", type=Path, required=True, help="folder of the icon sets")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
-    parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run, made if missing")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument(
-        "--fourth-round", action="store_true", help="match and make the text noisy as the fourth round does"
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=list(VARIANTS),
+        metavar="NAME",
+        help="variants to train (default: all)",
+    )
+    parser.add_argument("--names", type=Path, required=True, help="folder of the first stage's run; trained if missing")
+    parser.add_argument(
+        "--fourth-round", action="store_true", help="use the matching costs and the text noise of the fourth round"
     )
     parser.add_argument(
-        "--precision", choices=Precision.__args__, default=recipe.SETTINGS.precision, help="(default: %(default)s)"
+        "--precision",
+        choices=Precision.__args__,
+        default=recipe.SETTINGS.precision,
+        help="(default: %(default)s)",
     )
-    parser.add_argument("--scenes", type=int, default=6_400, help="to train on (default: 6,400)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch (default: all)")
+    parser.add_argument("--scenes", type=int, default=6_400, help="training scenes of each variant (default: 6,400)")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of PyTorch (default: one per core)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes (default: 1)")
     options = parser.parse_args()
     if options.scenes % recipe.EPOCH_SCENES or options.scenes < recipe.EPOCH_SCENES:
@@ -123,14 +143,14 @@ def main() -> None:
 
 
 def in_fourth_round(variant: Variant) -> Variant:
-    """With the fourth round's matching and noise, where the variant does not say otherwise."""
+    """The variant with the fourth round's matching costs and noise, unless it changes them itself."""
     first, fourth = recipe.ROUNDS[0], recipe.ROUNDS[3]
     noise = fourth.noise if variant.noise == first.noise else variant.noise
     return replace(variant, loss=asdict(fourth.settings.loss) | variant.loss, noise=noise)
 
 
 def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: int, workers: int) -> Path:
-    """The weights of a variant's run."""
+    """Train a variant on `scenes` scenes; returns the file with its weights."""
     loss = replace(recipe.SETTINGS.loss, **variant.loss)
     changed = replace(recipe.SETTINGS, epochs=scenes // recipe.EPOCH_SCENES, loss=loss, **variant.settings)
     model = begin_nano(recipe.CONFIG.replace(**variant.config), changed.seed)
@@ -145,7 +165,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         things = icons.drawn_by_others(things, icon_sets)
     if not data.get("wordings", True):
         things = [thing._replace(wordings=thing.wordings[:1]) for thing in things]
-    if not changed.lr_scale["text_encoder.bert"]:  # a BERT that changes reads each phrase in each step
+    if not changed.lr_scale["text_encoder.bert"]:  # only a frozen BERT may store its features
         model.text_encoder = FrozenTextEncoder(model.text_encoder, recipe.wordings(things), variant.noise)
     dataset = SceneDataset(
         things,
@@ -163,7 +183,7 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
 
 
 def judge(path: Path, folder: Path, precision: Precision) -> dict[str, float]:
-    """AP, AP50 and mean greatest recall in the scenes of a folder."""
+    """AP, AP50 and average recall (COCO's AR) on the scenes of a folder."""
     records = read_records(folder / "annotations.json")
     detector = Detector(loading.load(path), precision)
     measured = average_precision(

@@ -1,7 +1,8 @@
 """Learn drawn shapes with one part of the training switched off: `python benchmarks/ablate_shapes.py --json FILE`.
 
-Chapter 09 draws the curves. A run is one variant with one seed; FILE is written after each, and runs that it has already
-are not repeated. On a CPU the seed decides everything but the last bits; a run takes one to two minutes on a quiet core.
+Chapter 09 draws the curves. Each run trains one variant with one seed. FILE is written after each run, and runs that it
+already holds are not repeated. On a CPU, the seed determines a run except for the last bits. A run takes one to two minutes
+on an idle core.
 """
 
 import argparse
@@ -42,7 +43,7 @@ SETTINGS = TrainingSettings(
 
 
 class BestQuery(HungarianMatcher):
-    """Not one-to-one: each box takes the query that costs least, even if another box has it already."""
+    """Matching that is not one-to-one: each box takes its cheapest query, even if another box has taken the same query."""
 
     @torch.no_grad()
     def __call__(self, predictions, tokens, targets):  # noqa: ANN001, ANN204
@@ -54,14 +55,14 @@ class BestQuery(HungarianMatcher):
 
 
 class InOrder(HungarianMatcher):
-    """No matching at all: the first query answers for the first box, the second for the second."""
+    """No matching: the first query is assigned to the first box, the second query to the second box, and so on."""
 
-    def __call__(self, predictions, tokens, targets):  # noqa: ANN001, ANN204, ARG002 - as the matcher is called
+    def __call__(self, predictions, tokens, targets):  # noqa: ANN001, ANN204, ARG002 - the matcher's signature
         counts = [min(len(target.boxes), predictions.boxes.shape[1]) for target in targets]
         return [(torch.arange(count), torch.arange(count)) for count in counts]
 
 
-# name: changed settings, matcher
+# name: (changed settings, matcher); None is the usual matcher
 VARIANTS = {
     "as it should be": ({}, None),
     "no denoising": ({"denoising": 0}, None),
@@ -79,13 +80,13 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default: 3)")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # the model is too small for more
+    torch.set_num_threads(1)  # the model is too small to gain from more threads
     settings = about()
     runs = []
     if options.json.is_file():
         there = json.loads(options.json.read_text(encoding="utf-8"))
         if {name: there[name] for name in settings} != settings:
-            raise SystemExit(f"{options.json} has runs with other settings; choose another file")
+            raise SystemExit(f"{options.json}: its runs have other settings; choose another file")
         runs = there["runs"]
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(options.seeds):
@@ -99,13 +100,13 @@ def main() -> None:
 
 
 def about() -> dict:
-    """What the runs of a file have in common, as JSON has it."""
+    """The settings that all runs of a file share, as JSON values."""
     common = {"config": MODEL.to_dict(), "settings": SETTINGS.to_dict(), "pictures": PICTURES}
     return json.loads(json.dumps(common))
 
 
 def train(name: str, seed: int, folder: Path) -> dict:
-    """One run: {"variant", "seed", "steps": [...], "ap": [...], "ap50": [...]}."""
+    """Train one variant with one seed: {"variant", "seed", "steps": [...], "ap": [...], "ap50": [...]}."""
     changes, matcher = VARIANTS[name]
     settings = replace(SETTINGS, seed=seed, **changes)
     records = draw_shapes(folder / "train", PICTURES, seed=0, size=SIDE, overwrite=True)
@@ -123,9 +124,9 @@ def train(name: str, seed: int, folder: Path) -> dict:
 
 
 def steps_needed(runs: list[dict]) -> dict[str, float]:
-    """The median over the seeds of the steps to AP50 0.5, between two validations on a straight line.
+    """{variant: training steps until AP50 reaches `TARGET_AP50`}, the median over the seeds.
 
-    Infinite where AP50 0.5 is not reached.
+    AP50 is interpolated linearly between validations. A run that never reaches the target counts as infinitely many steps.
     """
     needed: dict[str, list[float]] = {}
     for run in runs:

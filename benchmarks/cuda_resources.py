@@ -1,6 +1,7 @@
-"""What the CUDA kernels need on each architecture: `python benchmarks/cuda_resources.py --json FILE`.
+"""List the resources that the CUDA kernels use on each architecture: `python benchmarks/cuda_resources.py --json FILE`.
 
-Only nvcc is needed, no GPU: its assembler reports registers, shared memory and spills (registers moved to memory) of each kernel.
+The script needs nvcc, but no GPU. nvcc's assembler reports the registers, the shared memory and the spills of each kernel;
+a spill is a register that is moved to memory.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from data_prep.atomic import write_json
 SOURCES = Path(__file__).parents[1] / "gdino_lib" / "ops" / "csrc"
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 BYTES = {"double": 8, "float": 4, "__half": 2, "__nv_bfloat16": 2}
-THREADS = 128  # kThreads
+THREADS = 128  # per block, kThreads in the sources
 REGISTERS, MOST_WARPS = 65536, {75: 32, 80: 64, 86: 48, 89: 48, 90: 64, 100: 64, 120: 48}  # of a multiprocessor
 
 
 def sizes(type_bytes: int, channels: int) -> tuple[int, int]:
-    """(kVector, kLanes) of the kernel for a head width, as `choose_sizes` has it."""
+    """(kVector, kLanes) of the kernel for a head width, as `choose_sizes` in the sources computes them."""
     vector = 16 // type_bytes
     if channels % vector:
         return 1, 32
@@ -30,13 +31,13 @@ def sizes(type_bytes: int, channels: int) -> tuple[int, int]:
 
 
 def supported(nvcc: str) -> list[int]:
-    """Those of ARCHITECTURES that this nvcc can build for."""
+    """The architectures in `ARCHITECTURES` for which this nvcc can compile."""
     listed = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
     return [arch for arch in ARCHITECTURES if f"compute_{arch}" in listed.split()]
 
 
 def translation_unit(widths: Iterable[int]) -> str:
-    """CUDA text that instantiates both kernels for all types at these head widths."""
+    """CUDA source that instantiates both kernels for all types and these head widths."""
     lines = ['#include "cuda_kernels.cuh"', "namespace gdino {"]
     for name, size in BYTES.items():
         total = "double" if name == "double" else "float"
@@ -75,7 +76,7 @@ def _report(nvcc: str, arch: int, source: Path) -> list[dict]:
         stores, loads = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()
         registers = int(re.search(r"Used (\d+) registers", part)[1])
         shared = re.search(r"(\d+) bytes smem", part)
-        # registers are given out to whole warps, in pieces of 256
+        # the hardware allocates registers to whole warps, in units of 256
         blocks = REGISTERS // (-(-registers * 32 // 256) * 256 * THREADS // 32)
         rows.append(
             {
@@ -97,11 +98,11 @@ def _report(nvcc: str, arch: int, source: Path) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--widths", type=int, nargs="+", default=[32], help="head widths; 32")
-    parser.add_argument("--nvcc", default=shutil.which("nvcc"), help="the compiler; the one on PATH")
+    parser.add_argument("--widths", type=int, nargs="+", default=[32], help="channels per head (default: 32)")
+    parser.add_argument("--nvcc", default=shutil.which("nvcc"), help="path of nvcc (default: the nvcc on PATH)")
     options = parser.parse_args()
     if options.nvcc is None:
-        raise SystemExit("no nvcc on PATH; name one with --nvcc")
+        raise SystemExit("found no nvcc on PATH; give its path with --nvcc")
     rows = measure(options.nvcc, supported(options.nvcc), options.widths)
     columns = list(rows[0])
     print("  ".join(columns))

@@ -1,9 +1,9 @@
 """Time the compiled deformable attention beside the readable reference: `python benchmarks/deform_attn.py --json FILE`.
 
-Everything runs in one process, interleaved (reference, native, reference, native, ...); ratios are of medians. In its turn
-each runs twice and the second time counts: the first may wait for sleeping threads to wake, which in a model are awake.
-Beside the times stand the machine's own limits, measured in the same run: a copy for the memory, a matrix product for the
-arithmetic.
+All measurements are interleaved in one process (reference, native, reference, native, ...); ratios are ratios of medians.
+Each function runs twice in its turn, and only the second run counts. The first run may have to wake sleeping threads, which
+are awake when a model calls the op. The same run also measures the machine's limits: a copy for the memory bandwidth, and a
+matrix product for the arithmetic.
 """
 
 import argparse
@@ -33,7 +33,7 @@ POINTS = 4
 def tensors(
     batch: int, shapes: list[tuple[int, int]], queries: int | None, heads: int, channels: int
 ) -> tuple[torch.Tensor, list[tuple[int, int]], torch.Tensor, torch.Tensor]:
-    """Inputs as the model has them: an image token samples around itself, a query inside its box."""
+    """Inputs like those in the model: an image token samples around its own position, a query inside its box."""
     generator = torch.Generator().manual_seed(0)
     tokens = sum(height * width for height, width in shapes)
     sizes = torch.tensor([[width, height] for height, width in shapes], dtype=torch.float32)[:, None]
@@ -54,7 +54,7 @@ def tensors(
 
 
 def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each: taken in turns, each twice, of which the second counts; the first turn warms up."""
+    """Median seconds of each function. They take turns and run twice in each turn; the first turn and first runs warm up."""
     seconds = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
@@ -106,7 +106,7 @@ def time_case(case: str, repeats: int) -> dict[str, float]:
         "forward and backward, times as fast": round(median["reference, step"] / median["native, step"], 2),
         "two threads over one": round(median["native, one thread"] / median["native, two threads"], 2),
         "bfloat16 over float32": round(median["native"] / median["native, bfloat16"], 2),
-        # four corners a sample are read, from the cache for the most part; each is multiplied and added
+        # each sample reads four corners, mostly from the cache; each corner value is multiplied and added
         "corner reads (GB/s)": round(samples * 4 * channels * 4 / median["native"] / 1e9, 1),
         "arithmetic (GFLOP/s)": round(samples * 4 * channels * 2 / median["native"] / 1e9, 1),
         "tensors, each once (GB/s)": round(
@@ -116,7 +116,7 @@ def time_case(case: str, repeats: int) -> dict[str, float]:
 
 
 def machine_limits() -> dict[str, float]:
-    """What this machine can do at best, by torch's own copy and matrix product."""
+    """Limits of this machine, measured with PyTorch's copy and matrix product."""
     large = torch.randn(64 * 2**20)
     target = torch.empty_like(large)
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
@@ -136,7 +136,7 @@ def machine_limits() -> dict[str, float]:
 
 
 def time_model(repeats: int) -> dict[str, float]:
-    """Swin-T: seconds of a forward pass at 800 x 1066 and of a training step at 480 x 640, by the op's two backends."""
+    """Swin-T: seconds of a forward pass at 800 x 1066 and of a training step at 480 x 640, with each backend of the op."""
     model = GroundingDINO(GroundingDINOConfig.tiny())
     image, small = torch.randn(1, 3, 800, 1066), torch.randn(1, 3, 480, 640)
     prompt = [["cat", "remote control"]]
@@ -169,8 +169,8 @@ def time_model(repeats: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--model", action="store_true", help="time the whole Swin-T model, too (minutes)")
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each measurement (default: 9)")
+    parser.add_argument("--model", action="store_true", help="also time the whole Swin-T model (takes minutes)")
     options = parser.parse_args()
     if not native.load_library("cpu"):
         raise SystemExit(1)

@@ -1,7 +1,8 @@
-"""What the Detector costs beside its model: `python benchmarks/detector_overhead.py --json FILE`.
+"""Measure what the Detector adds to its model's time and memory: `python benchmarks/detector_overhead.py --json FILE`.
 
-Three questions, random weights: does memory stay flat over 200 detections, is a list of 32 images as fast as 32 calls (in
-turns, medians), and which share of a Swin-T detection at 800 x 1066 is spent outside the model's forward passes.
+The script answers three questions, with random weights. Does memory stay flat over 200 detections? Is one call with a list of
+32 images as fast as 32 calls (in turns, medians)? Which share of a Swin-T detection at 800 x 1066 is spent outside the model's
+forward passes?
 """
 
 import argparse
@@ -24,24 +25,24 @@ from results import report
 import gdino_lib as gd
 
 PHRASES = ["cat", "dog", "remote control", "person with an umbrella"]
-LOW = {"box_threshold": 0.0, "text_threshold": 0.0}  # random weights: every box is kept and labelled
+LOW = {"box_threshold": 0.0, "text_threshold": 0.0}  # keep and label every box, because random weights give low scores
 
 
 def picture(size: tuple[int, int], seed: int) -> Image.Image:
-    """Noise, smoothed: about as hard to resize and to compress as a photograph."""
+    """Smoothed noise, about as hard to resize and to compress as a photograph."""
     small = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in RAM now; where the system does not tell, its peak."""
+    """Memory of this process in RAM, in MB; the peak if the system does not tell the present value."""
     if Path("/proc/self/statm").exists():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def memory(detector: gd.Detector, detections: int = 200) -> dict[str, Any]:
-    """Images of eight sizes, a new one each time; ten prompts in turn."""
+    """Memory in the course of detections on new images of eight sizes, with ten prompts in turn."""
     sizes = [(640, 480), (480, 640), (800, 600), (500, 500), (1024, 768), (300, 200), (640, 360), (90, 60)]
     resident = {}
     for number in range(1, detections + 1):
@@ -53,7 +54,7 @@ def memory(detector: gd.Detector, detections: int = 200) -> dict[str, Any]:
 
 
 def lists(detector: gd.Detector, repeats: int) -> dict[str, Any]:
-    """`detector(32 images)` and 32 calls in turns; all of one shape, and of four shapes."""
+    """Times of `detector(32 images)` and of 32 calls, in turns: for images of one shape and of four shapes."""
     result = {}
     for name, sizes in {
         "one_shape": [(640, 480)],
@@ -65,7 +66,7 @@ def lists(detector: gd.Detector, repeats: int) -> dict[str, Any]:
             "calls": lambda images=images: [detector(image, PHRASES, **LOW) for image in images],
         }
         seconds: dict[str, list[float]] = {run: [] for run in runs}
-        for turn in range(repeats + 1):  # the first to warm up
+        for turn in range(repeats + 1):  # the first turn warms up
             for run in sorted(runs, reverse=bool(turn % 2)):
                 start = time.perf_counter()
                 runs[run]()
@@ -82,7 +83,7 @@ def lists(detector: gd.Detector, repeats: int) -> dict[str, Any]:
 
 @contextmanager
 def clocked(model: gd.GroundingDINO) -> Any:
-    """The seconds that the model's own passes take: {"image_backbone": ..., "text_encoder": ..., "ground": ...}."""
+    """Measure the seconds of the model's own passes: {"image_backbone": ..., "text_encoder": ..., "ground": ...}."""
     seconds: dict[str, float] = {}
     places = {"image_backbone": (model.image_backbone, "forward"), "text_encoder": (model.text_encoder, "forward")}
     places["ground"] = (model, "ground")
@@ -108,14 +109,14 @@ def clocked(model: gd.GroundingDINO) -> Any:
 
 
 def now(device: torch.device) -> float:
-    """The time when the device has done all that it was given."""
+    """The time once the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def share(detector: gd.Detector, file: Path, repeats: int) -> dict[str, Any]:
-    """Of a whole detection, file to labelled boxes, what is not the model; the prompt is new in each."""
+    """The share of a detection, from file to labelled boxes, that is spent outside the model. Each prompt is new."""
     detector(file, ["warm up"])
     rows = []
     for turn in range(repeats):
@@ -134,11 +135,11 @@ def share(detector: gd.Detector, file: Path, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="file to write")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="device to run on (default: cpu)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement (default: 5)")
     options = parser.parse_args()
     torch.manual_seed(0)
     device = torch.device(options.device)
@@ -158,7 +159,7 @@ def main() -> None:
     tiny = gd.Detector(gd.GroundingDINO(gd.GroundingDINOConfig.tiny()).to(device))
     scene = Path(os.environ.get("TMPDIR", "/tmp")) / f"detector_overhead_{os.getpid()}.jpg"
     try:
-        picture((1280, 960), 0).save(scene, quality=92)  # becomes 1066 x 800
+        picture((1280, 960), 0).save(scene, quality=92)  # the detector resizes it to 1066 x 800
         result["outside_the_model"] = {"model": "tiny", "size": [800, 1066], **share(tiny, scene, options.repeats)}
     finally:
         scene.unlink(missing_ok=True)

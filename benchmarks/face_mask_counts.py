@@ -1,7 +1,7 @@
 """Count the real face-mask set: `FACE_MASK_DIR=DIR python benchmarks/face_mask_counts.py --json FILE`.
 
 Chapter 10 draws these counts beside those of its drawn faces, because the photographs are not part of the repository.
-DIR has the `images/` and `annotations/` of the Face Mask Detection set. The result is exact and the same everywhere.
+DIR has the `images/` and `annotations/` of the Face Mask Detection set. The counts are exact, so every machine gives the same.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from data_prep.records import ImageRecord
 
 COMMAND = "FACE_MASK_DIR=DIR python benchmarks/face_mask_counts.py --json book/data/face_mask_counts.json"
 TRAIN, SEED = 600, 0
-SHORT_SIDE, LONG_SIDE = 800, 1333  # what Grounding DINO resizes a picture to
+SHORT_SIDE, LONG_SIDE = 800, 1333  # pixels; Grounding DINO resizes pictures to these sides
 STRIDES = (8, 16, 32, 64)
 SIDES = ("left", "top", "right", "bottom")
 EDGES = [round(2 ** (step / 3), 4) for step in range(31)]  # pixels, 1 to 1024: three bars for each doubling
 
 
 def box_sides(records: list[ImageRecord], resized: bool) -> list[float]:
-    """The root of each box's area as annotated, in ascending order; pixels of the picture, or of the resized picture."""
+    """The root of each annotated box's area, in ascending order; in pixels of the picture or of the resized picture."""
     sides = []
     for record in records:
         short, long = sorted((record.width, record.height))
@@ -49,7 +49,7 @@ def describe(sides: list[float]) -> dict:
 
 
 def count(folder: Path) -> dict:
-    """All that chapter 10 says about the set in `folder`."""
+    """The figures of chapter 10 about the set in `folder`."""
     images, annotations = folder / "images", folder / "annotations"
     records = [source.record for source in voc.read_folder(images, annotations)[0]]
     with tempfile.TemporaryDirectory() as made:

@@ -1,7 +1,7 @@
-"""Time a forward pass of Swin-T beside transformers' port, same weights, same inputs: `python benchmarks/forward.py --json FILE`.
+"""Time Swin-T's forward pass beside transformers' port: `python benchmarks/forward.py --json FILE`.
 
-Both run in one process, in turns; the ratio is of medians. The port's deformable attention is its own, in PyTorch. `--device
-cuda` times a GPU.
+Both models have the same weights and inputs and run in one process, in turns. The ratio is that of the medians. The port uses
+its own deformable attention, in PyTorch. `--device cuda` times a GPU.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from gdino_lib.config import GroundingDINOConfig
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1066), metavar=("H", "W"))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement (default: 5)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(800, 1066), metavar=("H", "W"), help="of the image (default: 800 1066)"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
     options = parser.parse_args()
     device = options.device

@@ -1,14 +1,14 @@
 """Measure the embedded model: `python benchmarks/nano.py --json FILE [--model FILE] [--noto FILE]`.
 
-Fixed pictogram scenes of 256 x 256, with names that it learned and names that it never saw; prompts hold the names of what a
-scene shows and 8 names that it does not. Precision is measured as the official evaluation does: a box counts once for each
-name that it may bear. What language does: the same with other names, with random text features, without
-fusion. Drawings by another hand: Noto's, from Debian's fonts-noto-color-emoji (`--noto NotoColorEmoji.ttf`). Then, in
-processes of their own, the time of a detection, of importing the libraries beyond torch and its compiler, of loading, and
-the memory of each.
+The model detects in fixed pictogram scenes of 256 x 256 pixels, with names that it learned and names that it never saw. Each
+prompt holds the names of all things in the scene and 8 absent names. Precision is measured as in the official evaluation: a
+box is a detection of every name for which it has a score. To show what language contributes, AP is also measured with wrong
+names, with random text features and without fusion. `--noto NotoColorEmoji.ttf` (from Debian's fonts-noto-color-emoji) adds
+scenes with another artist's drawings. Finally, processes of their own measure the time of a detection, of importing the
+libraries (without torch and its compiler) and of loading the model, and the memory of each.
 
-`--choosing` draws other scenes, to choose by: of the names that it learned and of the near-twins, whose emojis it never saw
-either.
+`--choosing` draws other scenes, for choosing between models: with learned names and with near-twins, whose emojis the model
+never saw either.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.weights import loading
 
 SEED, CHOOSING = "test", "choose"
-ABSENT = 8  # names in each prompt
-OVERLAP = 0.7  # of boxes of one name, from which on only the surest stays, where boxes are suppressed
-FEWER = 500  # scenes, at most, for what language does and for another hand
-PART = 400  # scenes: the same detections judged in parts of so many score higher, the more so the less is right
-NOTO_SIZE = 109  # pixels, the only one of that font's bitmaps
-PHRASES = 10  # in the prompts that are timed
+ABSENT = 8  # absent names in each prompt
+OVERLAP = 0.7  # IoU threshold of phrase-wise NMS
+FEWER = 500  # the most scenes for the measurements of language and of Noto's drawings
+PART = 400  # scenes; AP50 is also measured in parts of this size, which raises it, most of all for a weak model
+NOTO_SIZE = 109  # pixels, the only size of the font's bitmaps
+PHRASES = 10  # phrases in each timed prompt
 IN_A_PROCESS = """
 import json, os, sys, time
 def resident():
@@ -100,18 +100,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
     parser.add_argument("--model", default="nano", help="a name, a weight file or a folder (default: nano)")
     parser.add_argument("--noto", type=Path, metavar="FILE", help="NotoColorEmoji.ttf")
-    parser.add_argument("--scenes", type=int, default=2000, help="of each kind (default: 2000)")
-    parser.add_argument("--choosing", action="store_true", help="scenes to choose by, not to judge by")
-    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="that the detector resizes images to")
+    parser.add_argument("--scenes", type=int, default=2000, help="scenes of each kind (default: 2000)")
+    parser.add_argument("--choosing", action="store_true", help="draw the scenes for choosing between models")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="short side that images are resized to")
     parser.add_argument("--only", choices=["precision", "language", "noto", "speed"], nargs="+", metavar="PART")
     options = parser.parse_args()
     parts = options.only or ["precision", "language", *(["noto"] if options.noto else []), "speed"]
     if options.scenes < 1:
         parser.error(f"--scenes: expected a whole number of at least 1, got {options.scenes}")
     if options.short_side and "speed" in parts:
-        parser.error("--short-side: the speed is that of the model as it is; name other parts with --only")
+        parser.error("--short-side: speed is measured at the model's own size only; choose other parts with --only")
     if "noto" in parts and not (options.noto and options.noto.is_file()):
-        parser.error(f"--only noto: --noto must be the file NotoColorEmoji.ttf, is {options.noto}")
+        parser.error(f"--noto: expected the file NotoColorEmoji.ttf, got {options.noto}")
     model = loading.load(options.model, "cpu")
     if options.short_side:
         model.config = model.config.replace(short_side=options.short_side, long_side=2 * options.short_side)
@@ -144,27 +144,28 @@ def main() -> None:
 
 
 class Scenes(NamedTuple):
-    """Scenes in a folder, and how well a detector does in them."""
+    """Scenes in a folder, and measurements of a detector on them."""
 
     records: Dataset
     images: Path
 
     @classmethod
     def drawn(cls, folder: Path, count: int, things: Sequence[Pictogram], seed: str) -> Scenes:
-        """New ones."""
+        """Draw new scenes into a folder."""
         return cls(write_scenes(folder, count, things=things, seed=seed), folder / "images")
 
     def first(self, count: int) -> Scenes:
-        """Some of them."""
+        """The first `count` scenes."""
         return self._replace(records=replace(self.records, images=self.records.images[:count]))
 
     def measure(self, detector: Detector, absent: bool = False, names: dict[str, str] | None = None) -> dict[str, Any]:
         """COCO's AP, and the share of things that any box finds, whatever its name.
 
         Args:
-            absent: also AP after suppression, AP where each box has one name, its best, AP50 in parts of `PART` scenes, and
-                how many boxes are found for 8 names that an image does not show.
-            names: call things by others' names.
+            detector: to measure.
+            absent: also measure AP after NMS, AP with only the best name of each box, AP50 in parts of `PART` scenes, and the
+                number of boxes that are found for 8 absent names.
+            names: {name: other name}; prompts call each thing by the other name.
         """
         records = self.records if names is None else renamed(self.records, names)
         found = detect_all(detector, records, self.images, negatives=ABSENT)
@@ -195,7 +196,7 @@ class Scenes(NamedTuple):
         return result
 
     def ask_for_absent(self, detector: Detector) -> float:
-        """Boxes an image, at the detector's default thresholds, where it is asked for 8 names that it does not show."""
+        """Boxes per image, at the detector's default thresholds, when it is asked for 8 absent names."""
         names, boxes = class_names(self.records), 0
         for record in self.records.images:
             asked = random.Random(record.file_name).sample(absent_names(record, names), ABSENT)
@@ -204,7 +205,7 @@ class Scenes(NamedTuple):
 
 
 def suppressed(found: dict[str, sv.Detections]) -> dict[str, sv.Detections]:
-    """What `nms_iou=OVERLAP` leaves."""
+    """The boxes that phrase-wise NMS at the IoU `OVERLAP` keeps."""
     kept = {}
     for name, boxes in found.items():
         columns = (torch.from_numpy(column) for column in (boxes.xyxy, boxes.confidence, boxes.class_id))
@@ -213,7 +214,7 @@ def suppressed(found: dict[str, sv.Detections]) -> dict[str, sv.Detections]:
 
 
 def renamed(records: Dataset, names: dict[str, str]) -> Dataset:
-    """The same boxes under other labels."""
+    """The same records with other labels, given as {label: other label}."""
     images = tuple(
         replace(record, boxes=tuple(replace(box, label=names[box.label]) for box in record.boxes))
         for record in records.images
@@ -222,7 +223,7 @@ def renamed(records: Dataset, names: dict[str, str]) -> Dataset:
 
 
 def language(model: GroundingDINO, scenes: Scenes) -> dict[str, Any]:
-    """What is left of AP when the words say nothing."""
+    """AP with the right names, with wrong names, with random text features and without fusion."""
     names = [box.label for record in scenes.records.images for box in record.boxes]
     names = list(dict.fromkeys(names))
     random.Random(0).shuffle(names)
@@ -239,7 +240,7 @@ def language(model: GroundingDINO, scenes: Scenes) -> dict[str, Any]:
 
 @contextmanager
 def random_text(model: GroundingDINO) -> Iterator[None]:
-    """BERT's features replaced by noise of their mean and deviation, the same for a phrase whenever it is asked for."""
+    """Replace BERT's features by noise with their mean and standard deviation; the detector's cache keeps it for a phrase."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -255,7 +256,7 @@ def random_text(model: GroundingDINO) -> Iterator[None]:
 
 
 def without_fusion(model: GroundingDINO) -> GroundingDINO:
-    """The same weights, but image and text do not meet in the enhancer."""
+    """A model with the same weights, but without fusion of image and text in the enhancer."""
     apart = GroundingDINO(model.config.replace(fusion=False))
     state = model.state_dict()
     apart.load_state_dict({name: state[name] for name in apart.state_dict()})
@@ -265,7 +266,7 @@ def without_fusion(model: GroundingDINO) -> GroundingDINO:
 def in_two_hands(things: Sequence[Pictogram], font_file: Path) -> tuple[list[Pictogram], list[Pictogram]]:
     """The same emojis in Noto's drawings and in OpenMoji's.
 
-    They are the emojis of a single character, which needs no shaping, that Noto's font has.
+    Only emojis of a single character that Noto's font contains are used, because sequences would need text shaping.
     """
     font = ImageFont.truetype(font_file, NOTO_SIZE, layout_engine=ImageFont.Layout.BASIC)
     noto, openmoji = [], []
@@ -278,7 +279,7 @@ def in_two_hands(things: Sequence[Pictogram], font_file: Path) -> tuple[list[Pic
 
 
 def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
-    """An SVG file with the font's bitmap."""
+    """An SVG file with the font's bitmap of a character; None if the font does not have the character."""
     image = Image.new("RGBA", (136, 128), (0, 0, 0, 0))
     ImageDraw.Draw(image).text((0, 0), character, font=font, embedded_color=True)
     if not image.getchannel("A").getbbox():
@@ -291,9 +292,10 @@ def _noto(font: ImageFont.FreeTypeFont, character: str) -> str | None:
 
 
 def speed(model: str, image: Path, processes: int = 3) -> dict[str, Any]:
-    """One image of 256 x 256, ten phrases, new ones and those asked last; the medians of some processes.
+    """Times for one image of 256 x 256 pixels and ten phrases, new phrases and repeated ones; medians over all processes.
 
-    "gflops", of a large float32 matrix product right after it, says how fast the cores were then: others may share them.
+    "gflops" is the speed of a large float32 matrix product right afterwards. It tells how fast the cores were at that time,
+    because other programs may share them.
     """
     names = [thing.name for thing in pictograms.seen()]
     prompts = [names[start : start + PHRASES] for start in range(0, 40 * PHRASES, PHRASES)]

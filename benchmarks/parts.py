@@ -1,7 +1,7 @@
 """Time each part of the model for the book: `python benchmarks/parts.py --json book/data/parts.json`.
 
-Chapter 07 draws the figures: seconds of each part of nano and of Swin-T in one forward pass, with the readable deformable sampling
-and with the compiled one. An idle machine is needed: on a busy one the script stops. It takes about two minutes.
+Chapter 07 draws the figures: the seconds of each part of nano and of Swin-T in one forward pass, with readable and with compiled
+deformable sampling. The script needs an idle machine, and stops on a busy one. It takes about two minutes.
 """
 
 import argparse
@@ -24,15 +24,15 @@ from gdino_lib.ops.deform_attn import MultiScaleDeformableAttention
 
 COMMAND = "python benchmarks/parts.py --json book/data/parts.json"
 PROMPTS = [["snail", "hot pepper"]]
-MODELS = {  # presets, and height and width of the prepared picture
+MODELS = {  # preset, and (height, width) of the prepared picture in pixels
     "nano": (GroundingDINOConfig.nano, (256, 341)),
     "Swin-T": (GroundingDINOConfig.tiny, (800, 1066)),
 }
-MOST_LOAD = 0.5  # of the last minute, before the script begins
+MOST_LOAD = 0.5  # highest load average of the last minute at which the script starts
 
 
 def stopwatch(key: str, sign: int, spent: Counter) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Two hooks; the seconds between them are added to, or taken from, spent[key]."""
+    """Two forward hooks; the seconds between them are added to spent[key] (sign 1) or subtracted from it (sign -1)."""
     begun = []
 
     def start(*_: object) -> None:
@@ -45,11 +45,13 @@ def stopwatch(key: str, sign: int, spent: Counter) -> tuple[Callable[..., None],
 
 
 def watch(model: nn.Module, spent: Counter) -> Iterator[Any]:
-    """Hooks on each part; sampling is the deformable layers without their four linear layers."""
+    """Add hooks to each part. Sampling is the time of the deformable layers without that of their four linear layers."""
     parts = [name for name, _ in model.named_children()]
     for name, module in model.named_modules():
         parent = name.rpartition(".")[0]
-        is_part = name in parts or parent == "contrastive_heads"  # a list, one head for each decoder layer
+        is_part = (
+            name in parts or parent == "contrastive_heads"
+        )  # contrastive_heads is a list without a forward pass of its own
         keys = [(name.split(".")[0], 1)] if is_part else []
         if isinstance(module, MultiScaleDeformableAttention):
             keys = [("sampling", 1)]
@@ -62,7 +64,7 @@ def watch(model: nn.Module, spent: Counter) -> Iterator[Any]:
 
 
 def seconds_by_part(model: nn.Module, pixel_values: torch.Tensor, runs: int) -> dict[str, float]:
-    """Seconds of each part and of sampling, in the run that was the fastest as a whole; one more run warms up."""
+    """Seconds of each part and of sampling, in the fastest of the runs; an additional run warms up."""
     results = []
     for _ in range(runs + 1):
         spent: Counter = Counter()
@@ -77,14 +79,14 @@ def seconds_by_part(model: nn.Module, pixel_values: torch.Tensor, runs: int) -> 
 
 
 def about() -> dict[str, object]:
-    """What the figures are of, as far as this script decides it."""
+    """The settings of this script that the figures depend on."""
     return {"command": COMMAND, "prompts": PROMPTS, "pixels": {name: list(size) for name, (_, size) in MODELS.items()}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--runs", type=int, default=9, help="forward passes, the fastest counts; 9")
+    parser.add_argument("--runs", type=int, default=9, help="forward passes, of which the fastest counts (default: 9)")
     options = parser.parse_args()
     load = os.getloadavg()[0]
     if load > MOST_LOAD:

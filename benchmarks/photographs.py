@@ -1,14 +1,14 @@
 """Measure the embedded model on photographs: `python benchmarks/photographs.py --photos DIR --json FILE [--model FILE]`.
 
-DIR holds sets in COCO format, a folder each with annotations.json and images/, that no training has seen. An image is asked
-for all names of its set at once. Three figures stand beside AP: the share of objects that any box finds, whatever its name;
-the boxes an image at the default thresholds when it is asked for 8 names that it does not show; AP of each name.
+DIR holds sets in COCO format that the model was not trained on; each set is a folder with annotations.json and images/. The
+prompt for an image holds all names of its set. Besides AP, the script measures the share of objects that any box finds,
+whatever its name; the number of boxes per image for 8 absent names, at the default box threshold; and AP50 of each name.
 
-`--held-out DIR` looks in training's own folder for the pictures that were left out because they show one of twenty held-out
-names: each picture is asked for all twenty.
+`--held-out DIR` reads the training sets and takes the pictures that training left out, because they show one of twenty
+held-out names. The prompt for each picture holds all twenty names.
 
-`--finetune SET ...` splits a set in two halves by a seed, measures on the second half, trains on the first for `--steps`
-steps, and measures again.
+`--finetune SET ...` splits each set into two random halves, measures on the second half, trains on the first half for
+`--steps` steps, and measures again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer
 from gdino_lib.weights import loading
 
-ABSENT = 8  # names that an image does not show, asked for together
+ABSENT = 8  # absent names in a prompt
 THRESHOLD = 0.35  # the detector's default for boxes
 SETTINGS = TrainingSettings(  # of fine-tuning
     epochs=1,
@@ -61,11 +61,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="folder of the sets")
     parser.add_argument("--json", type=Path, required=True, help="where to write the figures")
     parser.add_argument("--model", default="nano", help="a name, a weight file or a folder (default: nano)")
-    parser.add_argument("--sets", nargs="*", default=["voc07", "coco_mini"], metavar="SET", help="to measure on")
-    parser.add_argument("--held-out", type=Path, metavar="DIR", help="folder of the training sets")
-    parser.add_argument("--finetune", nargs="*", default=[], metavar="SET", help="to fine-tune on")
-    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning, 16 images each (default: 400)")
-    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="that the detector resizes images to")
+    parser.add_argument("--sets", nargs="*", default=["voc07", "coco_mini"], metavar="SET", help="sets to measure on")
+    parser.add_argument(
+        "--held-out", type=Path, metavar="DIR", help="folder of the training sets, to measure held-out names"
+    )
+    parser.add_argument("--finetune", nargs="*", default=[], metavar="SET", help="sets to fine-tune on")
+    parser.add_argument("--steps", type=int, default=400, help="steps of fine-tuning, 16 images each (default: 400)")
+    parser.add_argument("--short-side", type=int, metavar="PIXELS", help="short side that images are resized to")
     options = parser.parse_args()
     figures: dict[str, Any] = {
         "on": f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -86,7 +88,7 @@ def main() -> None:
 
 
 def load(model: str, short_side: int | None) -> Any:
-    """The model, for images of another size where one is given."""
+    """Load a model; `short_side` replaces the size to which it resizes images."""
     loaded = loading.load(model, "cpu")
     if short_side:
         loaded.config = loaded.config.replace(short_side=short_side, long_side=2 * short_side)
@@ -94,7 +96,7 @@ def load(model: str, short_side: int | None) -> Any:
 
 
 def measure(detector: Detector, records: Dataset, images: Path) -> dict[str, Any]:
-    """AP with all names asked at once, recall whatever the name, boxes for absent names."""
+    """AP with all names in the prompt, recall whatever the name, and boxes for absent names."""
     found = detect_all(detector, records, images)
     measured = average_precision(records, found)
     (absent,) = ask_for_absent(detector, records, images, thresholds=[THRESHOLD], most=ABSENT)
@@ -111,7 +113,7 @@ def measure(detector: Detector, records: Dataset, images: Path) -> dict[str, Any
 
 
 def recall_of_any_box(records: Dataset, found: dict[str, Any]) -> float:
-    """The share of objects that some box overlaps by half or more, whatever its name."""
+    """The share of objects that some box overlaps with an IoU of at least 0.5, whatever its name."""
     hits = objects = 0
     for record in detection_records(records):
         truth = torch.tensor([box.xyxy for box in record.boxes], dtype=torch.float32).reshape(-1, 4)
@@ -122,7 +124,7 @@ def recall_of_any_box(records: Dataset, found: dict[str, Any]) -> float:
 
 
 def measure_held_out(detector: Detector, folder: Path) -> dict[str, Any]:
-    """AP50 of the held-out names where all are asked at once, and how often the surest box bears the right name."""
+    """AP50 with all held-out names in the prompt, and how often the most confident box has the right name."""
     names = held_out_names()
     result: dict[str, Any] = {}
     for file in sorted(folder.glob("*/annotations.json")):

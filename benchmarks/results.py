@@ -1,4 +1,4 @@
-"""Where a benchmark's figures go."""
+"""Print and write the figures of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Time deformable attention for the book: `python benchmarks/sampling.py --json book/data/sampling.json`.
 
-Chapter 03b draws the figures: the compiled op by instruction set and number of threads beside the reference, both at the size of
-the real encoder, and dense attention beside sampling as pictures grow. Two cores are needed, and an idle machine: on a busy one
-the script stops. It takes about two minutes.
+Chapter 03b draws the figures. They compare the compiled op, by instruction set and number of threads, with the reference; both
+backends at the size of the real encoder; and dense attention with sampling as pictures grow. The script needs two cores and an
+idle machine, and stops on a busy one. It takes about two minutes.
 """
 
 import argparse
@@ -27,8 +27,11 @@ PICTURE, FULL_SIZE = (384, 512), (800, 1066)
 SIDES = (96, 128, 192, 256, 384, 512)
 HEADS, CHANNELS = 8, 32
 THREADS = (1, 2)
-SETS = {"AVX512": ("plain", "avx2", "avx512"), "AVX2": ("plain", "avx2")}  # by what PyTorch says of the processor
-MOST_LOAD = 0.5  # of the last minute, before the script begins
+SETS = {
+    "AVX512": ("plain", "avx2", "avx512"),
+    "AVX2": ("plain", "avx2"),
+}  # versions to time, by PyTorch's CPU capability
+MOST_LOAD = 0.5  # highest load average of the last minute at which the script starts
 WORKER = """
 import sys, time, torch
 import gdino_lib as gd
@@ -46,7 +49,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process of its own, since the instruction set is chosen once for each; it waits until it is asked."""
+    """A process that waits for jobs. Each version has its own, because a process chooses its instruction set only once."""
 
     def __init__(self, file: Path, **environment: str) -> None:
         command = [sys.executable, "-c", WORKER, str(file)]
@@ -55,13 +58,13 @@ class Worker:
         )
 
     def seconds(self, *job: object) -> float:
-        """How long one job took: its backend, "forward" or "with backward", its number of threads."""
+        """Seconds of one job, given as backend, "forward" or "with backward", and number of threads."""
         print(*job, sep=",", file=self.process.stdin, flush=True)
         return float(self.process.stdout.readline())
 
 
 def inputs(height: int, width: int) -> tuple:
-    """What the enhancer gives the op for a picture of this size in pixels."""
+    """The op's inputs in the enhancer, for a picture of this size in pixels."""
     shapes = [(math.ceil(height / stride), math.ceil(width / stride)) for stride in (8, 16, 32, 64)]
     return tensors(1, shapes, None, HEADS, CHANNELS)
 
@@ -121,14 +124,16 @@ def as_pictures_grow(turns: int) -> list[dict[str, float]]:
 
 
 def about() -> dict[str, object]:
-    """What the figures are of, as far as this script decides it."""
+    """The settings of this script that the figures depend on."""
     return {"command": COMMAND, "picture": list(PICTURE)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--turns", type=int, default=9, help="measurements of each, whose median counts; 9")
+    parser.add_argument(
+        "--turns", type=int, default=9, help="turns of each measurement, of which the median counts (default: 9)"
+    )
     options = parser.parse_args()
     load = os.getloadavg()[0]
     if load > MOST_LOAD:

@@ -1,8 +1,9 @@
 """Time training steps beside transformers' port, in one run: `python benchmarks/training.py --json FILE`.
 
-A step is forward pass, losses and backward pass; the port computes its own losses, auxiliary ones included. Swin-T at 480 x 640,
-batch 2, and nano at 256 x 256, batch 16, float32 and bfloat16 (autocast). All take turns in one process; ratios are of medians.
-Peak memory is that of a process of its own for each, less that of the imports.
+A step is a forward pass, the losses and a backward pass. The port computes its own losses, including the auxiliary losses. The
+cases are Swin-T at 480 x 640 with batch size 2, and nano at 256 x 256 with batch size 16, in float32 and in bfloat16 (autocast).
+All take turns in one process; ratios are ratios of medians. Peak memory is measured in a process of its own for each, without
+the memory of the imports.
 """
 
 import argparse
@@ -32,13 +33,13 @@ WHO = ("transformers", "gdino_lib", "gdino_lib with denoising")
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held (Linux); getrusage would count the parent's, from before the exec."""
+    """Peak memory of this process in MB (Linux). getrusage would also count the parent's memory from before the exec."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def batch(case: str) -> tuple[torch.Tensor, list[Target]]:
-    """Random images with three boxes each."""
+    """Random images, and targets with three boxes each."""
     _, count, height, width = CASES[case]
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 3, height, width, generator=generator)
@@ -50,7 +51,7 @@ def batch(case: str) -> tuple[torch.Tensor, list[Target]]:
 
 
 def config_of(case: str) -> GroundingDINOConfig:
-    """The case's sizes; what the port has: half as many heads for text and fusion as for images, the official head, no frames."""
+    """The case's preset, limited to what the port supports: half the heads in text and fusion, official head, no framing."""
     config = getattr(GroundingDINOConfig, CASES[case][0])()
     return config.replace(
         text_heads=config.heads // 2, fusion_heads=config.heads // 2, text_framed=False, scaled_logits=False
@@ -58,7 +59,7 @@ def config_of(case: str) -> GroundingDINOConfig:
 
 
 def ours(case: str, images: torch.Tensor, targets: list[Target], with_denoising: bool) -> Callable[[], float]:
-    """A step of this library."""
+    """A training step of this library; it takes a dtype and returns the loss."""
     torch.manual_seed(0)
     model, criterion = GroundingDINO(config_of(case)), Criterion()
     train_mode(model)
@@ -76,7 +77,7 @@ def ours(case: str, images: torch.Tensor, targets: list[Target], with_denoising:
 
 
 def port(case: str, images: torch.Tensor, targets: list[Target]) -> Callable[[], float]:
-    """A step of transformers' port of the same sizes."""
+    """A training step of transformers' port at the same sizes; it takes a dtype and returns the loss."""
     from peers import captions
     from transformers import GroundingDinoForObjectDetection, TimmBackboneConfig
 
@@ -106,13 +107,13 @@ def port(case: str, images: torch.Tensor, targets: list[Target]) -> Callable[[],
 
 
 def build(who: str, case: str) -> Callable[[torch.dtype], float]:
-    """The step of one of `WHO`."""
+    """The training step of one of the models in `WHO`."""
     images, targets = batch(case)
     return port(case, images, targets) if who == WHO[0] else ours(case, images, targets, who == WHO[2])
 
 
 def memory(who: str, case: str, dtype: str) -> float:
-    """MB at the peak of two steps, in a process of its own."""
+    """Peak memory of two steps in MB, measured in a process of its own."""
     command = [sys.executable, __file__, "--memory-of", who, case, dtype]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
@@ -120,13 +121,13 @@ def memory(who: str, case: str, dtype: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each measurement (default: 5)")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="cases to time (default: all)")
     parser.add_argument("--memory-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         who, case, dtype = options.memory_of
-        import transformers  # noqa: F401 - the same imports for all
+        import transformers  # noqa: F401 - all processes import the same
 
         before = peak_mb()
         step = build(who, case)

@@ -1,8 +1,9 @@
-"""Why names that were never seen are hard: `python benchmarks/unseen_names.py --icons FOLDER --json FILE` (ten minutes).
+"""Measure what limits the naming of unseen things: `python benchmarks/unseen_names.py --icons FOLDER --json FILE` (ten minutes).
 
-Pictures of single things, the thing cut out and enlarged; features of nano's first image backbone, which only ImageNet has
-taught; MiniLM's features of the names. Between them two linear layers learn, as at the end of a detector, and choose among
-twelve names for each picture. So nothing limits them but what the two know, what they learn from, and how.
+Each picture shows a single thing, cut out and enlarged. Nano's initial image backbone, trained on ImageNet alone, gives the
+picture's feature, and MiniLM gives the feature of the name. Two linear layers, like those at the end of a detector, learn to
+match pictures and names. They are tested by choosing among twelve names for each picture. The result depends only on the
+features, on the training data and on the training method.
 """
 
 import argparse
@@ -27,24 +28,24 @@ from gdino_lib.nano.scenes import draw_scene
 
 SIDE, ENLARGED = 128, 160  # pixels of a picture, and of the square that the thing is enlarged to
 MARGIN = 4  # pixels around the thing
-COUNTS = {"all": 8000, "twins": 2000, "seen": 1000, "unseen": 2000}  # pictures
-CHOICES = 12  # names
+COUNTS = {"all": 8000, "twins": 2000, "seen": 1000, "unseen": 2000}  # pictures of each kind
+CHOICES = 12  # names to choose among
 WIDTH, STEPS, BATCH, LR, WEIGHT_DECAY, SEEDS = 128, 600, 256, 1e-3, 0.05, (0, 1, 2)
 
 
 class Pictures(NamedTuple):
-    """Features, float [n, channels], and what each shows."""
+    """Features of pictures, float [n, channels], and the name of the thing in each."""
 
     features: Tensor
     names: list[str]
 
     def of(self, names: set[str]) -> "Pictures":
-        """Those that show one of these."""
+        """The pictures whose names are in `names`."""
         kept = [number for number, name in enumerate(self.names) if name in names]
         return Pictures(self.features[kept], [self.names[number] for number in kept])
 
     def and_(self, other: "Pictures") -> "Pictures":
-        """Both."""
+        """The pictures of both."""
         return Pictures(torch.cat([self.features, other.features]), self.names + other.names)
 
 
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def draw(kind: str, things: Sequence[Pictogram], shares: Sequence[float] | None = None) -> Pictures:
-    """Pictures of single things as the backbone sees them."""
+    """Draw pictures of single things and compute their features with nano's initial backbone."""
     backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     backbone.load_state_dict({name: t for name, t in backbone_weights().items() if not name.startswith("classifier.")})
     backbone.eval()
@@ -112,7 +113,7 @@ def draw(kind: str, things: Sequence[Pictogram], shares: Sequence[float] | None 
 
 
 class Heads(nn.Module):
-    """Two linear layers into one space, where pictures and names are compared."""
+    """Two linear layers that map features of pictures and of names into one space."""
 
     def __init__(self, data: Pictures, read: dict[str, Tensor]) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Heads(nn.Module):
     def trained(
         cls, data: Pictures, read: dict[str, Tensor], seed: int, noise: float = 0.0, dropout: float = 0.0
     ) -> "Heads":
-        """Contrastively, each picture against the names of its batch."""
+        """Train both layers contrastively: each picture against the names of its batch."""
         torch.manual_seed(seed)
         heads = cls(data, read)
         known = sorted(set(data.names))
@@ -152,7 +153,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def right(self, pictures: Pictures, read: dict[str, Tensor]) -> float:
-        """The share of pictures for which its own name wins against eleven others of the same kind."""
+        """The share of pictures whose own name scores at least as high as eleven other names of the same kind."""
         known = sorted(set(pictures.names))
         cosines = self(pictures.features, torch.stack([read[name] for name in known]))
         rng, hits = random.Random(0), 0
