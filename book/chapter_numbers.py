@@ -1,6 +1,6 @@
 """Number figures and exercises by chapter, as *Exercise 1.2*; a Sphinx extension that `_config.yml` names.
 
-The chapter's number is the one that its title begins with. Sphinx would count through the whole book instead.
+The title of a chapter begins with its number. Without this extension, Sphinx would count through the whole book.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def _number_by_chapter(app: Any, env: Any) -> list[str]:
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
-    app.connect("env-get-updated", _number_by_chapter, priority=900)  # after Sphinx has numbered
+    app.connect("env-get-updated", _number_by_chapter, priority=900)  # runs after Sphinx's own numbering
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Measure how long chapters take: `.venv/bin/python book/chapter_times.py`, after `make book` on a quiet machine.
 
-Writes the seconds of the last build into `book/data/chapter_seconds.json`, and the seconds to run and the minutes to read
-into the chapters' *Before you start*. Chapters that the build did not execute keep what is stored.
+The script writes the seconds of the last build into `book/data/chapter_seconds.json`. It writes the seconds to run and the
+minutes to read into the chapters' *Before you start*. If the build did not execute a chapter, its stored seconds stay.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ BOOK = Path(__file__).resolve().parent
 STORED = BOOK / "data" / "chapter_seconds.json"
 CACHE = BOOK.parent / "_build" / ".jupyter_cache"
 COMMAND = "make book && .venv/bin/python book/chapter_times.py"
-WORDS_A_MINUTE, LINES_A_MINUTE = 200, 20  # of prose, of code: what a reader takes in
-SENTENCE = re.compile(r"Reading takes about \*\*\d+ minutes\*\*[^.]*\.")  # any wording of it
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 20  # reading speed for prose and for code
+SENTENCE = re.compile(r"Reading takes about \*\*\d+ minutes\*\*[^.]*\.")  # matches every wording of the sentence
 
 
 def minutes_to_read(chapter: Path) -> int:
-    """Minutes for prose and visible code, to the next five."""
+    """Minutes to read the prose and the visible code, rounded up to a multiple of five."""
     cells = json.loads(chapter.read_text("utf-8"))["cells"]
     words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
     hidden = {"remove-cell", "hide-cell", "hide-input", "remove-input"}
@@ -33,7 +33,7 @@ def minutes_to_read(chapter: Path) -> int:
 
 
 def sentence(chapter: Path, seconds: float) -> str:
-    """What *Before you start* says about a chapter that takes `seconds` to run."""
+    """The sentence in *Before you start* for a chapter that takes `seconds` to run."""
     run = _next_five(seconds)
     return f"Reading takes about **{minutes_to_read(chapter)} minutes**, running about **{run} seconds** on two cores."
 
@@ -43,7 +43,7 @@ def measured_seconds(cache: Path = CACHE) -> dict[str, float]:
     from jupyter_cache import get_cache
 
     seconds = {}
-    for folder in sorted(cache.glob("*/")):  # one, named after what the chapters depend on
+    for folder in sorted(cache.glob("*/")):  # a single folder; its name is a hash of all that the chapters depend on
         for record in get_cache(folder).list_cache_records():
             if re.match(r"\d\d", Path(record.uri).name):
                 seconds[Path(record.uri).stem] = round(record.data["execution_seconds"], 1)
@@ -69,7 +69,7 @@ def _next_five(value: float) -> int:
 
 
 def main() -> None:
-    """Measure, store, and write into the chapters."""
+    """Measure the times, store them, and write them into the chapters."""
     stored = json.loads(STORED.read_text("utf-8"))["seconds"] if STORED.exists() else {}
     measured = stored | measured_seconds()
     chapters = {path.stem: path for path in sorted(BOOK.glob("[0-9][0-9]*.ipynb"))}

@@ -15,11 +15,11 @@ from unittest import mock
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
-COLUMNS = "84"  # what fits the page
+COLUMNS = "84"  # columns that fit the page
 
 
 def help_text(command: str) -> str:
-    """What `command --help` prints, as in `help_text("gdino detect")` or `help_text("python -m data_prep audit")`.
+    """The output of `command --help`, as in `help_text("gdino detect")` or `help_text("python -m data_prep audit")`.
 
     Raises:
         ValueError: the command is neither `gdino` nor `python -m data_prep`, or has no such sub-command.
@@ -45,7 +45,7 @@ def help_text(command: str) -> str:
 
 
 def command_names(program: str) -> list[str]:
-    """The sub-commands that `program --help` lists, in its order."""
+    """The sub-commands of a program, in the order of `program --help`."""
     return re.findall(r"^    ([a-z][a-z-]+)", help_text(program), re.MULTILINE)
 
 
@@ -56,7 +56,7 @@ class CommandHelp(Directive):
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        """The help as a block of text."""
+        """Return the help as a literal block."""
         text = help_text(self.arguments[0])
         return [nodes.literal_block(text, text, language="text")]
 

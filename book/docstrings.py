@@ -6,15 +6,15 @@ import re
 from typing import Any
 
 COLON = "\ue000"  # replaces a colon while napoleon reads the text
-PLURAL = re.compile(r"(`[\w.]+`)(?=\w)")  # "`Layer`s": reStructuredText needs a mark where the name ends
+PLURAL = re.compile(r"(`[\w.]+`)(?=\w)")  # "`Layer`s": reStructuredText needs an escape after the closing quote
 SEVERAL_NAMES = re.compile(r"^\s+\w+(?:, \w+)+: ")
 
 
 def _docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    # napoleon would read "True when ...: more" as a type and its description
+    # in "True when ...: more", napoleon would take the words before the colon for a type
     if what in ("attribute", "property") and lines:
         lines[0] = lines[0].replace(":", COLON)
-    # "x1, y1: edges" would become a field `y1` of the type `x1,`
+    # "x1, y1: edges" would become a field named `y1` of type `x1,`
     lines[:] = [SEVERAL_NAMES.sub(lambda names: names[0].replace(", ", ","), line) for line in lines]
     lines[:] = [PLURAL.sub(r"\1\\ ", line) for line in lines]
 
@@ -24,15 +24,15 @@ def _restore(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def _signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, result: str) -> tuple[str, str]:
-    # "<factory>" is no Python, and Sphinx then gives up on the links of the whole signature
+    # "<factory>" is not valid Python; because of it, Sphinx would link nothing in the signature
     signature = (signature or "").replace("<factory>", "...")
-    # if a type is imported for type checkers only, Sphinx keeps its annotation as it is written
+    # Sphinx cannot resolve a type that is imported only for type checkers, so give its full name
     return signature.replace("data_prep.Dataset", "~data_prep.records.Dataset"), result
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Sphinx's entry point."""
-    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon, which has 500
+    app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon (priority 500)
     app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Tell the whole project its public address: `make repository URL=https://github.com/OWNER/NAME`.
+"""Set the project's public address in all its files: `make repository URL=https://github.com/OWNER/NAME`.
 
 The setting is `Repository` under `[project.urls]` in pyproject.toml. This script writes it there, and into the files that
 cannot read it from there: the book's launch buttons, the set-up cell of each notebook, the README and the citation. An

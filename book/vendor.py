@@ -1,8 +1,9 @@
-"""Fetch the JavaScript that the pages need, so that they work without a network once built.
+"""Download the JavaScript that the pages need, so that the built book works without a network.
 
-A Sphinx extension (`_config.yml` names it) and a script: `python book/vendor.py`. Each asset comes from the npm registry through
-`npm pack` if npm is installed, or else from a PyPI package that contains it through `pip download`. It is unpacked once into
-`book/_vendor`, which git ignores. If neither registry answers, the pages load the asset from its CDN, and the build says so.
+This file is a Sphinx extension (`_config.yml` names it) and a script: `python book/vendor.py`. `npm pack` downloads each asset
+from the npm registry if npm is installed; otherwise `pip download` gets a PyPI package that contains it. The asset is unpacked
+once into `book/_vendor`, which git ignores. If neither registry answers, the build says so and the pages load the asset from
+its CDN.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "_vendor"
-SECONDS = 120  # time limit for the answer of a registry
+SECONDS = 120  # time limit for a download
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Asset:
     sha256: dict[str, str]
 
 
-# to add an asset, add an entry here, and in `_configure` the Sphinx setting that loads it
+# to add an asset, define it here and set in `_configure` the Sphinx setting that loads it
 MATHJAX = Asset(
     name="mathjax",
     npm="mathjax@3.2.2",
@@ -58,7 +59,7 @@ MATHJAX = Asset(
 
 
 def fetch(asset: Asset, folder: Path = FOLDER) -> Path | None:
-    """The folder with `asset`, which is fetched first if it is missing; None if neither registry has it."""
+    """The folder of an asset, downloaded first if it is missing; None if neither registry provides it."""
     target = folder / asset.name
     stamp = target / ".version"
     wanted = f"{asset.npm} {asset.pypi} {' '.join(asset.keep)}"
@@ -70,7 +71,10 @@ def fetch(asset: Asset, folder: Path = FOLDER) -> Path | None:
             try:
                 unpacked = _unpack(asset, source, Path(aside))
             except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError, zipfile.BadZipFile) as error:
-                print(f"{asset.name}: not from {source}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+                print(
+                    f"{asset.name}: download from {source} failed: {' '.join(str(error).split())[:200]}",
+                    file=sys.stderr,
+                )
                 continue
             (unpacked / ".version").write_text(wanted)
             shutil.rmtree(target, ignore_errors=True)
@@ -83,7 +87,7 @@ def _unpack(asset: Asset, source: str, aside: Path) -> Path:
     unpacked = aside / asset.name
     for name, data in _members(_download(asset, source, aside)):
         inner = name.removeprefix(asset.root[source])
-        # names in an archive are not trusted: write only listed files, and none outside the folder
+        # do not trust names in an archive: write only files that `keep` lists, and none outside the folder
         if inner != name and ".." not in Path(inner).parts and inner.startswith(asset.keep) and not inner.endswith("/"):
             (unpacked / inner).parent.mkdir(parents=True, exist_ok=True)
             (unpacked / inner).write_bytes(data)
@@ -121,7 +125,7 @@ def _configure(app: Any, config: Any) -> None:
 
     if fetch(MATHJAX) is None:
         logging.getLogger(__name__).info(
-            "MathJax could not be fetched: the pages will load it from a CDN and show no mathematics offline",
+            "MathJax could not be downloaded; the pages will load it from a CDN and show no formulas offline",
             color="yellow",
         )
         return
@@ -136,4 +140,4 @@ def setup(app: Any) -> dict[str, bool]:
 
 
 if __name__ == "__main__":
-    print(f"mathjax: {'is there' if fetch(MATHJAX) else 'could not be fetched; pages will load it from a CDN'}")
+    print(f"mathjax: {'ready' if fetch(MATHJAX) else 'could not be downloaded; the pages will load it from a CDN'}")
