@@ -8,14 +8,14 @@ import pytest
 from chromium import launched
 from hypothesis import settings
 
-# derandomised: the same examples every run, so that a red run can be repeated; no deadline on a busy machine
+# the same examples in every run, so that a failure can be repeated; no deadline, because the machine may be busy
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
 def face_mask_dir():
-    """The real Face Mask Detection set, where FACE_MASK_DIR names it."""
+    """The folder of the real Face Mask Detection set, which FACE_MASK_DIR names."""
     folder = os.environ.get("FACE_MASK_DIR")
     if not folder:
         pytest.skip("FACE_MASK_DIR is not set")
@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture(autouse=True)
 def gradients_stay_on():
-    """A chapter's cells may switch gradients off; that must not reach the tests that follow."""
+    """Switch gradients on after each test, because a chapter's cells may have switched them off."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_grad_enabled(True)
@@ -39,7 +39,7 @@ def gradients_stay_on():
 
 @pytest.fixture
 def one_thread():
-    """Small models only wait for a second thread."""
+    """Compute on one thread, because small models are slower on two."""
     torch = sys.modules["torch"]
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def one_thread():
 
 @pytest.fixture
 def small_disk(tmp_path, request):
-    """A folder on a disk of its own, by default of 64 kB; `pytest.mark.parametrize(..., indirect=True)` gives another size."""
+    """A folder on a file system of 64 kB; `pytest.mark.parametrize(..., indirect=True)` gives another size."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={getattr(request, 'param', '64k')}", "tmpfs", disk]

@@ -1,4 +1,4 @@
-"""Cells of a chapter, to read and to execute one by one."""
+"""Read and execute single cells of a chapter."""
 
 import json
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def code_cells(notebook: Path) -> list[str]:
-    """The sources of its code cells."""
+    """The sources of a notebook's code cells."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
 
 
 def execute(notebook: Path, needed: Sequence[str], **names) -> dict:
-    """The names after the first cell that holds each of `needed`, executed in that order in the chapter's folder."""
+    """Execute, for each text of `needed`, the first cell that contains it; returns the names that the cells define."""
     cells = code_cells(notebook)
     names |= {"__name__": "chapter", "display": lambda *_: None}
     here = os.getcwd()
@@ -27,7 +27,7 @@ def execute(notebook: Path, needed: Sequence[str], **names) -> dict:
 
 
 def check_live_cell(notebook: Path, live: str, names: dict, monkeypatch) -> None:
-    """The cell that shows widgets calls `live` for the reader, and nothing while the book is built."""
+    """Check that the cell with the widgets calls `live` for a reader, but shows nothing while the book is built."""
     cell = next(cell for cell in code_cells(notebook) if cell.startswith("LIVE ="))
     shown = []
     names = names | {live: lambda *_: live, "display": shown.append}

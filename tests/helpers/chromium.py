@@ -1,4 +1,4 @@
-"""A headless Chromium for tests; what is missing skips them, or fails them where GDINO_REQUIRE_BROWSER is set."""
+"""A headless Chromium. Tests are skipped if it is missing, or fail if GDINO_REQUIRE_BROWSER is set."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def lacking(reason: str) -> None:
 
 @contextmanager
 def launched():
-    """The browser, closed afterwards."""
+    """Launch the browser, and close it at the end of the block."""
     try:
         import playwright.sync_api as playwright
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""What the command `gdino` prints."""
+"""Check the output of the command `gdino`."""
 
 
 def one_line(capsys):

@@ -1,4 +1,4 @@
-"""Runs of `gdino detect`: inputs to make, the command, what it wrote."""
+"""Runs of `gdino detect`: make inputs, run the command, read its results."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def detect(*arguments, phrases="cat . remote control ."):
 
 
 def status(arguments):
-    """Exit status; argparse leaves by an exception."""
+    """The exit status of a command; argparse raises an exception instead of returning."""
     try:
         return main(arguments)
     except SystemExit as end:
@@ -52,7 +52,7 @@ def document(folder="detections"):
 
 
 def interrupt_at(monkeypatch, number, act):
-    """Call `act` when the detector is called for the `number`th time."""
+    """Make the `number`th call of a detector call `act` first."""
     calls, real = [], gd.Detector.__call__
 
     def call(self, *arguments, **options):
@@ -69,5 +69,5 @@ def ctrl_c():
 
 
 def unexpected(errors):
-    """Lines of standard error but the one that says, once, that there is no compiler."""
+    """The lines of standard error, except the line that says that there is no compiler."""
     return [line for line in errors.splitlines() if not line.startswith("gdino_lib: no compiler")]

@@ -1,4 +1,4 @@
-"""Squares of three colours, and detectors that need no model to find them, or not."""
+"""Pictures of coloured squares, and stand-in detectors without a model, from perfect to blind."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ RECORDS = tuple(
 
 
 def draw(records, folder):
-    """The pictures of records whose labels are `COLOURS`."""
+    """Draw the pictures of records whose labels are names in `COLOURS`."""
     for record in records:
         image = Image.new("RGB", (record.width, record.height), (128, 128, 128))
         for square in record.boxes:
@@ -33,7 +33,7 @@ def draw(records, folder):
 
 
 def detections(*rows, classes=tuple(COLOURS)):
-    """Rows of (class name, xyxy, score)."""
+    """Detections from rows of (class name, xyxy, score)."""
     names, boxes, scores = zip(*rows, strict=True) if rows else ((), (), ())
     return sv.Detections(
         xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
@@ -44,19 +44,19 @@ def detections(*rows, classes=tuple(COLOURS)):
 
 
 def unnamed(class_id):
-    """A box without the name of its class."""
+    """Detections of one box without the name of its class."""
     return sv.Detections(
         xyxy=np.array([[0, 0, 9, 9]], np.float32), confidence=np.ones(1, np.float32), class_id=np.array([class_id])
     )
 
 
 def perfect(dataset):
-    """What a perfect detector finds."""
+    """{file name: detections of a perfect detector}."""
     return {record.file_name: detections(*[(b.label, b.xyxy, 0.9) for b in record.boxes]) for record in dataset.images}
 
 
 def captions(dataset):
-    """The same images as grounding records."""
+    """The same records as grounding records: with captions, and phrases as labels."""
     return tuple(
         replace(r, caption="squares", boxes=tuple(replace(b, label=f"the {b.label}") for b in r.boxes))
         for r in dataset.images
@@ -64,7 +64,7 @@ def captions(dataset):
 
 
 class ColourDetector:
-    """Finds squares by their colour: right always, with score 0.9."""
+    """Finds every square by its colour, with the score 0.9."""
 
     def __call__(self, images, phrases, box_threshold=0.35, text_threshold=0.25, nms_iou=None, top_k=None, **_):
         nested = phrases if isinstance(phrases[0], list) else [phrases] * len(images)
@@ -92,7 +92,7 @@ class BlindDetector(ColourDetector):
 
 
 class Hallucinating(ColourDetector):
-    """Finds every phrase everywhere."""
+    """Finds every phrase in every picture."""
 
     def find(self, image, phrases):
         return detections(*[(phrase, (0, 0, 20, 20), 0.6) for phrase in phrases], classes=phrases)

@@ -1,4 +1,4 @@
-"""Images without meaning, and refusals in one line."""
+"""Random images, and a check of error messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 def noise(width: int, height: int, *channels: int, seed: int = 0) -> np.ndarray:
-    """Random bytes [height, width, *channels], the same for a seed."""
+    """Random uint8 values [height, width, *channels], the same for the same seed."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
 
 
 def refused(error: type[Exception], call: Callable[..., Any], *arguments: Any) -> str:
-    """What the error says, which must be one line that tells what was expected."""
+    """The message of the error that the call raises; it must be one line that says what was expected."""
     with pytest.raises(error) as caught:
         call(*arguments)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Prompts to compute losses for, and losses to compare."""
+"""Prompts for tests of losses, and a comparison of losses."""
 
 import pytest
 

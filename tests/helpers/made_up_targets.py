@@ -1,4 +1,4 @@
-"""Targets and predictions for tests of matching and losses."""
+"""Targets and random predictions for tests of matching and losses."""
 
 import torch
 
@@ -21,7 +21,7 @@ def random_target(generator, count, phrases, name="image.jpg"):
 
 
 def random_predictions(generator, tokens, queries):
-    """As the model's: -inf at padding."""
+    """Random predictions for prompts with these tokens; `tokens` is int [B, T]."""
     logits = torch.randn(len(tokens), queries, tokens.shape[1], generator=generator, dtype=torch.float64) * 2
     boxes = torch.rand(len(tokens), queries, 4, generator=generator, dtype=torch.float64)
     return Predictions(logits, boxes * 0.8 + 0.1)

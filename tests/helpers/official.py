@@ -2,15 +2,15 @@
 
 Run it as `python tests/helpers/official.py --record | --full-size`.
 
-The code is the package groundingdino-py 0.4.0, which needs older libraries than ours; so this script is run by hand, in
-an environment of its own:
+The authors' code is the package groundingdino-py 0.4.0. It needs older libraries than ours, so this script is run by hand
+in an environment of its own:
 
     pip install -e . pytest numpy addict yapf supervision opencv-python-headless pycocotools
     pip install --no-deps groundingdino-py==0.4.0 transformers==4.40.2 tokenizers==0.19.1 huggingface_hub==0.23.4
 
-`tests/gdino_lib/model/test_parity_official.py` holds our model against
-`tests/data/official.safetensors`, which `--record` writes. Weights and
-images come from formulas here, not from files.
+`--record` writes `tests/data/official.safetensors`, and
+`tests/gdino_lib/model/test_parity_official.py` compares our model with
+it. Formulas in this file make the weights and images.
 """
 
 import argparse
@@ -31,13 +31,14 @@ from gdino_lib.weights.layouts import Checkpoint, from_layout, to_layout
 from gdino_lib.weights.loading import fill
 
 RECORD = Path(__file__).parents[1] / "data" / "official.safetensors"
-# the authors' code knows no other width than 256
+# the authors' code supports only the width 256
 CONFIGS = {
     name: config.replace(width=256, heads=8, text_heads=4, fusion_heads=4, logit_epsilon=1e-3)
     for name, config in (("small", SMALL), ("odd", ODD))
 }
-# (configuration, image height and width, size of the second image's real part, prompts); the authors' code mixes up the masks of
-# different prompts in one batch (`src_mask.repeat(nhead, 1, 1)` orders by head, its attention by image), so a batch has one prompt
+# (configuration, image height and width, size of the second image's real part, prompts)
+# All images of a batch have the same prompt, because the authors' code mixes up the masks of different prompts:
+# `src_mask.repeat(nhead, 1, 1)` orders them by head, but its attention expects them ordered by image.
 CASES = {
     "one image": ("small", (128, 160), None, [["cat", "remote control"]]),
     "odd sizes": ("odd", (151, 203), None, [["a person with an umbrella", "dog", "fire hydrant"]]),
@@ -46,12 +47,12 @@ CASES = {
 
 
 def weights(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
-    """Numbers for each official name, the same on every machine."""
+    """Weights for each official name, the same on every machine."""
     state = {}
     for name, shape in shapes.items():
         if name.endswith("relative_position_index"):
             continue
-        # the decoder's box heads are one tensor under many names
+        # the decoder's box heads share one tensor under several names
         source = re.sub(r"^(transformer\.decoder\.)?bbox_embed\.\d+", "bbox_embed", name)
         noise = numpy.random.default_rng(zlib.crc32(source.encode())).standard_normal(tuple(shape))
         if len(shape) > 1:
@@ -68,7 +69,7 @@ def weights(shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
 
 
 def inputs(case: str) -> tuple[torch.Tensor, torch.Tensor, list[list[str]]]:
-    """(images, mask with True = real, prompts)."""
+    """(images, mask that is True at real pixels, prompts)."""
     _, (height, width), real, prompts = CASES[case]
     noise = numpy.random.default_rng(len(case)).standard_normal((len(prompts), 3, height, width))
     images, mask = torch.from_numpy(noise).float(), torch.ones(len(prompts), height, width, dtype=torch.bool)
@@ -79,7 +80,7 @@ def inputs(case: str) -> tuple[torch.Tensor, torch.Tensor, list[list[str]]]:
 
 
 def ours(config: GroundingDINOConfig) -> GroundingDINO:
-    """Our model with those weights, which come in by their official names."""
+    """Our model with the weights of `weights`, loaded under their official names."""
     model = GroundingDINO(config)
     names = to_layout(Checkpoint(dict(model.state_dict()), config, "gdino_lib"), "official")
     fill(model, from_layout(weights({name: tensor.shape for name, tensor in names.items()}), "official"))
@@ -87,7 +88,7 @@ def ours(config: GroundingDINOConfig) -> GroundingDINO:
 
 
 def official(config: GroundingDINOConfig) -> torch.nn.Module:
-    """The authors' model with those weights."""
+    """The authors' model with the weights of `weights`."""
     from groundingdino.models.GroundingDINO import groundingdino, transformer
     from groundingdino.models.GroundingDINO.backbone import backbone, position_encoding, swin_transformer
     from groundingdino.util import get_tokenlizer

@@ -1,4 +1,4 @@
-"""A configuration as the official ones are written, of a model small enough for a test, and a folder around it."""
+"""A configuration file in the official format for a small model, and a folder that holds what such a model needs."""
 
 import numpy as np
 from peers import SMALL, randomise
@@ -52,7 +52,7 @@ sub_sentence_present = True
 
 
 def write_workplace(folder):
-    """A folder as such scripts expect it: a configuration, an official weight file, a photograph."""
+    """Fill a folder with what scripts for the official package expect: a configuration, a weight file and an image."""
     (folder / "config.py").write_text(CONFIG, "utf-8")
     small = {name: getattr(SMALL, name) for name in ("bert_width", "bert_layers", "bert_ffn_width", "text_ffn_width")}
     config = GroundingDINOConfig(**read_config(folder / "config.py") | small | {"fusion_width": 48})

@@ -1,4 +1,4 @@
-"""Every name and shape of the official Swin-T model's state dict, written down apart from the library's own table."""
+"""Names and shapes of the official Swin-T model's state dict, written independently of the library's own table."""
 
 import itertools
 
@@ -8,7 +8,7 @@ D, BERT, FFN = 256, 768, 2048
 
 
 def official_swin_t() -> Shapes:
-    """The 938 entries, the copies of the box heads and the tensors that no forward pass uses included."""
+    """All 938 entries, including the copies of the box heads and the tensors that no forward pass uses."""
     shapes: Shapes = {"transformer.level_embed": (4, D), "transformer.tgt_embed.weight": (900, D)}
     for i in range(6):
         shapes |= _encoder_layer(i) | _decoder_layer(i)
@@ -64,7 +64,7 @@ def _bert() -> Shapes:
 
 
 def _swin() -> Shapes:
-    """The backbone, and the projections of its maps."""
+    """The backbone and the projections of its feature maps."""
     shapes: Shapes = {"backbone.0.patch_embed.proj.weight": (96, 3, 4, 4), "backbone.0.patch_embed.proj.bias": (96,)}
     shapes |= _norm("backbone.0.patch_embed.norm", 96)
     for stage, depth in enumerate((2, 2, 6, 2)):

@@ -1,12 +1,13 @@
-"""Record what the official functions return, for the tests: `python tests/helpers/official_phrases.py [--record]`.
+"""Record the results of the official functions for the tests: `python tests/helpers/official_phrases.py [--record]`.
 
-Needs the environment of `tests/helpers/official.py`, and in place of groundingdino-py 0.4.0's `groundingdino/util/inference.py` and
-`utils.py` those of the authors' repository (commit 96ca504e), where `predict` knows `remove_combined`. Without `--record` the
-script compares with what is recorded; with 0.4.0 itself, too, whose labels differ where they name "[CLS]".
+The script needs the environment of `tests/helpers/official.py`. In it, replace groundingdino-py 0.4.0's
+`groundingdino/util/inference.py` and `utils.py` by those of the authors' repository (commit 96ca504e), whose `predict` has
+the argument `remove_combined`. Without `--record`, the script compares the results with the recorded ones. This works with
+0.4.0 itself, too; its labels differ where they contain "[CLS]".
 
-`tests/gdino_lib/test_inference.py` holds `gdino_lib.inference` against
-`tests/data/official_phrases.json`. Logits, weights and images come
-from formulas here and in `tests/helpers/official.py`.
+`tests/gdino_lib/test_inference.py` compares `gdino_lib.inference` with
+`tests/data/official_phrases.json`. Formulas in this file and in
+`tests/helpers/official.py` make the logits, weights and images.
 """
 
 import argparse
@@ -41,7 +42,7 @@ QUERIES = 12
 
 
 def logits(tokens: int, seed: int) -> torch.Tensor:
-    """float32 [QUERIES, tokens]: a few tokens of each query are likely, now and then special ones."""
+    """float32 [QUERIES, tokens]: each query scores a few tokens high, sometimes special tokens."""
     random = numpy.random.default_rng(seed)
     values = random.standard_normal((QUERIES, tokens)) * 2.5 - 1.5
     values[: QUERIES // 2, 0] = -9  # [CLS]
@@ -49,17 +50,17 @@ def logits(tokens: int, seed: int) -> torch.Tensor:
 
 
 def boxes(seed: int) -> torch.Tensor:
-    """float32 [QUERIES, 4], in 0..1."""
+    """float32 [QUERIES, 4], random values in 0..1."""
     return torch.from_numpy(numpy.random.default_rng(seed + 1000).random((QUERIES, 4))).float()
 
 
 def image() -> torch.Tensor:
-    """float32 [3, 128, 160]."""
+    """A random image, float32 [3, 128, 160]."""
     return torch.from_numpy(numpy.random.default_rng(5).standard_normal((3, 128, 160))).float()
 
 
 class Stub:
-    """Answers with the formula's logits, as the authors' model would."""
+    """Returns the logits and boxes of the formulas in the form of the authors' model."""
 
     def __init__(self, tokenizer, seed):
         self.tokenizer, self.seed = tokenizer, seed
@@ -75,7 +76,7 @@ class Stub:
 
 
 def run() -> dict:
-    """The record: plain values."""
+    """Run the official functions; returns their results as JSON values."""
     from groundingdino.util import inference
     from official import CONFIGS, official
     from transformers import BertTokenizerFast
@@ -97,7 +98,7 @@ def run() -> dict:
     for seed, caption in enumerate(CAPTIONS):
         for pair in THRESHOLDS:
             found = ask(Stub(tokenizer, seed), caption, image(), *pair)
-            # boxes come from a formula: which ones is enough
+            # a formula gives the boxes, so their indices are enough
             found["queries"] = [boxes(seed).tolist().index(box) for box in found.pop("boxes")]
             stubs.append({"caption": caption, "seed": seed, "thresholds": pair} | found)
     model = official(CONFIGS["small"])
@@ -119,7 +120,7 @@ def main() -> None:
     found = json.loads(json.dumps(run()))
     if options.record:
         if "remove_combined=True" not in found["stubs"][0]:
-            raise SystemExit("this package's predict knows no remove_combined: see the top of this file")
+            raise SystemExit("this package's predict has no argument remove_combined; see the docstring of this file")
         RECORD.write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n", "utf-8")
         return
     recorded = json.loads(RECORD.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Peers to compare with: transformers' port, with weights random enough that every part matters."""
+"""Transformers' port as a peer to compare with; its random weights make every part matter."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ ODD = SMALL.replace(
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Weights without a pattern: initial ones hide mistakes (a box head of zeros, fusion scaled by 1e-4)."""
+    """Make all weights random, because initial values hide mistakes (box heads start at zero, fusion at a scale of 1e-4)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -39,7 +39,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
 
 
 def hugging_face(config: GroundingDINOConfig, seed: int = 0) -> nn.Module:
-    """The port's model, random weights, evaluation mode."""
+    """The port's model with random weights, in evaluation mode."""
     from transformers import GroundingDinoForObjectDetection, MMGroundingDinoForObjectDetection
 
     kind = MMGroundingDinoForObjectDetection if config.scaled_logits else GroundingDinoForObjectDetection
@@ -57,7 +57,7 @@ def ours_from(peer: nn.Module, config: GroundingDINOConfig) -> GroundingDINO:
 
 
 def captions(prompts: list[list[str]]) -> dict[str, torch.Tensor]:
-    """What the port takes for our prompts."""
+    """The port's text inputs for our prompts."""
     texts = [" . ".join(phrases) + " ." for phrases in prompts]
     encoded = tokenizer()(texts, padding="longest", return_tensors="pt")
     assert torch.equal(encoded["input_ids"], tokenize(prompts).ids)

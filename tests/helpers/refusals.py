@@ -1,4 +1,4 @@
-"""What a refusal looks like: one line that begins with the place of the fault."""
+"""Check error messages: each is one line that begins with the place of the fault."""
 
 import re
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import pytest
 
 @contextmanager
 def refused(place, words):
-    """The block raises a `ValueError` that begins with `place` and has `words` in it; yields what holds the error."""
+    """Check that the block raises a one-line `ValueError` that begins with `place` and contains `words`."""
     with pytest.raises(ValueError, match=re.escape(f"{place}: ")) as error:
         yield error
     message = str(error.value)

@@ -1,4 +1,4 @@
-"""Detectors of small random models, pictures for them, and a comparison of what they find."""
+"""Detectors with small random models, pictures for them, and a comparison of their detections."""
 
 import numpy as np
 from peers import SMALL, randomise
@@ -22,7 +22,7 @@ LONG = [
     f"{colour} {thing}"
     for colour in ("red", "blue", "green")
     for thing in ["cat", "dog", "bus", "car", "cup", "pen", "hat", "box", "key", "jar"]
-]  # more than fit into 32 tokens
+]  # too many phrases for 32 tokens
 
 
 def build(**changes):

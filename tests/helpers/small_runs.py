@@ -19,7 +19,7 @@ TINY = GroundingDINOConfig(
     ffn_width=32, encoder_layers=1, decoder_layers=2, queries=8, text_heads=2, text_ffn_width=32, fusion_heads=2,
     fusion_width=32, fusion_drop_path=0.0, scaled_logits=True,
 )  # fmt: skip
-# everything learns; no epoch is like another
+# all parts learn, and denoising makes every epoch different
 SETTINGS = TrainingSettings(epochs=2, batch_size=4, lr=1e-3, lr_scale={}, warmup_steps=3, denoising=4, clip=1.0)
 
 

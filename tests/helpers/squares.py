@@ -1,4 +1,4 @@
-"""Pictures of coloured squares, and records of them."""
+"""Coloured squares, and records that contain them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,10 +14,10 @@ TRAIN, EVALUATION = TrainingTransform(64, 128), EvaluationTransform(64, 128)
 
 
 def box(label: str, *xyxy: float, **extra: Any) -> Box:
-    """A box in a picture of 100 x 80."""
+    """A box in a picture of 100 x 80 pixels."""
     return Box(label, *(xyxy or (10, 10, 40, 40)), extra=extra)
 
 
 def with_images(records: Iterable[ImageRecord], **changes: Any) -> data_prep.Dataset:
-    """A data set of these records."""
+    """A data set with these records."""
     return data_prep.Dataset(tuple(records), changes.get("categories", ()))

@@ -1,4 +1,4 @@
-"""A small model that learns pictures of coloured squares, and what the doctor says of it."""
+"""A small model and pictures of coloured squares to train it on, and the doctor's report about them."""
 
 import random
 
@@ -48,7 +48,7 @@ def texts(report, level, about=None):
 
 
 def one_problem(report):
-    """The only problem's text, a line."""
+    """The text of the report's only problem; it must be one line."""
     assert len(report.problems) == 1, report.problems
     assert not report.is_healthy
     assert "\n" not in report.problems[0].text

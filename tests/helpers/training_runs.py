@@ -1,4 +1,4 @@
-"""Training runs in seconds: started, interrupted, read back."""
+"""Training runs of a few seconds: start them, interrupt them, read their logs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from gdino_lib.data.transforms import EvaluationTransform
 from gdino_lib.training.log import read_log
 from gdino_lib.training.trainer import Trainer
 
-STEPS = 6  # two epochs of twelve pictures, four a step
+STEPS = 6  # two epochs of twelve pictures, four pictures a step
 
 
 def run(tmp_path, name="run", settings=SETTINGS, *, data, seed=0, **options):
@@ -24,11 +24,11 @@ def losses(out):
 
 
 class KilledError(Exception):
-    """In place of SIGKILL: nothing is caught, nothing is cleaned up by the trainer."""
+    """Stands for SIGKILL: the trainer neither catches it nor cleans up."""
 
 
 class Interrupting(EvaluationTransform):
-    """Calls `act` at the n-th image that is read."""
+    """A transform that calls `act` when the n-th image is read."""
 
     def __init__(self, number, act):
         super().__init__(SIDE, SIDE)
@@ -40,7 +40,7 @@ class Interrupting(EvaluationTransform):
         out = super().__call__(*arguments)
         return (self.act(out) or out) if self.left == 0 else out
 
-    def __repr__(self):  # the same data, for a run that goes on
+    def __repr__(self):  # the same repr, so that a resumed run finds the same data
         return repr(EvaluationTransform(SIDE, SIDE))
 
 
@@ -65,7 +65,7 @@ folder = Path({folder!r})
 records = csv_table.read(folder / "shapes.csv")
 data = GroundingDataset(records, folder / "images", EvaluationTransform(64, 64))
 settings = replace(SETTINGS, **{changes!r})
-judged_by = replace(records, images=records.images[:11])  # no multiple of two
+judged_by = replace(records, images=records.images[:11])  # an odd number, so that two processes share it unevenly
 Trainer(model(), data, settings, folder / sys.argv[1], workers={workers}, device="cpu", progress=False,
         resume="--resume" in sys.argv, validation=Validation(judged_by, folder / "images")).fit()
 """

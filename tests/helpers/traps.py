@@ -1,10 +1,10 @@
-"""What an untrusted pickle can do to whoever opens it."""
+"""A harmful pickle, to check that no code of an untrusted file is executed."""
 
 from pathlib import Path
 
 
 class Trap:
-    """Unpickled, it would write a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

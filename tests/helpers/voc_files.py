@@ -1,10 +1,10 @@
-"""VOC folders for the tests."""
+"""VOC files and folders for tests."""
 
 from PIL import Image
 
 
 def voc_xml(filename="a.jpg", size=(40, 30), objects=(("cat", (1, 2, 11, 12)),), declaration=""):
-    """The text of a VOC file; objects are (name, corners) pairs."""
+    """The text of a VOC file; `objects` are (name, corners) pairs."""
     width, height = size
     text = f"{declaration}<annotation><folder>images</folder><filename>{filename}</filename>"
     text += f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size><segmented>0</segmented>"
@@ -15,7 +15,7 @@ def voc_xml(filename="a.jpg", size=(40, 30), objects=(("cat", (1, 2, 11, 12)),),
 
 
 class VocFolder:
-    """A VOC folder to be filled picture by picture."""
+    """A VOC folder; `add` adds a picture with its annotation."""
 
     def __init__(self, root):
         self.images, self.annotations = root / "images", root / "annotations"
