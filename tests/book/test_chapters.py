@@ -1,4 +1,4 @@
-"""The book's sources: what the build takes for granted, checked in a second and without building anything."""
+"""The sources of the book: quick checks, without a build, of what the build and the readers rely on."""
 
 import json
 import pkgutil
@@ -21,7 +21,7 @@ BOOK = ROOT / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9][0-9]*_*.ipynb"))
 NOTEBOOKS = [*CHAPTERS, BOOK / "template.ipynb"]
 LONGEST_CELL, LONGEST_NAIVE_CELL, LONGEST_LINE, LARGEST_FILE = 25, 15, 88, 300_000
-MOST_LONG_CELLS = 25  # visible cells of over 15 lines, in the whole book
+MOST_LONG_CELLS = 25  # visible cells with more than 15 lines, in the whole book
 HIDDEN = {"remove-cell", "hide-cell", "hide-input", "remove-input"}
 PICTURE = re.compile(r"plt\.show\(\)|display\(\w+\.image\)")
 SETUP = """# @title Setup (Colab only)
@@ -44,7 +44,7 @@ def toc_files() -> list[str]:
 
 
 def appendices() -> list[Path]:
-    """Notebooks of the book that are no chapters."""
+    """Notebooks of the book that are not chapters."""
     pages = (ROOT / f"{file}.ipynb" for file in toc_files() if not re.match(r"book/\d\d", file))
     return [page for page in pages if page.is_file()]
 
@@ -54,12 +54,12 @@ def code_cells(path: Path) -> list[dict]:
 
 
 def number_of(path: Path) -> str:
-    """The chapter's number as its title has it: "3b" for 03b_from_pytorch_to_cpp_to_cuda.ipynb."""
+    """The number in the chapter's title: "3b" for 03b_from_pytorch_to_cpp_to_cuda.ipynb."""
     return re.sub("^0", "", path.name.partition("_")[0])
 
 
 def visible_lines(path: Path) -> list[list[str]]:
-    """The lines of each code cell that shows its code: not folded, not within a solution."""
+    """The lines of each code cell whose code is visible: neither folded nor part of a solution."""
     cells, shown, in_solution = json.loads(path.read_text())["cells"], [], False
     for cell in cells:
         source = "".join(cell["source"])
@@ -100,25 +100,25 @@ def test_the_map_and_the_index_name_the_same_chapters():
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_the_title_is_that_of_the_index_with_the_number(path):
+def test_the_title_is_the_number_and_the_title_in_the_index(path):
     (title,) = re.findall(rf"\*\*\[(.*)\]\({path.name}\)", (BOOK / "index.md").read_text())
     assert markdown(path).startswith(f"# {number_of(path)}. {title}\n")
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_says_how_long_it_takes_as_measured(path):
+def test_a_chapter_states_its_measured_times(path):
     times = load_script("book/chapter_times")
     stored = json.loads(times.STORED.read_text())
     assert path.stem in stored["seconds"], f"not measured yet: {times.COMMAND}"
     assert times.sentence(path, stored["seconds"][path.stem]) in markdown(path), times.COMMAND
 
 
-def test_no_stored_time_is_of_a_chapter_that_is_gone():
+def test_stored_times_belong_to_existing_chapters():
     stored = json.loads((BOOK / "data" / "chapter_seconds.json").read_text())
     assert set(stored["seconds"]) <= {path.stem for path in CHAPTERS}
 
 
-def test_nothing_is_to_come_that_is_there():
+def test_no_existing_chapter_is_called_to_come():
     titles = re.findall(r"^\| \d+[a-z]? \| \*\*\[(.*?)\]\(", (BOOK / "index.md").read_text(), re.M)
     pages = {path: markdown(path) for path in CHAPTERS} | {path: path.read_text() for path in BOOK.glob("*.md")}
     for path, text in pages.items():
@@ -160,7 +160,7 @@ class TestNotebook:
             naive = any(line.startswith("def naive_") for line in lines)
             assert len(lines) <= (LONGEST_NAIVE_CELL if naive else LONGEST_CELL), lines[0]
 
-    def test_every_figure_says_what_it_shows(self, path):
+    def test_every_figure_has_alt_text(self, path):
         for cell in code_cells(path):
             if PICTURE.search("".join(cell["source"])):
                 alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
@@ -200,7 +200,7 @@ def test_the_template_is_not_a_page():
 
 
 def test_the_template_runs():
-    """Its code, one cell after the other, without a kernel and without a screen."""
+    """Execute its code cells in order, without a kernel and without a screen."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     pyplot.switch_backend("agg")
     names: dict = {"__name__": "template"}
@@ -213,8 +213,8 @@ def test_no_large_file_in_the_book():
     assert not [path.name for path in ours if path.stat().st_size > LARGEST_FILE]
 
 
-# helpers of other modules, and the command line, which has its own help
-WITHOUT_REFERENCE = {  # rooms and modules that no program imports
+# packages and modules without a page in the reference: helpers of other modules, and the command line, which has its own help
+WITHOUT_REFERENCE = {
     "data_prep": {
         *("arguments", "formats.fields", "formats.json_text"),
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
@@ -229,7 +229,7 @@ WITHOUT_REFERENCE = {  # rooms and modules that no program imports
 
 
 @pytest.mark.parametrize("package", [data_prep, gdino_lib], ids=lambda package: package.__name__)
-def test_every_public_module_has_its_reference(package):
+def test_every_public_module_is_in_the_reference(package):
     name = package.__name__
     page = (BOOK / "api" / f"{name}.md").read_text()
     modules = {
@@ -243,11 +243,11 @@ def test_every_public_module_has_its_reference(package):
     helpers = {module for module in modules if {module, module.split(".")[0]} & WITHOUT_REFERENCE[name]}
     assert modules - helpers == set(described), "only helpers may be missing"
     assert re.findall(rf"^\| \[`(\S+)`\]\(#{name}\.\1\) \| \S", page, re.M) == described, (
-        "the table says what the page has"
+        "the table lists the modules of the page"
     )
 
 
-def test_the_curves_that_chapter_09_draws_are_of_the_settings_of_their_script():
+def test_the_stored_curves_of_chapter_09_have_the_settings_of_their_script():
     pytest.importorskip("accelerate")
     script = load_script("benchmarks/ablate_shapes")
     measured = json.loads((BOOK / "data" / "ablate_shapes.json").read_text())
@@ -265,7 +265,7 @@ def test_every_citation_is_in_the_bibliography():
     assert cited <= keys
 
 
-def test_the_page_of_the_command_line_has_every_command():
+def test_the_command_line_page_shows_every_command():
     help_of = load_script("book/command_help")
     page = (BOOK / "command_line.md").read_text()
     shown = re.findall(r"^```\{command-help\} (.*)$", page, re.M)
@@ -273,7 +273,7 @@ def test_the_page_of_the_command_line_has_every_command():
     for command in shown:
         assert help_of.help_text(command).startswith(f"usage: {command} ")
     assert {f"gdino {name}" for name in help_of.command_names("gdino")} <= set(shown)
-    # converters have the same options, so the page shows one of them
+    # all converters have the same options, so the page shows only one
     others = [name for name in help_of.command_names("python -m data_prep") if not re.match("[a-z]+-to-[a-z]+$", name)]
     assert {f"python -m data_prep {name}" for name in ["voc-to-csv", *others]} <= set(shown)
     for unknown in ("gdino nothing", "python -m data_prep nothing", "cat"):
@@ -313,7 +313,7 @@ class TestChapterTimes:
         path.write_text(json.dumps({"cells": [prose, code, folded]}))
         return path
 
-    def test_prose_and_visible_code_are_read_and_seconds_written(self, chapter):
+    def test_minutes_count_prose_and_visible_code_and_are_written_with_the_seconds(self, chapter):
         times = load_script("book/chapter_times")
         assert times.minutes_to_read(chapter) == 15
         times.write_into(chapter, 11.2)
@@ -327,7 +327,7 @@ class TestChapterTimes:
         with pytest.raises(ValueError, match=r"01_topic.*found 0"):
             load_script("book/chapter_times").write_into(chapter, 1)
 
-    def test_seconds_come_from_the_cache_of_the_build(self, chapter, tmp_path):
+    def test_seconds_come_from_the_execution_cache(self, chapter, tmp_path):
         pytest.importorskip("jupyter_cache")
         from jupyter_cache import get_cache
 
@@ -341,7 +341,7 @@ class TestChapterTimes:
         assert load_script("book/chapter_times").measured_seconds(tmp_path / "cache") == {"01_topic": 1.3}
 
 
-def test_the_counts_that_chapter_10_draws_are_those_of_the_real_set(face_mask_dir):
+def test_the_stored_counts_of_chapter_10_are_those_of_the_real_set(face_mask_dir):
     script = load_script("benchmarks/face_mask_counts")
     stored = json.loads((BOOK / "data" / "face_mask_counts.json").read_text())
     assert json.loads(json.dumps(script.count(face_mask_dir))) == stored
@@ -357,7 +357,7 @@ def test_the_counts_that_chapter_10_draws_are_those_of_the_real_set(face_mask_di
         assert script.describe(sorted(names["box_sides"](records, resized))) == stored["sides"][size]
 
 
-def test_the_counts_that_chapter_10_draws_add_up():
+def test_the_stored_counts_of_chapter_10_add_up():
     stored = json.loads((BOOK / "data" / "face_mask_counts.json").read_text())
     assert stored["command"] == load_script("benchmarks/face_mask_counts").COMMAND
     assert sum(sum(part.values()) for part in stored["classes"].values()) == stored["boxes"]
@@ -368,13 +368,13 @@ def test_the_counts_that_chapter_10_draws_add_up():
             assert sum(number for edge, number in bins if edge <= int(stride)) == count
 
 
-def test_the_style_file_is_one():
+def test_matplotlib_reads_the_style_file():
     style = pytest.importorskip("matplotlib.style")
     with style.context(BOOK / "gdino.mplstyle"):
         pass
 
 
-def test_outputs_are_kept_only_while_library_and_data_stay(monkeypatch, tmp_path):
+def test_the_cache_changes_with_library_data_and_environment(monkeypatch, tmp_path):
     outputs = load_script("book/fresh_outputs")
     monkeypatch.delenv("FACE_MASK_DIR", raising=False)
     for name in ("data_prep/a.py", "gdino_lib/b.py", "gdino_lib/csrc/c.cpp", "book/gdino.mplstyle"):
@@ -412,7 +412,7 @@ class TestVendor:
         roots, digests = dict.fromkeys(("npm", "pypi"), "package/"), dict.fromkeys(("npm", "pypi"), digest)
         return vendor.Asset("asset", "asset@1", "asset==1", roots, ("main.js", "fonts/"), digests)
 
-    def test_keeps_what_is_listed_and_fetches_once(self, vendor, monkeypatch, tmp_path):
+    def test_unpacks_only_listed_files_and_downloads_once(self, vendor, monkeypatch, tmp_path):
         calls = []
 
         def download(asset, source, aside):
@@ -427,12 +427,12 @@ class TestVendor:
         assert sorted(path.name for path in target.rglob("*") if path.is_file()) == [".version", "a.woff", "main.js"]
         assert not list(tmp_path.rglob("evil.js"))
 
-    def test_another_file_than_expected_is_refused(self, vendor, monkeypatch, tmp_path):
+    def test_a_file_with_another_digest_is_refused(self, vendor, monkeypatch, tmp_path):
         monkeypatch.setattr(vendor, "_download", lambda a, s, aside: self.archive(aside, {"package/main.js": b"1"}))
         assert vendor.fetch(self.asset(vendor), tmp_path / "_vendor") is None
         assert not list((tmp_path / "_vendor").iterdir())
 
-    def test_without_a_network_there_is_the_cdn(self, vendor, monkeypatch, tmp_path):
+    def test_without_a_network_nothing_is_unpacked(self, vendor, monkeypatch, tmp_path):
         def refuse(*_):
             raise OSError("no network")
 

@@ -1,4 +1,4 @@
-"""The explorer of chapter 01, both of its kinds: the static one in a browser, the live one through its widgets."""
+"""The explorer of chapter 01: the static version in a browser, the live version through its widgets."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_the_live_explorer_follows_its_controls(chapter):
     mode.value, text.value = "sub-sentence", "dog on the left . cat ."
     token.value = token.max
     assert words.value == "“[SEP]” reads “[SEP]”"
-    text.value = "cat"  # fewer tokens than the slider stood at
+    text.value = "cat"  # fewer tokens than the slider's position
     assert (token.max, words.value) == (3, "“[SEP]” reads “[SEP]”")
     for bad in ("", " . . ", "very " * 300):
         text.value = bad
@@ -71,5 +71,5 @@ def test_the_static_explorer_follows_its_controls(chapter, browser):
     assert not errors
 
 
-def test_the_build_leaves_the_live_one_out(chapter, monkeypatch):
+def test_the_build_leaves_the_live_explorer_out(chapter, monkeypatch):
     check_live_cell(NOTEBOOK, "live_explorer", chapter, monkeypatch)

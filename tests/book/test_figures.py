@@ -1,4 +1,4 @@
-"""Drawn figures: the committed file is what its script draws, and its words are the code's."""
+"""The figure of the model: the committed file is up to date, and its names are those of the code."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import gdino_lib as gd
 FIGURES = Path(__file__).resolve().parents[2] / "book" / "figures"
 
 
-def test_the_model_figure_is_drawn_by_its_script_and_names_what_the_code_names():
+def test_the_model_figure_is_up_to_date_and_uses_the_names_of_the_code():
     svg = load_script("book/figures/draw_model").draw()
     assert (FIGURES / "model.svg").read_text() == svg, "run `python book/figures/draw_model.py`"
     model = gd.GroundingDINO(gd.GroundingDINOConfig.nano())

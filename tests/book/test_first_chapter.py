@@ -1,6 +1,6 @@
-"""The finder of chapter 00, both of its kinds: the static one in a browser, the live one through its widgets.
+"""The finder of chapter 00: the static version in a browser, the live version through its widgets.
 
-What the model finds is not tested here: a stand-in finds every phrase at a place of its own, the first ones with more confidence.
+A stand-in replaces the model. It finds each phrase at a different place, with a confidence that falls from phrase to phrase.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ NEEDED += ["LOOK =", "DRAWING =", "SCRIPT =", "def static_", "PAGE =", "def pict
 
 
 class StandIn:
-    """Finds each phrase: the first with the confidence 0.9, each further one with 0.2 less."""
+    """Finds every phrase: the first with the confidence 0.9, each further phrase with 0.2 less."""
 
     def __init__(self, detections):
         self.detections, self.encoded = detections, 0
@@ -79,13 +79,13 @@ def test_the_live_finder_follows_its_controls(chapter):
     assert chapter["detector"].encoded == before + 1, "the picture is encoded once"
 
 
-def test_each_set_of_ticked_phrases_was_a_question(chapter):
+def test_there_is_an_answer_for_every_set_of_ticked_phrases(chapter):
     phrases = ["a", "b", "c", "d"]
     answers = chapter["answers"](chapter["scene"].image, phrases)
     assert len(answers) == 15
     for key, rows in answers.items():
         asked = key.split()
-        assert [str(row[4]) for row in rows] == asked, "numbers are those of the whole list"
+        assert [str(row[4]) for row in rows] == asked, "numbers are indices into the whole list"
     assert answers["1 3"][0] == [10, 40, 50, 80, 1, 0.9]
 
 
@@ -99,7 +99,7 @@ def test_the_static_finder_follows_its_controls(chapter, browser, width):
     tab.set_content(chapter["static_finder"](chapter["three_pictures"]()))
     words, boxes = tab.locator("#finder-words"), tab.locator("#finder-boxes .found")
     picture, level = tab.get_by_label("Picture"), tab.get_by_label("Box threshold")
-    ticks = tab.get_by_role("checkbox")  # those of hidden pictures have no role
+    ticks = tab.get_by_role("checkbox")  # checkboxes of hidden pictures have no role
     assert words.inner_text() == "3 boxes: rocket 0.90, frog 0.70, tulip 0.50"
     assert boxes.count() == 3
     assert ticks.count() == 4
@@ -130,17 +130,17 @@ def test_the_static_finder_follows_its_controls(chapter, browser, width):
         " return [...document.querySelectorAll('#finder-boxes .paper')].filter(paper => { const b = paper.getBBox();"
         " return b.x < 0 || b.y < 0 || b.x + b.width > view.width; }).length; }"
     )
-    assert not outside, "labels inside of the picture"
+    assert not outside, "labels beyond the edge of the picture"
     tab.close()
     assert not [url for url in requests if not url.startswith("data:")]
     assert not errors
 
 
-def test_the_build_leaves_the_live_one_out(chapter, monkeypatch):
+def test_the_build_leaves_the_live_finder_out(chapter, monkeypatch):
     check_live_cell(NOTEBOOK, "live_finder", chapter, monkeypatch)
 
 
-def test_names_of_ones_own_are_looked_up(chapter):
+def test_a_readers_names_are_looked_up(chapter):
     cells = code_cells(NOTEBOOK)
     looked_up = next(cell for cell in cells if "BY_WORDING =" in cell)
     own = next(cell for cell in cells if "def choose" in cell)

@@ -1,4 +1,4 @@
-"""Times that chapters read from `book/data`: of the settings of their scripts, and measured on an idle machine."""
+"""Times that chapters read from `book/data`: they fit the settings of their scripts, and the machine was idle."""
 
 import json
 import math
@@ -13,11 +13,11 @@ SCRIPTS = ["sampling", "parts"]
 
 @pytest.fixture(autouse=True)
 def folder_of_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # they import one another
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # the scripts import one another
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_stored_times_are_of_the_settings_of_their_script(name):
+def test_stored_times_have_the_settings_of_their_script(name):
     script = load_script(f"benchmarks/{name}")
     stored = ROOT / "book" / "data" / f"{name}.json"
     assert stored.is_file(), f"not measured yet: {script.COMMAND}"
@@ -37,7 +37,7 @@ def test_a_busy_machine_is_refused(name, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_clock_of_a_part_stops_with_it_and_sampling_is_without_its_linear_layers(monkeypatch):
+def test_each_part_is_timed_and_sampling_excludes_its_linear_layers(monkeypatch):
     torch = pytest.importorskip("torch")
     script = load_script("benchmarks/parts")
     now = iter(range(100_000))
@@ -47,9 +47,9 @@ def test_the_clock_of_a_part_stops_with_it_and_sampling_is_without_its_linear_la
     with torch.inference_mode():
         spent = script.seconds_by_part(model, torch.randn(1, 3, 64, 96), runs=1)
     assert set(spent) == {*(name for name, _ in model.named_children()), "sampling"}
-    # each reading of the clock counts one: a part lasts its own two readings and those within it
+    # the fake clock advances by 1 at each reading, so a part lasts as long as the readings between its start and its stop
     assert spent["text_encoder"] == spent["image_backbone"] == spent["query_selection"] == 1
     layers = config.encoder_layers + config.decoder_layers
-    # start and stop of a deformable layer enclose those of its four linear layers: 9 in all, 4 of them the layers' own
+    # a deformable layer lasts 9, because it encloses 8 readings of its four linear layers; they last 1 each: 9 - 4 = 5
     assert spent["sampling"] == 5 * layers
     assert math.isclose(spent["feature_enhancer"], 1 + 10 * config.encoder_layers)

@@ -1,7 +1,7 @@
-"""The built book in headless Chromium: no request beyond its folder, mathematics drawn, nothing wider than a phone.
+"""The built book in headless Chromium: pages work offline, formulas are drawn, and nothing is wider than a phone.
 
-Needs `_build/html` (or the folder that GDINO_BOOK_HTML names) and Chromium; skipped, with the reason, where one is missing, and
-failing instead where GDINO_REQUIRE_BROWSER is set.
+The tests need Chromium and the built book in `_build/html`, or in the folder that GDINO_BOOK_HTML names. If one of them is
+missing, the tests are skipped with the reason, or fail if GDINO_REQUIRE_BROWSER is set.
 """
 
 import functools
@@ -16,17 +16,17 @@ from chromium import lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path(os.environ.get("GDINO_BOOK_HTML") or ROOT / "_build" / "html").resolve()
-# what the theme says on every page, whatever the book: nothing of ours may be added here
+# messages of the theme on every page of any book; add no messages of ours
 THEME_NOISE = re.compile(r"THEBE_JS_URL.* has already been declared|Got invalid theme mode")
 
-SCREEN = 900  # pixels high
+SCREEN = 900  # pixels, height of the window
 LONGEST_OUTPUT = 84  # characters of a printed line
 
 pytestmark = pytest.mark.browser
 
 
 def built_pages() -> list[str]:
-    """Pages of the book, relative to its folder; those that Sphinx makes by itself are left out."""
+    """Pages of the book, relative to its folder, without the pages that Sphinx adds."""
     made = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
     pages = (path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html")))
     return [page for page in pages if page not in made and not page.startswith(("_static/", "_modules/"))]
@@ -54,7 +54,7 @@ def address():
 
 
 class Visit:
-    """One page, opened, and what happened meanwhile."""
+    """A page opened in the browser, with its requests, missing files and errors."""
 
     def __init__(self, browser, address: str, page: str, width: int = 1280):
         self.requests, self.missing, self.errors = [], [], []
@@ -87,7 +87,7 @@ def test_page(page, address, browser):
         failed = visit.tab.locator("mjx-merror, [data-mjx-error]").count()
         assert drawn >= math, f"{drawn} of {math} formulas drawn"
         assert not failed, "formulas with an error"
-        # outside of code, no formula is left as source
+        # no formula shows as source text outside of code
         text = visit.tab.evaluate(
             "() => { const copy = document.querySelector('article').cloneNode(true);"
             " copy.querySelectorAll('pre, code, mjx-container, script').forEach(node => node.remove());"
@@ -95,7 +95,7 @@ def test_page(page, address, browser):
         )
         assert not re.search(r"\$\$|\\\(|\\\[|\\frac|\{cite|\{doc\}", text)
 
-        silent = visit.tab.evaluate(  # Sphinx takes the file's name where nobody wrote a text
+        silent = visit.tab.evaluate(  # without a text, Sphinx uses the file's name
             "() => [...document.querySelectorAll('img')].filter(i => !i.alt.trim() || /\\.(png|svg)$/.test(i.alt))"
             ".map(i => i.outerHTML.slice(0, 120))"
         )
@@ -142,7 +142,7 @@ class TestChapter:
             assert tops
             assert min(tops) < SCREEN - 100
 
-    def test_numbers_are_those_of_the_chapter_and_appear_once(self, page, address, browser):
+    def test_title_sidebar_and_exercises_carry_the_chapters_number(self, page, address, browser):
         number = re.sub("^0", "", page.rpartition("/")[2].partition("_")[0])
         with Visit(browser, address, page) as visit:
             assert re.match(rf"{number}\. \D", visit.tab.locator("article h1").inner_text())
@@ -168,7 +168,9 @@ def test_search_excerpts_come_from_the_article(address, browser):
     with Visit(browser, address, "search.html?q=detection") as visit:
         text = visit.tab.evaluate(f"() => fetch('{page}').then(answer => answer.text()).then(Search.htmlToText)")
     heading = re.search(r"<h1>(.*?)<", (HTML / page).read_text("utf-8"))
-    assert text.lstrip().startswith(heading[1]), "not with the labels of the theme's buttons"
+    assert text.lstrip().startswith(heading[1]), (
+        "the text begins with the article, not with the labels of the theme's buttons"
+    )
 
 
 def test_solutions_unfold(address, browser):
