@@ -34,8 +34,8 @@ def begin_nano(config: GroundingDINOConfig, seed: int = 0) -> GroundingDINO:
     """Build a nano model with a pretrained image backbone and a pretrained BERT.
 
     All other layers are random, but residual branches start at zero. Random residual branches would scramble the features
-    of image tokens and phrases before a head compares them. The decoder's cross-attention to the image is an
-    exception: its projections start as the identity, so a query receives the sampled image features unchanged.
+    of image tokens and phrases before a head compares them. The decoder's cross-attention to the image is an exception: its
+    projections start as the identity, so a query receives the sampled image features unchanged.
 
     Args:
         config: has nano's backbone, and a BERT of width 384 with at most six layers. MiniLM's first layers fill them.

@@ -36,8 +36,8 @@ class Picture:
     Attributes:
         image: RGB.
         boxes: (name, xyxy in pixels) of all targets.
-        cut: names of crowds, and of things that are cut off or covered too much to be targets. They have
-            no box, and their names do not count as absent.
+        cut: names of crowds, and of things that are cut off or covered too much to be targets. Such things have no box,
+            and their names do not count as absent.
         everywhere: names that have a box wherever the picture shows such a thing.
     """
 

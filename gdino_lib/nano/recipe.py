@@ -140,7 +140,9 @@ VARIED = (
 ROUNDS = (
     Round(SETTINGS, further=0.2, own=0.7),
     Round(replace(SETTINGS, epochs=40, lr=4e-4), further=0.05, own=0.9),
-    Round(replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9),  # other scenes
+    Round(
+        replace(SETTINGS, epochs=27, lr=4e-4, seed=1, validate_every=9), further=0.05, own=0.9
+    ),  # another seed, so other scenes
     Round(  # larger batches: it was run on a GPU
         replace(NAMES_WEIGH_MORE, epochs=60, batch_size=64, seed=2, validate_every=20),
         further=0.1,
@@ -242,7 +244,7 @@ def train_round(
 def drop_channels(backbone: nn.Module, share: float) -> None:
     """Drop random channels of the backbone's maps in training, so that no name depends on a single channel.
 
-    Each step and each image drops other channels.
+    The channels differ from step to step and from image to image.
 
     Args:
         backbone: returns maps, float [B, C, h, w] each; it is changed.

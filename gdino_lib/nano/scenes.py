@@ -1,4 +1,4 @@
-"""Pictogram scenes: an endless open-set data set, small enough to train on with a CPU.
+"""Pictogram scenes: an endless open-set data set, easy enough to learn on a CPU.
 
 A scene depends only on a seed and its number, not on the scenes drawn before it. So training needs no files, and any process
 can draw any scene. See `gdino_lib.nano.pictograms` for the things, their names and the licence of the drawings.
@@ -27,7 +27,7 @@ from gdino_lib.nano.pictograms import ATTRIBUTION, Pictogram
 from gdino_lib.nano.sprites import draw_sprite
 
 SOLID = 64  # alpha, 0..255; a pixel with at least this alpha belongs to a thing
-SMALLEST = 24  # pixels, about the least longer side of a thing
+SMALLEST = 24  # pixels, least longer side of a drawing before it is stretched and turned
 VISIBLE = 0.6  # least share of a thing that neither the border nor other things hide
 REPEATED = 0.15  # probability that a thing repeats one that the scene already shows
 TRIES = 8  # random places to try before a thing is left out

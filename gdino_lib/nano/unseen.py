@@ -16,7 +16,7 @@ from gdino_lib.nano.wordings import named_words, say_the_same
 
 UNSEEN_COUNT = 200
 SIMILARITY = 0.96  # two things are near-twins if the cosine of their drawings exceeds this
-FAMILY = 12  # a word in the names of more things than this is a category (hand, heart), not a thing (cat)
+FAMILY = 12  # a word in the wordings of more things than this names a category (hand, heart), not a thing (cat)
 
 
 def choose_unseen(
@@ -28,10 +28,10 @@ def choose_unseen(
     first character and cut into `count` runs of equal length, and one thing is drawn from each run. A thing with more than
     `FAMILY` near-twins is chosen only if its run holds no other, because training loses all near-twins.
 
-    Two things are near-twins if their names share the main word: every thing with "cat" in its name is a near-twin of "cat".
-    A main word in the names of more than `FAMILY` things, such as "hand", is too common for this rule. Such things are
-    near-twins only if `say_the_same` holds: "hand" and "waving hand", but not "waving hand" and "raised hand". Things that
-    look nearly the same are near-twins, too.
+    The near-twins of a thing are all things with its main word in one of their wordings: for "cat", every thing that is called
+    some cat. A main word in the wordings of more than `FAMILY` things, such as "hand", is too common for this rule. Then only
+    things for which `say_the_same` holds are near-twins: "hand" and "waving hand", but not "waving hand" and "raised hand".
+    Things that look nearly the same are near-twins, too.
 
     Args:
         count: number of unseen things.
