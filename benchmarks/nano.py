@@ -240,7 +240,7 @@ def language(model: GroundingDINO, scenes: Scenes) -> dict[str, Any]:
 
 @contextmanager
 def random_text(model: GroundingDINO) -> Iterator[None]:
-    """Replace BERT's features by noise with their mean and standard deviation; the detector's cache keeps it for a phrase."""
+    """Replace BERT's features by noise with their mean and standard deviation; the cache keeps each phrase's noise."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(_module: Any, _inputs: Any, output: Any) -> Any:
