@@ -1,6 +1,6 @@
 """Draw `map.svg`, the map of the chapters: `python book/figures/draw_map.py`.
 
-The box of a chapter is blue if the chapter is in `_toc.yml`. A test compares the committed file with what this draws.
+The box of a chapter is blue if the chapter is in `_toc.yml`. A test compares the committed file with the result of this script.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from html import escape
 from pathlib import Path
 
-# number, title, what its box says below the title; the order is that of the index; 3b has no box of its own
+# (number, title, text below the title in the box), in the order of the index; chapter 3b has no box of its own
 CHAPTERS = (
     ("00", "Open-set detection in five minutes", "phrases in, labelled boxes out"),
     ("01", "Sub-sentence text", "phrases that don't disturb each other"),
@@ -111,7 +111,7 @@ def _text(x: float, y: float, words: str, size: int, color: str, weight: int = 4
 
 
 def spoken(number: str) -> str:
-    """A chapter's number as titles have it: "3b" for "03b"."""
+    """A chapter's number as titles write it: "3b" for "03b"."""
     return number[1:] if number.startswith("0") else number
 
 

@@ -1,6 +1,6 @@
 """Draw `model.svg`, the architecture with the code's names: `python book/figures/draw_model.py`.
 
-Narrow on purpose, so that it can be read on a phone. A test holds the committed file equal to what this draws.
+The figure is narrow, so that it can be read on a phone. A test compares the committed file with the result of this script.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT = 480, 968
 INK, GREY, WHITE = "#222222", "#6B7280", "#FFFFFF"
-IMAGE, TEXT, QUERY = "#0072B2", "#B45F06", "#007A5A"  # the house colours, dark enough to carry white words
+IMAGE, TEXT, QUERY = "#0072B2", "#B45F06", "#007A5A"  # the book's colours, dark enough for white text
 PALE = {IMAGE: "#E5F1F8", TEXT: "#FBEEDD", QUERY: "#E3F4EE", GREY: "#F4F5F7"}
 FONT = "font-family=\"-apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif\""
 CODE = "font-family=\"ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace\""
@@ -29,7 +29,7 @@ def draw() -> str:
         ),
         "</defs>",
     ]
-    # what goes in
+    # inputs
     parts += [
         _text(120, 26, "a picture", 16, INK, style="italic"),
         _code(120, 46, "[B, 3, H, W]"),
@@ -44,7 +44,7 @@ def draw() -> str:
         _arrow([(120, 138), (120, 209)], "image"),
         _arrow([(360, 138), (360, 209)], "text"),
     ]
-    # the enhancer: fusion, then each side by itself
+    # the enhancer: fusion, then a text layer and an image layer
     parts += [
         *_frame(16, 170, 448, 184, "feature_enhancer", "encoder_layers times", GREY),
         *_inner(32, 212, 416, 46, "fusion", "image and text attend to each other", GREY),
@@ -53,7 +53,7 @@ def draw() -> str:
         _arrow([(120, 258), (120, 285)], "image"),
         _arrow([(360, 258), (360, 285)], "text"),
     ]
-    # queries begin as the image tokens most like the text
+    # query selection takes the image tokens most similar to the text
     parts += [
         _arrow([(120, 338), (120, 401)], "image"),
         _arrow([(360, 338), (360, 401)], "text"),
@@ -78,12 +78,12 @@ def draw() -> str:
         if number:
             parts.append(_arrow([(232, 530 + 48 * number), (232, 540 + 48 * number)], "query", head=False))
     parts += [
-        # every part from here on reads image and text
+        # image and text enter their cross-attentions; the dashed arrow leads to the next layer
         _arrow([(120, 386), (32, 386), (32, 656), (61, 656)], "image"),
         _arrow([(360, 386), (462, 386), (462, 608), (403, 608)], "text"),
         _arrow([(400, 752), (434, 752), (434, 522), (419, 522)], "query", dashed=True),
     ]
-    # what comes out
+    # outputs
     parts += [
         *_part(176, 838, 232, 62, "contrastive_heads", "dot products, no parameters", QUERY),
         _arrow([(240, 786), (240, 835)], "query"),
@@ -100,7 +100,7 @@ def draw() -> str:
 
 
 def _part(x: float, y: float, width: float, height: float, name: str, note: str, color: str) -> list[str]:
-    """A part of the model: its name in code, and what it does."""
+    """A box for a part of the model, with its name in the code and its task."""
     return [
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="{color}"/>',
         _code(x + width / 2, y + 26, name, size=16, color=WHITE, weight=700),
@@ -109,7 +109,7 @@ def _part(x: float, y: float, width: float, height: float, name: str, note: str,
 
 
 def _frame(x: float, y: float, width: float, height: float, name: str, note: str, color: str) -> list[str]:
-    """A part with layers in it."""
+    """A box for a part that contains layers."""
     look = f'rx="8" fill="{PALE[color]}" stroke="{color}" stroke-width="1.5"'
     return [
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" {look}/>',
@@ -119,7 +119,7 @@ def _frame(x: float, y: float, width: float, height: float, name: str, note: str
 
 
 def _inner(x: float, y: float, width: float, height: float, name: str, note: str, color: str) -> list[str]:
-    """A layer inside a part: two lines."""
+    """A box of two lines for a layer inside a part."""
     middle = x + width / 2
     return [
         _outline(x, y, width, height, color),
@@ -129,7 +129,7 @@ def _inner(x: float, y: float, width: float, height: float, name: str, note: str
 
 
 def _row(x: float, y: float, width: float, height: float, name: str, note: str, color: str) -> list[str]:
-    """A step inside a part: one line."""
+    """A box of one line for a step inside a part."""
     middle = y + height / 2 + 5
     return [
         _outline(x, y, width, height, color),

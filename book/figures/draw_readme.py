@@ -1,6 +1,6 @@
 """Draw the pictures of the README and the index: `python book/figures/draw_readme.py`, from the project's root.
 
-They show what nano finds in two drawn scenes: things whose names it learned, and things whose names it never saw.
+They show nano's detections in two drawn scenes: things whose names it learned, and things whose names it never saw.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ CREDIT = "Drawings: OpenMoji (openmoji.org), CC BY-SA 4.0"
 
 
 def draw_found(axis: plt.Axes, names: list[str], seed: int) -> None:
-    """Draw the first scene of `seed` that shows exactly these things, with what the detector finds in it."""
+    """Draw the first scene of `seed` that shows exactly these things, with the detector's boxes."""
     by_name = {thing.name: thing for thing in pictograms.pictograms()}
     things = [by_name[name] for name in names]
     scenes = (draw_scene(number, seed=seed, size=256, things=things) for number in range(10_000))
