@@ -12,7 +12,7 @@ from chapter_cells import check_live_cell, code_cells, execute
 from gdino_lib.prompts import split_phrases
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "book" / "00_open_set_detection_in_five_minutes.ipynb"
-NEEDED = ["import base64", "BY_NAME =", "COLOURS =", "CREDIT =", "PHOTOGRAPHS =", "def three_pictures", "def answers"]
+NEEDED = ["import base64", "BY_NAME =", "PHOTOGRAPHS =", "def three_pictures", "def answers"]
 NEEDED += ["LOOK =", "DRAWING =", "SCRIPT =", "def static_", "PAGE =", "def picture_bytes", "def live_"]
 
 
@@ -49,7 +49,9 @@ def chapter():
         pytest.importorskip(package)
     pytest.importorskip("matplotlib.pyplot").switch_backend("agg")
     supervision = pytest.importorskip("supervision")
-    return execute(NOTEBOOK, NEEDED, detector=StandIn(supervision.Detections))
+    names = execute(NOTEBOOK, NEEDED, detector=StandIn(supervision.Detections))
+    phrases = ["owl", "tulip"]
+    return names | {"names": phrases, "scene": names["scene_of"](phrases)}
 
 
 def test_the_live_finder_follows_its_controls(chapter):
@@ -111,7 +113,7 @@ def test_the_static_finder_follows_its_controls(chapter, browser, width):
     assert words.inner_text() == "2 boxes: rocket 0.90, tulip 0.70"
     level.press("End")
     assert words.inner_text() == "0 boxes"
-    assert tab.get_by_role("img").get_attribute("aria-label") == "names it was taught, 0 boxes"
+    assert tab.get_by_role("img").get_attribute("aria-label") == "taught names, 0 boxes"
     level.press("Home")
     tab.get_by_label("crown").check()
     assert words.inner_text() == "3 boxes: rocket 0.90, tulip 0.70, crown 0.50"
