@@ -7,18 +7,18 @@ import io
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data_prep import __version__
 from data_prep.arguments import Parser, one_line
 from data_prep.atomic import check_free
-from data_prep.audit import audit, repair_all, report
+from data_prep.audit import audit, first_records, repair_all, report
 from data_prep.convert import voc_to_csv
+from data_prep.findings import Faults, Finding, note_all
 from data_prep.formats import voc
 from data_prep.formats.registry import BY_SUFFIX, FORMATS
-from data_prep.records import Dataset
+from data_prep.records import Dataset, printable
 
 SHOWN = 30  # findings printed in full; the files have all
 FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}  # an option that takes a folder
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0: done. 1: done, but some files could not be used and were left out. 2: nothing was done, and one line says
+        0: done. 1: done, but something could not be used as it stands, and is named. 2: nothing was done, and one line says
             why.
         130: interrupted; nothing half-written is left.
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError, RecursionError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {printable(one_line(error))}", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -79,7 +79,7 @@ def _add_voc_to_csv(commands: Any) -> None:
     how = command.add_mutually_exclusive_group()
     how.add_argument("--copy", action="store_true", help="copy the images (the default)")
     how.add_argument("--link", action="store_true", help="make symbolic links to the images")
-    command.add_argument("--strict", action="store_true", help="stop at the first file that cannot be used")
+    _add_strict(command)
     command.add_argument("--overwrite", action="store_true", help="replace an earlier result")
     command.set_defaults(run=_voc_to_csv)
 
@@ -105,8 +105,13 @@ def _add_conversion(commands: Any, source: str, target: str) -> None:
     command = commands.add_parser(f"{source}-to-{target}", help=f"{read} to {written}")
     command.add_argument("input", type=Path, metavar="INPUT", help=read)
     command.add_argument("output", type=Path, metavar="OUTPUT", help=written)
+    _add_strict(command)
     command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     command.set_defaults(run=_convert, source=source, target=target)
+
+
+def _add_strict(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--strict", action="store_true", help="stop at the first fault, and write nothing")
 
 
 def _image_count(text: str) -> int:
@@ -120,8 +125,6 @@ def _voc_to_csv(options: argparse.Namespace) -> int:
     how = {"train": options.train, "seed": options.seed, "link": options.link, "strict": options.strict}
     result = voc_to_csv(options.images, options.annotations, options.out, **how, overwrite=options.overwrite)
     print(result.to_text(SHOWN), end="")
-    empty = sum(part["without boxes"] for part in result.parts.values())
-    _print_lost("a CSV has no row for an", {"image without boxes": empty} if empty else {})
     print(f"written to {options.out}")
     return int(result.has_skipped)
 
@@ -131,11 +134,13 @@ def _audit(options: argparse.Namespace) -> int:
         if options.images is None:
             raise ValueError(f"--data {options.data} is a folder of .xml files: --images DIR is needed, too")
         sources, findings = voc.read_folder(options.images, options.data)
-        records, more = repair_all((source.annotation.name, source.record) for source in sources)
+        named = [(source.name, source.record) for source in sources]
+        records, more = repair_all(named, [source.numbers for source in sources])
         result = report([source.record for source in sources], {"all": Dataset(records)}, findings + more)
     elif options.data.suffix.lower() in BY_SUFFIX:
-        dataset = BY_SUFFIX[options.data.suffix.lower()].read(options.data)
-        _, result = audit(dataset, options.images)
+        found: list[Finding] = []
+        dataset = BY_SUFFIX[options.data.suffix.lower()].read(options.data, found)
+        _, result = audit(dataset, options.images, found)
     else:
         expected = ", ".join(each.description for each in FORMATS.values())
         raise ValueError(f"--data {options.data}: expected {expected}")
@@ -161,21 +166,35 @@ def _convert(options: argparse.Namespace) -> int:
         raise ValueError(f"cannot write {options.output}: {source.name}-to-{target.name} writes {target.description}")
     for path in target.files(options.output):
         check_free(path, options.overwrite)
-    dataset = source.read(options.input)
-    lost = target.left_out(dataset) if target.left_out else {}
+    found: list[Finding] = []
+    dataset = source.read(options.input, None if options.strict else found)
+    dataset, seconds = first_records(dataset)
+    note_all(seconds, Faults(options.input, found, strict=options.strict))
+    dataset, lost = target.fit(dataset)
+    _print_findings(found)
     _print_lost(target.lacks, lost)
-    dataset = replace(dataset, extra={name: value for name, value in dataset.extra.items() if name not in lost})
     second_file = target.write(dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
     names = f" and {second_file}" if second_file else ""
     print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}{names}")
-    return 0
+    return int(any(finding.is_fault for finding in found))
+
+
+def _print_findings(found: Sequence[Finding]) -> None:
+    """Say on standard error what of the input is not as it should be, the first of it in full."""
+    for finding in found[:SHOWN]:
+        print(f"{finding.kind}: {finding.file}: {finding.detail} ({finding.action})", file=sys.stderr)
+    if len(found) > SHOWN:
+        print(f"... and {len(found) - SHOWN} more; data_prep audit lists them all", file=sys.stderr)
 
 
 def _print_lost(lacks: str, lost: Mapping[str, int]) -> None:
     """Say on standard error what a format has no place for: nothing is dropped silently."""
     if lost:
-        print(f"note: {lacks} " + ", ".join(f"{name} ({count})" for name, count in lost.items()), file=sys.stderr)
+        print(
+            f"note: {lacks} " + ", ".join(f"{printable(name)} ({count})" for name, count in lost.items()),
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -4,63 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tqdm import tqdm
 
-from data_prep.arguments import one_line
 from data_prep.atomic import atomic_file, write_json
-from data_prep.records import Dataset, ImageRecord
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-# every kind of finding, with what it means; the order is the report's
-KINDS = {
-    "annotation unreadable": "the annotation file cannot be used",
-    "image unreadable": "the pixels cannot be decoded",
-    "file without image": "an annotation whose image is not there",
-    "image without file": "an image that no readable annotation describes",
-    "image annotated twice": "a second annotation for an image that has one",
-    "file name differs": "the annotation names another image than the one it belongs to",
-    "size mismatch": "the annotation's size is not that of the pixels",
-    "box outside": "a box leaves its image",
-    "box degenerate": "a box without area",
-    "box duplicated": "the same rectangle again in the same image",
-}
-SKIPPED = "skipped"
-LEFT_OUT = "left out"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One fault.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        file: the annotation or image file at fault, relative to its folder.
-        object: number of the object in its file, from 1; None when the fault is the file's.
-        detail: what was given and what was expected, one line.
-        action: what the repair does: "skipped" (a file that cannot be used), "left out" (an image without one), "corrected"
-            (the size: that of the pixels is taken), "clipped" or "dropped" (the box), "kept".
-    """
-
-    kind: str
-    file: str
-    object: int | None
-    detail: str
-    action: str = "kept"
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of finding {self.kind!r}; expected one of {', '.join(KINDS)}")
+from data_prep.findings import KINDS, SKIPPED, Finding
+from data_prep.frames import Fitted, fit_record
+from data_prep.pictures import Picture, image_path, measure, search_images, undescribed
+from data_prep.records import Box, Dataset, ImageRecord, picture_key, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +38,8 @@ class Report:
 
     @property
     def has_skipped(self) -> bool:
-        """True when a file could not be used."""
-        return any(finding.action == SKIPPED for finding in self.findings)
+        """True when a file, or a part of it, could not be used as it stands."""
+        return any(finding.is_fault for finding in self.findings)
 
     def counts(self) -> dict[str, int]:
         """Findings per kind, all `KINDS` in order, zeros included."""
@@ -156,139 +113,176 @@ def report(read: Iterable[ImageRecord], parts: Mapping[str, Dataset], findings: 
     )
 
 
-def repair_all(items: Iterable[tuple[str, ImageRecord]]) -> tuple[tuple[ImageRecord, ...], list[Finding]]:
+def repair_all(
+    items: Iterable[tuple[str, ImageRecord]], numbers: Iterable[Sequence[int] | None] | None = None
+) -> tuple[tuple[ImageRecord, ...], list[Finding]]:
     """`repair` for many: (name that findings carry, record) each -> (repaired records in order, findings)."""
-    pairs = [repair(record, file) for file, record in items]
+    items = list(items)
+    each = [None] * len(items) if numbers is None else numbers
+    pairs = [repair(record, file, given) for (file, record), given in zip(items, each, strict=True)]
     return tuple(record for record, _ in pairs), [finding for _, findings in pairs for finding in findings]
 
 
-def repair(record: ImageRecord, file: str | None = None) -> tuple[ImageRecord, list[Finding]]:
-    """Clip boxes that leave the image, drop those without area, and say so.
+def repair(
+    record: ImageRecord, file: str | None = None, numbers: Sequence[int] | None = None
+) -> tuple[ImageRecord, list[Finding]]:
+    """Clip boxes that leave the image, swap corners that stand the wrong way round, drop boxes without area, and say so.
 
     Args:
         record: boxes in absolute pixels; `width` and `height` bound them.
         file: the name that findings carry; by default the record's.
+        numbers: of the boxes in their file, where some objects of the file were skipped; by default 1, 2, ...
 
     Returns:
         (the record with the remaining boxes in their order, findings). Boxes given twice are found and kept.
     """
     file = file or record.file_name
-    kept, findings = [], []
-    first_number: dict[tuple, int] = {}
-    for number, box in enumerate(record.boxes, start=1):
-        corners = ", ".join(str(value) for value in box.xyxy)
-        where = f"{box.label} ({corners}) in {record.width} x {record.height}"
+    kept: list[Box] = []
+    findings: list[Finding] = []
+    first: dict[tuple, tuple[int, str]] = {}
+    for number, given in zip(numbers or range(1, len(record.boxes) + 1), record.boxes, strict=True):
+
+        def note(kind: str, action: str = "kept", more: str = "", number: int = number, given: Box = given) -> None:
+            findings.append(Finding(kind, file, number, _where(given, record) + more, action))
+
+        box = _with_ordered_corners(given)
         clipped = box.clipped(record.width, record.height)
-        action = "dropped" if clipped.is_degenerate else "clipped"
         if not box.is_inside(record.width, record.height):
-            findings.append(Finding("box outside", file, number, where, action))
+            note("box outside", "dropped" if clipped.is_degenerate else "clipped")
+        if box is not given:
+            note("corners swapped", "swapped")
         if box.is_degenerate:
-            findings.append(Finding("box degenerate", file, number, where, "dropped"))
-        twin = first_number.setdefault(box.xyxy, number)
+            note("box degenerate", "dropped")
+        twin, label = first.setdefault(box.xyxy, (number, box.label))
         if twin != number:
-            other = record.boxes[twin - 1].label
-            labels = "" if other == box.label else f", as {other} there"
-            findings.append(Finding("box duplicated", file, number, f"{where}: same as object {twin}{labels}"))
+            note(
+                "box duplicated",
+                more=f": same as object {twin}" + ("" if label == box.label else f", as {label} there"),
+            )
         if not clipped.is_degenerate:
             kept.append(clipped)
     return replace(record, boxes=tuple(kept)), findings
 
 
-def audit(dataset: Dataset, images: Path | str | None = None) -> tuple[Dataset, Report]:
+def first_records(dataset: Dataset, ignore_case: bool = False) -> tuple[Dataset, list[Finding]]:
+    """A data set with one record for each picture of detection data: the first.
+
+    Two records would contradict each other: what one of them shows is absent by the other. Captions are another matter: a
+    picture may have many.
+
+    Args:
+        dataset: as read.
+        ignore_case: see `picture_key`.
+
+    Returns:
+        (the data set without the records that come second, a finding for each of these).
+    """
+    kept, findings = [], []
+    first: dict[str, str] = {}
+    for record in dataset.images:
+        if record.caption is None:
+            key = picture_key(record.file_name, ignore_case)
+            if key in first:
+                detail = f"a second entry, after that of {first[key]}; its {len(record.boxes)} boxes are not used"
+                findings.append(Finding("image annotated twice", record.file_name, None, detail, SKIPPED))
+                continue
+            first[key] = record.file_name
+        kept.append(record)
+    return (replace(dataset, images=tuple(kept)) if findings else dataset), findings
+
+
+def audit(dataset: Dataset, images: Path | str | None = None, found: Iterable[Finding] = ()) -> tuple[Dataset, Report]:
     """Check a data set of any format, and its image files when their folder is given.
 
     Args:
         dataset: as read, unrepaired.
         images: folder that the file names are relative to; None checks the records alone.
+        found: what the reader found.
 
     Returns:
-        (the repaired data set, its report). Records whose image is missing or unreadable are left out, and the report
-        says so.
+        (the repaired data set, its report). Records whose image is missing, unreadable, of a size that the boxes do not
+        belong to, or described already are left out, and the report says so.
 
     Raises:
         FileNotFoundError: `images` is not a folder.
     """
-    findings: list[Finding] = []
+    findings = list(found)
+    folder = None if images is None else search_images(images)
+    dataset, more = first_records(dataset, folder is not None and folder.ignores_case())
+    findings += more
     records = list(dataset.images)
-    if images is not None:
-        folder = Path(images)
-        present = list_images(folder)
-        described = {record.file_name for record in records}
-        findings += [
-            Finding("image without file", name, None, "no record names it", LEFT_OUT)
-            for name in present
-            if name not in described
-        ]
-        missing = {record.file_name for record in records if not (folder / record.file_name).is_file()}
+    if folder is not None:
+        described = [record.file_name for record in records]
+        findings += [*folder.findings, *undescribed(folder, described, lambda _: "no record names it")]
+        path_of = {name: image_path(folder.path, name) for name in described}
+        missing = [name for name, path in path_of.items() if not path.is_file()]
         findings += [Finding("file without image", name, None, "the image is not there", SKIPPED) for name in missing]
-        records = [record for record in records if record.file_name not in missing]
-        sizes, more = check_pixels([(r.file_name, folder / r.file_name, (r.width, r.height)) for r in records])
+        records, more = check_pixels([record for record in records if record.file_name not in set(missing)], path_of)
         findings += more
-        records = [replace(r, width=size[0], height=size[1]) for r, size in zip(records, sizes, strict=True) if size]
     repaired, more = repair_all((record.file_name, record) for record in records)
     cleaned = replace(dataset, images=repaired)
     return cleaned, report(records, {"all": cleaned}, findings + more)
 
 
 def check_pixels(
-    items: Sequence[tuple[str, Path, tuple[int, int] | None]],
-) -> tuple[list[tuple[int, int] | None], list[Finding]]:
-    """Decode every image; compare its size with the stated one.
+    records: Sequence[ImageRecord], path_of: Mapping[str, Path]
+) -> tuple[list[ImageRecord], list[Finding]]:
+    """Decode every image, and bring the boxes into its frame where that can be told.
 
     Args:
-        items: (name that findings carry, image file, stated (width, height) or None) each.
+        records: as read; path_of: the image file of each file name.
 
     Returns:
-        ((width, height) of the upright image for each item, None where they cannot be decoded; findings).
+        (the records that can be used, in the frames of their images; findings).
     """
-
-    def decode(path: Path) -> tuple[int, int] | str:
-        try:
-            with Image.open(path) as image:
-                image.load()  # before asking for the orientation: PIL applies it to TIFF files by itself
-                width, height = image.size
-                return (height, width) if _lies_on_its_side(image) else (width, height)
-        except Exception as error:  # Pillow raises many types for broken files; each means "cannot be decoded"
-            return one_line(f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name))
-
-    sizes, findings = [], []
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while it decodes
-        results = pool.map(decode, [path for _, path, _ in items])
-        progress = tqdm(results, total=len(items), desc="decoding", unit=" images", delay=1, disable=None)
-        for (file, path, stated), size in zip(items, progress, strict=True):
-            if isinstance(size, str):
-                findings.append(Finding("image unreadable", file, None, size, SKIPPED))
-            elif size != stated:
-                given = "no size" if stated is None else f"{stated[0]} x {stated[1]}"
-                detail = f"{given} given, {size[0]} x {size[1]} pixels in {path.name}"
-                findings.append(Finding("size mismatch", file, None, detail, "corrected"))
-            sizes.append(None if isinstance(size, str) else size)
-    return sizes, findings
+    kept, findings = [], []
+    for record, picture in zip(records, measure([path_of[record.file_name] for record in records]), strict=True):
+        if isinstance(picture, str):
+            findings.append(Finding("image unreadable", record.file_name, None, picture, SKIPPED))
+            continue
+        fitted_record, fitted = fit_record(record, picture)
+        image = path_of[record.file_name].name
+        findings += pixel_findings(record.file_name, image, (record.width, record.height), picture, fitted)
+        if fitted_record is not None:
+            kept.append(fitted_record)
+    return kept, findings
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """EXIF says that the pixels are to be turned by a quarter; boxes are those of the upright image."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    except Exception:  # a broken EXIF block is no reason to refuse good pixels
-        return False
+def pixel_findings(
+    file: str, image: str, stated: tuple[int, int] | None, picture: Picture, fitted: Fitted
+) -> list[Finding]:
+    """What is to be said of an image that could be decoded.
 
-
-def list_images(folder: Path | str) -> list[str]:
-    """Names of the image files in `folder` and below, "/" between folders, sorted; hidden ones are passed over.
-
-    Raises:
-        FileNotFoundError: `folder` is not a folder.
+    Args:
+        file: the name that findings carry; image: the name of the image file.
+        stated: (width, height) by the annotation.
+        picture: what the pixels say.
+        fitted: what became of the boxes.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of images at {folder}")
-    names = (
-        path.relative_to(folder)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    findings = []
+    if picture.few_bits:
+        detail = f"{image}: scale its values to 16 bits, or save it with 8"
+        findings.append(Finding("image of few bits", file, None, detail))
+    if fitted.kind:
+        given = "no size" if stated is None else f"{stated[0]} x {stated[1]}"
+        turn = f", EXIF orientation {picture.orientation}" if picture.orientation > 1 else ""
+        detail = f"{given} given, {picture.width} x {picture.height} pixels in {image}{turn}"
+        detail = f"{detail}; {fitted.detail}" if fitted.detail else detail
+        findings.append(Finding(fitted.kind, file, None, detail, fitted.action or SKIPPED))
+    return findings
+
+
+def _with_ordered_corners(box: Box) -> Box:
+    if box.x1 <= box.x2 and box.y1 <= box.y2:
+        return box
+    x1, x2 = sorted((box.x1, box.x2))
+    y1, y2 = sorted((box.y1, box.y2))
+    return replace(box, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _where(box: Box, record: ImageRecord) -> str:
+    corners = ", ".join(str(value) for value in box.xyxy)
+    return f"{box.label} ({corners}) in {record.width} x {record.height}"
 
 
 def _parts_table(result: Report) -> Table:
@@ -298,5 +292,7 @@ def _parts_table(result: Report) -> Table:
     for field in ("images", "without boxes", "boxes"):
         table.add_row(field, *(str(part[field]) for part in result.parts.values()))
     for name in names:
-        table.add_row(escape(f"  {name}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values()))
+        table.add_row(
+            escape(f"  {printable(name)}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values())
+        )
     return table

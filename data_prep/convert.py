@@ -10,13 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_prep.atomic import atomic_folder
-from data_prep.audit import Finding, Report, repair_all, report
+from data_prep.audit import Report, repair_all, report
+from data_prep.findings import Finding
 from data_prep.formats import csv_table, voc
 from data_prep.records import Dataset
 from data_prep.split import split
 
 PARTS = ("train", "test")
-OUTPUTS = r"(train|test)/(images/.+|labels/[^/]+|annotations\.csv)|audit\.(json|txt)"
+OUTPUTS = r"(train|test)/(images/.+|labels/.+|annotations\.csv)|audit\.(json|txt)"
 
 
 def voc_to_csv(
@@ -31,8 +32,8 @@ def voc_to_csv(
 ) -> Report:
     """Convert a Pascal VOC folder into `train/` and `test/`, each with `images/`, `labels/` and `annotations.csv`.
 
-    `labels/` holds the XML files as they are; the CSV has clipped boxes and leaves out empty ones. `audit.json` and
-    `audit.txt` lie beside the two folders. The same input and seed give the same bytes.
+    `labels/` holds the XML files as they are; the CSV has the repaired boxes, and a row for an image without any.
+    `audit.json` and `audit.txt` lie beside the two folders. The same input and seed give the same bytes.
 
     Args:
         images: folder of images; annotations: folder of XML files.
@@ -40,11 +41,11 @@ def voc_to_csv(
         train: how many images train; the rest test.
         seed: deals the split, see `data_prep.split`.
         link: symbolic links to the images instead of copies.
-        strict: stop at the first file that cannot be used.
+        strict: stop at the first file, object or field that cannot be used as it stands.
         overwrite: replace an earlier result at `out`, and nothing else.
 
     Returns:
-        The audit; `Report.has_skipped` when files were left out.
+        The audit; `Report.has_skipped` when files or parts of them were left out.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError, OSError: one line each, and nothing is left behind.
@@ -53,7 +54,8 @@ def voc_to_csv(
     _check_target(out, Path(images), Path(annotations))
     sources, findings = voc.read_folder(images, annotations, strict)
     if not sources:
-        raise ValueError(f"no annotation in {annotations} could be used: {findings[0].file}: {findings[0].detail}")
+        first = next(finding for finding in findings if finding.is_fault)
+        raise ValueError(f"no annotation in {annotations} could be used: {first.file}: {first.detail}")
     training, testing = split([source.record.file_name for source in sources], train, seed)
     part_of = dict.fromkeys(training, "train") | dict.fromkeys(testing, "test")
     with atomic_folder(out, overwrite, OUTPUTS) as aside:
@@ -71,12 +73,15 @@ def _copy_files(sources: Sequence[voc.Source], part_of: Mapping[str, str], folde
             (folder / part / kind).mkdir(parents=True)
     for source in tqdm(sources, desc="linking" if link else "copying", unit=" images", delay=1, disable=None):
         part = folder / part_of[source.record.file_name]
-        image = part / "images" / source.image.name
+        image, label = part / "images" / source.record.file_name, part / "labels" / source.name
+        for path, name in ((image, source.record.file_name), (label, source.name)):
+            if "/" in name:
+                path.parent.mkdir(parents=True, exist_ok=True)
         if link:
             image.symlink_to(source.image.resolve())
         else:
             shutil.copyfile(source.image, image)
-        shutil.copyfile(source.annotation, part / "labels" / source.annotation.name)
+        shutil.copyfile(source.annotation, label)
 
 
 def _write_tables(
@@ -91,7 +96,8 @@ def _write_tables(
     findings: list[Finding] = []
     for part in PARTS:
         chosen = [source for source in sources if part_of[source.record.file_name] == part]
-        records, repairs = repair_all((source.annotation.name, source.record) for source in chosen)
+        named = [(source.name, source.record) for source in chosen]
+        records, repairs = repair_all(named, [source.numbers for source in chosen])
         findings += repairs
         parts[part] = Dataset(records)
         csv_table.write(parts[part], folder / part / "annotations.csv")

@@ -8,10 +8,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 Number = int | float
+DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_ .-]*")
 MAX_PIXEL = 10**9  # no image is larger; infinities, NaN and slipped digits are refused with it
 
 
@@ -65,6 +67,8 @@ class Box:
 
     def clipped(self, width: int, height: int) -> Box:
         """The part of the box within an image of `width` x `height` pixels; degenerate when nothing is left."""
+        if self.is_inside(width, height):
+            return self
         x1, x2 = (min(max(x, 0), width) for x in (self.x1, self.x2))
         y1, y2 = (min(max(y, 0), height) for y in (self.y1, self.y2))
         return replace(self, x1=x1, y1=y1, x2=x2, y2=y2)
@@ -75,7 +79,8 @@ class ImageRecord:
     """One image and what is known about it.
 
     Attributes:
-        file_name: path relative to the image folder, "/" between folders; never absolute, never through "..".
+        file_name: path relative to the image folder, "/" between folders; never absolute, never through "..". "./a.jpg"
+            is kept as "a.jpg".
         width, height: pixels.
         boxes: in the order of the source.
         caption: the sentence whose phrases the boxes ground (ODVG grounding lines); None for detection data.
@@ -93,7 +98,7 @@ class ImageRecord:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_file_name(self.file_name)
+        object.__setattr__(self, "file_name", check_file_name(self.file_name))
         for name in ("width", "height"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
@@ -123,12 +128,17 @@ class Dataset:
         return {name: counts[name] for name in (*self.categories, *others)}
 
 
-def check_file_name(name: str) -> None:
+def check_file_name(name: str) -> str:
     """Refuse a name that would lead out of the folder it is relative to.
+
+    Returns:
+        The name as `ImageRecord` keeps it: without "./" and doubled "/".
 
     Raises:
         ValueError: an empty or absolute name, one with "..", a backslash, a drive letter or a control character.
     """
+    if isinstance(name, str) and PLAIN_NAME.fullmatch(name):
+        return name  # most names; the rest decides the others
     path = PurePosixPath(name) if isinstance(name, str) else None
     if path is None or not path.name or not _is_plain(name):
         raise ValueError(f"a file name of one line of text is needed, got {name!r}")
@@ -136,11 +146,34 @@ def check_file_name(name: str) -> None:
         raise ValueError(
             f"the file name {name!r} leaves its folder; expected a path inside it, with '/' between folders"
         )
+    return str(path)
+
+
+def picture_key(name: str, ignore_case: bool = False) -> str:
+    """What all spellings of one picture's name share: "./a.jpg" and "a.jpg", "é" as one code point or as two.
+
+    Args:
+        name: path relative to the image folder.
+        ignore_case: the file system takes "a.jpg" and "A.JPG" for one file.
+    """
+    key = name if PLAIN_NAME.fullmatch(name) else unicodedata.normalize("NFC", str(PurePosixPath(name)))
+    return key.casefold() if ignore_case else key
+
+
+def printable(text: str) -> str:
+    """`text` with escapes such as "\\x1b" for what a terminal or a line of UTF-8 must not get.
+
+    Those are control characters, halves of surrogate pairs (how Python spells bytes that are not UTF-8 in a file name),
+    and the controls of the writing direction.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if _is_plain(c) and c not in DIRECTIONS else ascii(c)[1:-1] for c in text)
 
 
 def _is_plain(text: str) -> bool:
     """True for text that UTF-8 and one line can hold: no control characters, no half of a surrogate pair."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text)
+    return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 def parse_number(text: str) -> Number:
@@ -157,3 +190,33 @@ def parse_number(text: str) -> Number:
         if math.isfinite(number):
             return number
     raise ValueError(f"expected a number, got {text[:40]!r}")
+
+
+def parse_flag(value: object) -> bool:
+    """Whether a flag such as COCO's `iscrowd` is set, in a number, a truth value or, as text formats have it, a text.
+
+    Raises:
+        ValueError: something other than true, 1, "1", "true" (set) and false, 0, "0", "false", "", None (not set).
+    """
+    text = "" if value is None else str(value).strip().lower()
+    if text in ("1", "1.0", "true"):
+        return True
+    if text in ("", "0", "0.0", "false"):
+        return False
+    raise ValueError(f"expected a flag, 0 or 1, got {value!r:.40}")
+
+
+def as_whole_number(value: object) -> int | None:
+    """The integer that `value` spells, as 640, 640.0, "640" or "640.0"; None where it spells none."""
+    try:
+        number = parse_number(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
+        return None
+    return int(number) if number == int(number) else None
+
+
+def base_name(path: str) -> str:
+    """The last part of a path of any system: "a.jpg" of "C:\\images\\a.jpg" and of "/images/a.jpg"."""
+    return path if PLAIN_NAME.fullmatch(path) else PureWindowsPath(path).name

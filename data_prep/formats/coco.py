@@ -16,61 +16,19 @@ may differ in the last bit: often there is no float width that leads there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from data_prep.atomic import atomic_file
+from data_prep.formats.coco_reading import ORIGINAL_BBOX, Id, is_id, read
 from data_prep.formats.fields import check_unique, four_numbers, joined, located, take, take_objects, without
-from data_prep.formats.json_text import encode, parse, read_text
-from data_prep.records import Box, Dataset, ImageRecord, Number
+from data_prep.formats.json_text import encode
+from data_prep.records import Box, Dataset, ImageRecord, Number, parse_flag, parse_number
 
-Id = int | str
-
-ORIGINAL_BBOX = "coco_bbox"
-"""Name in `Box.extra` of the file's [x, y, width, height], where the floats of the corners do not lead back to it."""
-
-
-def read(path: Path | str) -> Dataset:
-    """Read a COCO file.
-
-    `images` is required; `annotations` and `categories` may be missing (COCO's own test sets have no annotations). Ids are
-    integers or texts, each unique among its kind; they need not be contiguous, and one that is missing is made by `write`.
-
-    Returns:
-        A data set with xyxy boxes in pixels, images and categories in the order of the file.
-
-    Raises:
-        FileNotFoundError: there is no file at `path`.
-        ValueError: the file is no such JSON, an id or a category's name is used twice, an annotation names an image or a
-            category that is not there, or has no `bbox` (captions, keypoints alone); with file and id.
-    """
-    path = Path(path)
-    root = parse(read_text(path), path)
-    with located(path):
-        if {"phrases", "films", "failed"} <= root.keys():
-            raise ValueError("this is gdino detect's own JSON; detections.coco.json beside it is the COCO file")
-        images = take_objects(root, "images")
-        annotations = take_objects(root, "annotations") if "annotations" in root else []
-        categories = take_objects(root, "categories") if "categories" in root else []
-        names = _category_names(categories)
-        for kind, items in (("image", images), ("annotation", annotations), ("category", categories)):
-            _check_ids(kind, items)
-
-        name_of = {category["id"]: name for category, name in zip(categories, names, strict=True) if "id" in category}
-        boxes_of: dict[Id, list[Box]] = {image["id"]: [] for image in images if "id" in image}
-        for position, annotation in enumerate(annotations):
-            with located(_place("annotation", annotation, position)):
-                _lookup(boxes_of, annotation, "image_id").append(_read_box(annotation, name_of))
-        records = []
-        for position, image in enumerate(images):
-            with located(_place("image", image, position)):
-                records.append(_read_image(image, boxes_of[image["id"]] if "id" in image else ()))
-    extra = without(root, "images", "annotations", "categories")
-    if categories != _plain_categories(names):
-        extra["categories"] = categories
-    return Dataset(tuple(records), tuple(names), extra)
+__all__ = ["ORIGINAL_BBOX", "left_out", "read", "write"]
 
 
 def write(dataset: Dataset, path: Path | str) -> None:
@@ -79,8 +37,8 @@ def write(dataset: Dataset, path: Path | str) -> None:
     Everything in `extra` becomes a field under its name. What COCO requires and `extra` lacks is added: ids (1, 2, ... past
     those in use), `area` (width * height of the box), `iscrowd` (0). `categories` are those of the data set, then labels that
     it does not list, sorted; those in `dataset.extra["categories"]` keep their ids and fields. What `extra` holds is written
-    as it is: `area` and `segmentation` of a box that was clipped since are still the old ones. The same data set gives the
-    same bytes.
+    as it is: `area` and `segmentation` of a box that was clipped since are still the old ones; `area` and `iscrowd` that are
+    texts, as in XML, become numbers. The same data set gives the same bytes.
 
     Raises:
         ValueError: an id or a category is used twice, or a name in `extra` is one that COCO itself writes.
@@ -92,27 +50,17 @@ def write(dataset: Dataset, path: Path | str) -> None:
         file.write(data)
 
 
-def _read_image(image: Mapping[str, Any], boxes: Sequence[Box]) -> ImageRecord:
-    return ImageRecord(
-        file_name=take(image, "file_name", str),
-        width=take(image, "width", int),
-        height=take(image, "height", int),
-        boxes=tuple(boxes),
-        caption=take(image, "caption", str) if "caption" in image else None,
-        extra=without(image, "file_name", "width", "height", "caption"),
-    )
-
-
-def _read_box(annotation: Mapping[str, Any], name_of: Mapping[Id, str]) -> Box:
-    if ORIGINAL_BBOX in annotation:
-        raise ValueError(f"the extra field {ORIGINAL_BBOX!r} has a name that data_prep itself uses; rename or drop it")
-    x, y, width, height = four_numbers(annotation.get("bbox"))
-    x2, y2 = x + width, y + height
-    extra = without(annotation, "image_id", "category_id", "bbox")
-    # repr tells 2 from 2.0, which == does not: integers shall come back as integers
-    if repr([x2 - x, y2 - y]) != repr([width, height]):
-        extra[ORIGINAL_BBOX] = annotation["bbox"]
-    return Box(_lookup(name_of, annotation, "category_id"), x, y, x2, y2, extra)
+def left_out(dataset: Dataset) -> dict[str, int]:
+    """What COCO has no place for, as `csv_table.left_out` tells it: fields under names of its own that say something else."""
+    lost = Counter(name for name in dataset.extra if name in ("images", "annotations"))
+    for image in dataset.images:
+        lost.update(name for name in ("file_name", "width", "height", "caption") if name in image.extra)
+        for box in image.boxes:
+            lost.update(name for name in ("image_id", "category_id", "bbox") if name in box.extra)
+            lost.update(name for name, is_sound in SOUND.items() if name in box.extra and not is_sound(box.extra[name]))
+        if "id" in image.extra and not is_id(image.extra["id"]):
+            lost["id"] += 1
+    return dict(lost)
 
 
 def _document(dataset: Dataset) -> dict[str, Any]:
@@ -142,7 +90,30 @@ def _write_box(box: Box, fields: Mapping[str, Any]) -> dict[str, Any]:
     bbox = _bbox(box)
     own = {**fields, "bbox": bbox}
     required = {"area": bbox[2] * bbox[3], "iscrowd": 0}
-    return joined(own, required | without(box.extra, "id", ORIGINAL_BBOX))
+    extra = required | without(box.extra, "id", ORIGINAL_BBOX)
+    if isinstance(extra["area"], str):  # as other programs' XML has all numbers
+        extra["area"] = parse_number(extra["area"])
+    if isinstance(extra["iscrowd"], str):
+        extra["iscrowd"] = int(parse_flag(extra["iscrowd"]))
+    return joined(own, extra)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(parse_number(value) if isinstance(value, str) else value, (int, float))
+    except ValueError:
+        return False
+
+
+def _is_flag(value: object) -> bool:
+    try:
+        return parse_flag(value) in (True, False)
+    except ValueError:
+        return False
+
+
+SOUND = {"id": is_id, "area": _is_number, "iscrowd": _is_flag}
+"""The fields that COCO's tools compute with, and what their values must be."""
 
 
 def _bbox(box: Box) -> list[Number]:
@@ -163,15 +134,10 @@ def _write_categories(dataset: Dataset) -> list[dict[str, Any]]:
     return [{**category, "id": category_id} for category, category_id in zip(categories, ids, strict=True)]
 
 
-def _plain_categories(names: Sequence[str]) -> list[dict[str, Any]]:
-    """What `write` makes of names alone."""
-    return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
-
-
 def _category_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
     names: list[str] = []
     for position, category in enumerate(categories):
-        with located(_place("category", category, position)):
+        with located(f"category number {position + 1}"):
             name = take(category, "name", str)
             if not name.strip():
                 raise ValueError(f"expected a name, got {name!r}")
@@ -183,13 +149,9 @@ def _category_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
 def _check_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Ids may be missing; those that are there must be integers or texts, each once."""
     for position, item in enumerate(items):
-        if "id" in item and not _is_id(item["id"]):
+        if "id" in item and not is_id(item["id"]):
             raise ValueError(f"{kind} number {position + 1}: expected an integer or text as id, got {item['id']!r}")
     check_unique((item["id"] for item in items if "id" in item), f"{kind} id")
-
-
-def _is_id(value: object) -> TypeGuard[Id]:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def _fill_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> list[Id]:
@@ -198,15 +160,3 @@ def _fill_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> list[Id]:
     taken = {item["id"] for item in items if "id" in item}
     unused = (number for number in count(1) if number not in taken)
     return [item["id"] if "id" in item else next(unused) for item in items]
-
-
-def _lookup(values: Mapping[Id, Any], annotation: Mapping[str, Any], name: str) -> Any:
-    key = annotation.get(name)
-    if not _is_id(key) or key not in values:
-        kind = name.removesuffix("_id")
-        raise ValueError(f"expected {name!r} to be one of the file's {len(values)} {kind} ids, got {key!r}")
-    return values[key]
-
-
-def _place(kind: str, item: Mapping[str, Any], position: int) -> str:
-    return f"{kind} {item['id']!r}" if "id" in item else f"{kind} number {position + 1}"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from data_prep.records import Dataset, Number, as_whole_number, base_name, check_file_name, parse_number
 
 Value = TypeVar("Value")
+Mend: TypeAlias = Callable[[str, object], None]
+"""Takes what is wrong with a value, and what it is read as; a strict reader raises `ValueError` there."""
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
 
@@ -35,6 +39,39 @@ def take(item: Mapping[str, Any], name: str, kind: type[Value]) -> Value:
     return value
 
 
+def take_whole(item: Mapping[str, Any], name: str, mend: Mend) -> int:
+    """The integer of `item` under `name`; 640.0, "640" and "640.0" are mended.
+
+    Raises:
+        ValueError: it is missing, or no integer.
+    """
+    value = item.get(name)
+    number = as_whole_number(value)
+    if number is None or (isinstance(value, int) and number == value):
+        return take(item, name, int)
+    mend(f"expected {name!r} to be an integer, got {reprlib.repr(value)}", number)
+    return number
+
+
+def plain_file_name(name: str, mend: Mend) -> str:
+    """A file name that stays in its folder: "images\\a.jpg" is mended to "images/a.jpg", "/home/me/a.jpg" to "a.jpg".
+
+    Raises:
+        ValueError: no file name is left.
+    """
+    try:
+        return check_file_name(name)
+    except ValueError as error:
+        plain = name.replace("\\", "/") if isinstance(name, str) else ""
+        if plain.startswith("/") or plain[1:2] == ":" or ".." in plain.split("/"):
+            plain = base_name(plain)
+        if not plain.strip():
+            raise
+        plain = check_file_name(plain)
+        mend(str(error), plain)
+        return plain
+
+
 def take_objects(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The list of objects of `item` under `name`.
 
@@ -48,19 +85,25 @@ def take_objects(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return values
 
 
-def four_numbers(value: Any) -> list[int | float]:
-    """`value`, when it is a list of four numbers.
+def four_numbers(value: Any, mend: Mend | None = None) -> list[Number]:
+    """`value`, when it is a list of four numbers; texts that spell numbers are mended, if `mend` is given.
 
     Raises:
         ValueError: it is something else.
     """
-    if (
-        not isinstance(value, list)
-        or len(value) != 4
-        or any(isinstance(number, bool) or not isinstance(number, (int, float)) for number in value)
-    ):
-        raise ValueError(f"expected 'bbox' to be four numbers, got {reprlib.repr(value)}")
-    return value
+    problem = f"expected 'bbox' to be four numbers, got {reprlib.repr(value)}"
+    if not isinstance(value, list) or len(value) != 4 or any(isinstance(number, bool) for number in value):
+        raise ValueError(problem)
+    if all(isinstance(number, (int, float)) for number in value):
+        return value
+    if mend is None or not all(isinstance(number, (int, float, str)) for number in value):
+        raise ValueError(problem)
+    try:
+        numbers = [parse_number(number) if isinstance(number, str) else number for number in value]
+    except ValueError:
+        raise ValueError(problem) from None
+    mend(problem, numbers)
+    return numbers
 
 
 def check_unique(values: Iterable[str | int], kind: str) -> None:
@@ -90,3 +133,12 @@ def joined(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
         if name in fields:
             raise ValueError(f"the extra field {name!r} has a name that the format itself uses; rename or drop it")
     return {**fields, **extra}
+
+
+def lost_categories(dataset: Dataset) -> dict[str, int]:
+    """What is lost of the categories, as `Format.left_out` tells it, where only the labels of boxes name them."""
+    used = sorted(name for name, count in dataset.class_counts.items() if count)
+    unused = len(dataset.class_counts) - len(used)
+    lost = {"category without boxes": unused} if unused else {}
+    in_order = [name for name in dataset.categories if name in set(used)]
+    return lost | ({"order of the categories": 1} if in_order and in_order != used else {})

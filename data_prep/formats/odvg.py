@@ -21,14 +21,27 @@ pieces (MM-Grounding-DINO's GoldG): the label is the pieces joined by spaces, `e
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
 from data_prep.atomic import atomic_file
-from data_prep.formats.fields import check_unique, four_numbers, joined, located, take, take_objects, without
+from data_prep.findings import Faults, Finding
+from data_prep.formats.fields import (
+    Mend,
+    check_unique,
+    four_numbers,
+    joined,
+    located,
+    plain_file_name,
+    take,
+    take_whole,
+    without,
+)
 from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 
@@ -38,9 +51,10 @@ REGION = "odvg_region"
 """Name in `Box.extra` of the region's index, where the region lists several boxes (or lists one)."""
 PHRASE_PIECES = "odvg_phrase"
 """Name in `Box.extra` of a phrase that is a list of texts."""
+OWN_OF_SAMPLE = {"detection": {"instances"}, "grounding": {"caption", "regions"}}
 
 
-def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
+def read(path: Path | str, label_map: Path | str | None = None, found: list[Finding] | None = None) -> Dataset:
     """Read an ODVG file (JSON lines).
 
     Blank lines are skipped; several lines may name the same image.
@@ -49,6 +63,9 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
         path: the file.
         label_map: the JSON file `{"0": name, ...}`; without it `<stem>_label_map.json` beside `path` is taken if it is
             there, and without both, every instance must carry its `category`.
+        found: takes what cannot be used, and each fault costs only what it is in: a line, a box, a field. What can only
+            mean one thing is mended: numbers as 640.0 or "640", paths such as "images\\a.jpg". None: the first fault is
+            raised.
 
     Returns:
         A data set with a record a line: caption None for detection lines, and for grounding lines a box for each box
@@ -57,19 +74,20 @@ def read(path: Path | str, label_map: Path | str | None = None) -> Dataset:
 
     Raises:
         FileNotFoundError: there is no file at `path`, or none at `label_map` if that is given.
-        ValueError: a line is no such JSON, a region has no box, a label is not in the map or means another category
-            there; with file and line.
+        ValueError: the text is not UTF-8 or, without `found`, a line is no such JSON, a region has no box, a label is not in
+            the map or means another category there; with file and line.
     """
     path = Path(path)
     map_path = label_map_path(path, label_map)
     has_map = label_map is not None or map_path.is_file()
-    classes = _Classes(_read_label_map(map_path) if has_map else {}, is_open=not has_map)
+    names = _read_label_map(map_path, Faults(map_path, found)) if has_map else {}
+    classes = _Classes(names, is_open=not has_map)
+    faults = Faults(path, found)
     records = []
     for number, text in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also split within strings
         if text.strip():
-            line = parse(text, path, number)
-            with located(f"{path}:{number}"):
-                records.append(_read_line(line, classes))
+            with faults.costing("annotation unreadable", line=number):
+                records.append(_read_line(parse(text, path, number, faults), classes, _Line(faults, number)))
     labels = sorted(classes.names)
     categories = tuple(classes.names[label] for label in labels)
     gaps = {LABEL_MAP: {str(label): classes.names[label] for label in labels}}
@@ -123,8 +141,21 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What ODVG has no place for, as `csv_table.left_out` tells it: all of `dataset.extra` but the label map."""
-    return dict.fromkeys(without(dataset.extra, LABEL_MAP), 1)
+    """What ODVG has no place for, as `csv_table.left_out` tells it.
+
+    That is all of `dataset.extra` but the label map, and fields under names of its own that say something else.
+    """
+    lost = Counter(dict.fromkeys(without(dataset.extra, LABEL_MAP), 1))
+    for image in dataset.images:
+        kind, other = ("detection", "grounding") if image.caption is None else ("grounding", "detection")
+        lost.update(name for name in ("filename", "height", "width", other) if name in image.extra)
+        if kind in image.extra:
+            beside = image.extra[kind]  # of the instances or regions
+            fits = isinstance(beside, dict) and beside and not OWN_OF_SAMPLE[kind] & beside.keys()
+            lost.update([] if fits else [kind])
+        own = ("bbox", "label", "category") if image.caption is None else ("bbox", "phrase")
+        lost.update(name for box in image.boxes if box.extra for name in own if name in box.extra)
+    return dict(lost)
 
 
 @dataclass(frozen=True)
@@ -150,48 +181,73 @@ class _Classes:
         return name
 
 
-def _read_line(line: Mapping[str, Any], classes: _Classes) -> ImageRecord:
+@dataclass(frozen=True)
+class _Line:
+    """Where the faults of a line go."""
+
+    faults: Faults
+    number: int
+
+    def costing(self, place: str) -> AbstractContextManager[None]:
+        """What is wrong in the block costs an object."""
+        return self.faults.costing("object unreadable", place, self.number)
+
+    def mender(self, place: str = "") -> Mend:
+        """Takes the values that are mended."""
+        return self.faults.mender(place, self.number)
+
+
+def _read_line(line: Mapping[str, Any], classes: _Classes, here: _Line) -> ImageRecord:
     kinds = [kind for kind in ("detection", "grounding") if kind in line]
     if len(kinds) != 1:
         raise ValueError(f"expected one of 'detection' and 'grounding' a line, got {' and '.join(kinds) or 'none'}")
     kind = kinds[0]
     sample = take(line, kind, dict)
     if kind == "detection":
-        caption, boxes = None, list(_read_instances(sample, classes))
+        caption, boxes = None, list(_read_instances(sample, classes, here))
         rest = without(sample, "instances")
     else:
-        caption, boxes = take(sample, "caption", str), list(_read_regions(sample))
+        caption, boxes = take(sample, "caption", str), list(_read_regions(sample, here))
         rest = without(sample, "caption", "regions")
     extra = without(line, "filename", "height", "width", kind) | ({kind: rest} if rest else {})
-    name, width, height = take(line, "filename", str), take(line, "width", int), take(line, "height", int)
+    name = plain_file_name(take(line, "filename", str), here.mender())
+    width, height = (take_whole(line, side, here.mender()) for side in ("width", "height"))
     return ImageRecord(name, width, height, tuple(boxes), caption, extra)
 
 
-def _read_instances(detection: Mapping[str, Any], classes: _Classes) -> Iterator[Box]:
-    for index, instance in enumerate(take_objects(detection, "instances")):
-        with located(f"instances[{index}]"):
-            label = take(instance, "label", int)
+def _read_instances(detection: Mapping[str, Any], classes: _Classes, here: _Line) -> Iterator[Box]:
+    for index, instance in enumerate(take(detection, "instances", list)):
+        with here.costing(f"instances[{index}]"):
+            mend = here.mender(f"instances[{index}]")
+            label = take_whole(_as_object(instance), "label", mend)
             if label < 0:
                 raise ValueError(f"expected a label of 0 or more, got {label}")
             name = classes.name(label, take(instance, "category", str) if "category" in instance else None)
-            xyxy = four_numbers(instance.get("bbox"))
+            xyxy = four_numbers(instance.get("bbox"), mend)
             yield Box(name, *xyxy, extra=without(instance, "bbox", "label", "category"))
 
 
-def _read_regions(grounding: Mapping[str, Any]) -> Iterator[Box]:
-    for index, region in enumerate(take_objects(grounding, "regions")):
-        with located(f"regions[{index}]"):
-            boxes = take(region, "bbox", list)
+def _read_regions(grounding: Mapping[str, Any], here: _Line) -> Iterator[Box]:
+    for index, region in enumerate(take(grounding, "regions", list)):
+        with here.costing(f"regions[{index}]"):
+            boxes = take(_as_object(region), "bbox", list)
             if not boxes:
                 raise ValueError("expected 'bbox' to be a box or a list of boxes, got an empty list")
             phrase, ours = _read_phrase(region)
-            if isinstance(boxes[0], list):
+            if any(isinstance(box, list) for box in boxes):
                 ours[REGION] = index
             else:
                 boxes = [boxes]
-            extra = without(region, "bbox", "phrase")
+            extra = joined(ours, without(region, "bbox", "phrase"))
             for box in boxes:
-                yield Box(phrase, *four_numbers(box), extra=joined(ours, extra))
+                with here.costing(f"regions[{index}]"):
+                    yield Box(phrase, *four_numbers(box, here.mender(f"regions[{index}]")), extra=extra)
+
+
+def _as_object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {value!r:.40}")
+    return value
 
 
 def _read_phrase(region: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -246,25 +302,29 @@ def label_map_path(path: Path, label_map: Path | str | None = None) -> Path:
     return path.with_name(f"{path.stem}_label_map.json") if label_map is None else Path(label_map)
 
 
-def _read_label_map(path: Path) -> dict[int, str]:
-    label_map = parse(read_text(path), path)
-    with located(path):
-        return _check_label_map(label_map)
+def _read_label_map(path: Path, faults: Faults) -> dict[int, str]:
+    return _check_label_map(parse(read_text(path), path, faults=faults), faults)
 
 
-def _check_label_map(label_map: Mapping[str, Any]) -> dict[int, str]:
+def _check_label_map(label_map: Mapping[str, Any], faults: Faults) -> dict[int, str]:
+    names: dict[int, str] = {}
+    taken: set[str] = set()
     for label, name in label_map.items():
-        if not (label.isascii() and label.isdigit() and str(int(label)) == label):
-            raise ValueError(f'expected a label map {{"0": name, "1": name}}, got the label {label!r}')
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"expected the name of label {label}, got {name!r}")
-    check_unique(label_map.values(), "category")
-    return {int(label): name for label, name in label_map.items()}
+        with faults.costing("detail unreadable"):
+            if not (label.isascii() and label.isdigit() and str(int(label)) == label):
+                raise ValueError(f'expected a label map {{"0": name, "1": name}}, got the label {label!r}')
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"expected the name of label {label}, got {name!r}")
+            if name in taken:
+                check_unique([name, name], "category")
+            taken.add(name)
+            names[int(label)] = name
+    return names
 
 
 def _labels(dataset: Dataset) -> dict[str, int]:
     """The label of each class name; phrases of grounding records are no class names."""
-    if lost := left_out(dataset):
+    if lost := without(dataset.extra, LABEL_MAP):
         names = ", ".join(map(repr, lost))
         raise ValueError(
             f"ODVG has no place for what `Dataset.extra` says in {names}; "
@@ -273,7 +333,9 @@ def _labels(dataset: Dataset) -> dict[str, int]:
     check_unique(dataset.categories, "category")
     used = {box.label for record in dataset.images if record.caption is None for box in record.boxes}
     names = (*dataset.categories, *sorted(used - set(dataset.categories)))
-    given = _check_label_map(take(dataset.extra, LABEL_MAP, dict)) if LABEL_MAP in dataset.extra else {}
+    # the path of the label map stands before what `write` raises already
+    faults = Faults(Path(LABEL_MAP))
+    given = _check_label_map(take(dataset.extra, LABEL_MAP, dict), faults) if LABEL_MAP in dataset.extra else {}
     label_of = {name: label for label, name in given.items() if name in names}
     unused = (label for label in count() if label not in given)
     return {name: label_of[name] if name in label_of else next(unused) for name in names}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.findings import Finding
 from data_prep.formats import coco, csv_table, odvg, voc
-from data_prep.records import Dataset
+from data_prep.formats.fields import without
+from data_prep.records import Box, Dataset
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,11 @@ class Format:
         name: its part of the commands' names, such as "voc" in `voc-to-coco`.
         description: what `read` takes and `write` makes, such as "a .json file".
         suffixes: of its files, in lower case; none for a format that fills a folder.
-        read: the data set that a path holds.
+        read: (path, findings so far or None) -> the data set that a path holds. What cannot be used is added to the findings;
+            without any, the first fault is raised as `ValueError`.
         write: writes a data set to a path, whatever stands there; returns the second file, where the format has one.
         left_out: {field: how often it stands in the data set} for all that the format has no place for; None where
-            the format has a place for everything. `write` drops these fields, or refuses those of `Dataset.extra`.
+            the format has a place for everything. `write` drops these fields or refuses them: see `fit`.
         lacks: the words that tell a user so, before the fields.
         second_file: where `write` puts the second file for a path; None where the format has none.
     """
@@ -30,15 +33,30 @@ class Format:
     name: str
     description: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path], Dataset]
+    read: Callable[[Path, list[Finding] | None], Dataset]
     write: Callable[[Dataset, Path], Path | None]
     left_out: Callable[[Dataset], dict[str, int]] | None = None
     lacks: str = ""
     second_file: Callable[[Path], Path] | None = None
 
+    def fit(self, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
+        """The data set without the fields that the format has no place for, and these, as `left_out` tells them."""
+        lost = self.left_out(dataset) if self.left_out else {}
+        if not lost:
+            return dataset, lost
+        images = tuple(
+            replace(image, boxes=tuple(_without(box, lost) for box in image.boxes), extra=without(image.extra, *lost))
+            for image in dataset.images
+        )
+        return replace(dataset, images=images, extra=without(dataset.extra, *lost)), lost
+
     def files(self, path: Path) -> tuple[Path, ...]:
         """All files and folders that `write` makes for `path`."""
         return (path, self.second_file(path)) if self.second_file else (path,)
+
+
+def _without(box: Box, names: Iterable[str]) -> Box:
+    return replace(box, extra=without(box.extra, *names)) if box.extra else box
 
 
 _VOC = Format(
@@ -59,12 +77,20 @@ _CSV = Format(
     left_out=csv_table.left_out,
     lacks="a CSV has no column for",
 )
-_COCO = Format("coco", "a .json file", (".json",), coco.read, coco.write)
+_COCO = Format(
+    "coco",
+    "a .json file",
+    (".json",),
+    coco.read,
+    coco.write,
+    left_out=coco.left_out,
+    lacks="coco has no place for",
+)
 _ODVG = Format(
     "odvg",
     "a .jsonl file",
     (".jsonl", ".odvg"),
-    odvg.read,
+    lambda path, found=None: odvg.read(path, found=found),
     odvg.write,
     left_out=odvg.left_out,
     lacks="odvg has no place for",

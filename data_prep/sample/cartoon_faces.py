@@ -97,7 +97,9 @@ def _plant_faults(scenes: list[Scene], texts: dict[str, str]) -> list[PlantedFau
     faults.append(PlantedFault("file name differs", f"{scene.stem}.xml", None))
 
     scene = scenes[12]  # the picture was shrunk after it had been annotated
-    texts[scene.stem] = annotation_text(replace(scene, width=2 * scene.width, height=2 * scene.height))
+    large = replace(scene, width=2 * scene.width, height=2 * scene.height)
+    boxes = [(label, (2 * x1, 2 * y1, 2 * x2, 2 * y2)) for label, (x1, y1, x2, y2) in scene.boxes]
+    texts[scene.stem] = annotation_text(large, boxes)
     faults.append(PlantedFault("size mismatch", f"{scene.stem}.xml", None))
 
     scene = scenes[14]  # the copy was interrupted

@@ -16,6 +16,7 @@ from voc_files import VocFolder, voc_xml
 
 from data_prep import __version__
 from data_prep.__main__ import main
+from data_prep.formats import csv_table
 
 
 def files(folder):
@@ -55,6 +56,7 @@ def test_the_whole_conversion(voc_folder, tmp_path, capsys):
         with (folder / "annotations.csv").open(encoding="utf-8", newline="") as file:
             rows += list(csv.reader(file))[1:]
     assert sorted(rows) == [
+        ["", "", "", "", "", "c.jpg", "40", "30"],
         ["cat", "1", "2", "11", "12", "a.jpg", "40", "30"],
         ['猫, "x"', "0", "0", "40", "10", "b b, ж.jpg", "40", "30"],
     ]
@@ -131,7 +133,7 @@ def test_nothing_to_convert_is_an_error(voc_folder, tmp_path, capsys):
     assert "nothing to convert" in capsys.readouterr().err
     voc_folder.write("a", voc_xml())
     assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 2
-    assert "could be used: a.xml: neither" in capsys.readouterr().err
+    assert "could be used: a.xml: no image is called a.*, or" in capsys.readouterr().err
 
 
 def test_no_escape_reaches_a_file_outside(voc_folder, tmp_path, capsys):
@@ -250,13 +252,13 @@ def test_a_folder_of_ones_own_is_never_replaced(voc_folder, tmp_path, capsys):
     assert len(list((tmp_path / "out").rglob("mine.png"))) == 2
 
 
-def test_images_without_boxes_are_counted_and_missed_in_the_csv(voc_folder, tmp_path, capsys):
+def test_images_without_boxes_are_counted_and_stand_in_the_csv(voc_folder, tmp_path):
     voc_folder.add("a").add("b", objects=()).add("c", objects=[("cat", (3, 3, 3, 9))])
     assert main(voc_to_csv(voc_folder, tmp_path / "out", train=3)) == 0
-    said = capsys.readouterr()
-    assert "note: a CSV has no row for an image without boxes (2)" in said.err
     parts = json.loads((tmp_path / "out" / "audit.json").read_text())["parts"]
     assert [parts[name]["without boxes"] for name in ("train", "test")] == [2, 0]
+    table = csv_table.read(tmp_path / "out" / "train" / "annotations.csv")
+    assert [(image.file_name, len(image.boxes)) for image in table.images] == [("a.jpg", 1), ("b.jpg", 0), ("c.jpg", 0)]
 
 
 def test_a_label_map_is_replaced_only_when_asked(voc_folder, tmp_path, capsys):

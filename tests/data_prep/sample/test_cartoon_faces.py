@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_prep import audit
+from data_prep.findings import KINDS
+from data_prep.formats import voc
 from data_prep.sample import cartoon_faces
+
+PLANTED = {
+    "annotation unreadable", "file without image", "image without file", "file name differs", "size mismatch",
+    "box outside", "box degenerate", "box duplicated",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +73,14 @@ def test_the_annotations_of_a_seed_stay_what_they_are(drawn):
     digest = hashlib.sha256()
     for path in sorted((folder / "annotations").iterdir()):
         digest.update(path.read_bytes())
-    assert digest.hexdigest() == "f0be4f697e6e27bc89eff0c78cb82390fa9a15150aedd852ce0f35394de06147"
+    assert digest.hexdigest() == "16b546413ade05ea21534e4bf4cf125cbb13f7e60cf92c84d47fa2f42f1b8fc9"
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_seed_has_every_class_and_every_fault(seed, monkeypatch, tmp_path):
     monkeypatch.setattr(cartoon_faces, "_draw_scene", lambda scene, rng: Image.new("RGB", (scene.width, scene.height)))
     faults = cartoon_faces.write(tmp_path / "faces", seed=seed)
-    assert sorted({fault.kind for fault in faults}) == sorted(
-        set(audit.KINDS) - {"image unreadable", "image annotated twice"}
-    )
+    assert {fault.kind for fault in faults} == PLANTED <= set(KINDS)
     roots = [root for root in annotations(tmp_path / "faces").values() if root is not None]
     counts = Counter(box[0] for root in roots for box in boxes(root))
     assert sorted(counts) == sorted(cartoon_faces.CLASSES)
@@ -102,8 +106,7 @@ def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
         size = int(root.findtext("size/width")), int(root.findtext("size/height"))
         with Image.open(folder / "images" / f"{stem}.jpg") as image:
             if image.size != size:
-                found.append(("size mismatch", name, None))
-            size = image.size
+                found.append(("size mismatch", name, None))  # and the boxes are of the size given
         seen = set()
         for number, (_, x1, y1, x2, y2) in enumerate(boxes(root), start=1):
             if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]:
@@ -121,3 +124,14 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     with pytest.raises(FileExistsError):
         cartoon_faces.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_shrunk_picture_gets_its_boxes_back(drawn):
+    folder, faults = drawn
+    (file,) = [fault.file for fault in faults if fault.kind == "size mismatch"]
+    sources, _ = voc.read_folder(folder / "images", folder / "annotations")
+    (record,) = [source.record for source in sources if source.name == file]
+    given = voc.read_file(folder / "annotations" / file)
+    assert (given.width, given.height) == (2 * record.width, 2 * record.height)
+    assert [box.xyxy for box in given.boxes] == [tuple(2 * value for value in box.xyxy) for box in record.boxes]
+    assert all(box.is_inside(record.width, record.height) for box in record.boxes)

@@ -1,0 +1,236 @@
+"""Reading COCO: what belongs to what by ids, and what each fault costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from data_prep.findings import Faults, Finding
+from data_prep.formats.fields import Mend, four_numbers, located, plain_file_name, take, take_whole, without
+from data_prep.formats.json_text import parse, read_text
+from data_prep.records import Box, Dataset, ImageRecord, as_whole_number, parse_flag, parse_number
+
+Id = int | str
+
+ORIGINAL_BBOX = "coco_bbox"
+"""Name in `Box.extra` of the file's [x, y, width, height], where the floats of the corners do not lead back to it."""
+
+
+def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
+    """Read a COCO file.
+
+    `images` is required; `annotations` and `categories` may be missing (COCO's own test sets have no annotations). Ids are
+    integers or texts, each unique among its kind; they need not be contiguous, and one that is missing is made by `write`.
+
+    Args:
+        path: the file.
+        found: takes what cannot be used, and each fault costs only what it is in: an image, an annotation, a field. What can
+            only mean one thing is mended: sizes and ids as 640.0 or "640", paths such as "images\\\\a.jpg", `coco_url` in
+            place of `file_name`, a category that only groups others. None: the first fault is raised.
+
+    Returns:
+        A data set with xyxy boxes in pixels, images and categories in the order of the file.
+
+    Raises:
+        FileNotFoundError: there is no file at `path`.
+        ValueError: the file is no such JSON or, without `found`, the first fault of it, with file and id: an id or a
+            category's name is used twice, an annotation names an image or a category that is not there, or has no `bbox`
+            (captions, keypoints alone).
+    """
+    path = Path(path)
+    faults = Faults(path, found)
+    root = parse(read_text(path), path, faults=faults)
+    with located(path):
+        if {"phrases", "films", "failed"} <= root.keys():
+            raise ValueError("this is gdino detect's own JSON; detections.coco.json beside it is the COCO file")
+        lists = {
+            name: take(root, name, list) if name in root or name == "images" else []
+            for name in ("images", "annotations", "categories")
+        }
+    images, not_told = _one_per_id("image", "file_name", _objects("images", lists["images"], faults), faults)
+    annotations, _ = _one_per_id("annotation", "", _objects("annotations", lists["annotations"], faults), faults)
+    given, unclear = _one_per_id("category", "name", _objects("categories", lists["categories"], faults), faults)
+    categories, name_of = _read_categories(given, annotations, faults)
+
+    boxes_of: dict[Id, list[Box]] = {image["id"]: [] for image in images if "id" in image}
+    boxes_of = {key: boxes for key, boxes in boxes_of.items() if key not in not_told}
+    name_of = {key: name for key, name in name_of.items() if key not in unclear}
+    for position, annotation in enumerate(annotations):
+        place = _place("annotation", annotation, position)
+        with faults.costing("object unreadable", place):
+            boxes = _lookup(boxes_of, annotation, "image_id", faults.mender(place))
+            boxes.append(_read_box(annotation, name_of, place, faults))
+    records = []
+    for position, image in enumerate(images):
+        place = _place("image", image, position)
+        with faults.costing("annotation unreadable", place):
+            records.append(_read_image(image, boxes_of.get(image["id"], ()) if "id" in image else (), place, faults))
+
+    names = [category["name"] for category in categories]
+    extra = without(root, "images", "annotations", "categories")
+    if categories != plain_categories(names):
+        extra["categories"] = categories
+    return Dataset(tuple(records), tuple(names), extra)
+
+
+def plain_categories(names: Sequence[str]) -> list[dict[str, Any]]:
+    """What `write` makes of names alone."""
+    return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+
+
+def is_id(value: object) -> TypeGuard[Id]:
+    """True for an integer or a text."""
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _objects(name: str, values: list[Any], faults: Faults) -> list[dict[str, Any]]:
+    kind = "object unreadable" if name == "annotations" else "annotation unreadable"
+    for index, value in enumerate(values):
+        if not isinstance(value, dict):
+            faults.add(kind, f"expected {name}[{index}] to be an object, got {value!r:.40}")
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _one_per_id(
+    kind: str, name: str, items: Iterable[dict[str, Any]], faults: Faults
+) -> tuple[list[dict[str, Any]], set[Id]]:
+    """Items whose ids are integers or texts, each once.
+
+    Args:
+        kind: of the items; name: the field that two items of one id must share to be one; "": they never are.
+
+    Returns:
+        (the items, those of the second use of an id without it; ids that mean two things).
+    """
+    kept: list[dict[str, Any]] = []
+    first: dict[Id, dict[str, Any]] = {}
+    unclear: set[Id] = set()
+    for position, item in enumerate(items):
+        if "id" in item:
+            item = _with_sound_id(kind, item, position, faults)
+        if item.get("id") in first:
+            item_id = item["id"]
+            faults.add("detail unreadable", f"expected each {kind} id once, got more than once: {item_id!r}")
+            if name and item.get(name) == first[item_id].get(name):
+                continue
+            if name:
+                unclear.add(item_id)
+            item = without(item, "id")
+        elif "id" in item:
+            first[item["id"]] = item
+        kept.append(item)
+    return kept, unclear
+
+
+def _with_sound_id(kind: str, item: dict[str, Any], position: int, faults: Faults) -> dict[str, Any]:
+    value = item["id"]
+    if is_id(value):
+        return item
+    problem = f"{kind} number {position + 1}: expected an integer or text as id, got {value!r:.40}"
+    number = as_whole_number(value)
+    if number is None:
+        faults.add("detail unreadable", problem)
+        return without(item, "id")
+    faults.mend(problem, number)
+    return item | {"id": number}
+
+
+def _read_categories(
+    given: list[dict[str, Any]], annotations: Iterable[Mapping[str, Any]], faults: Faults
+) -> tuple[list[dict[str, Any]], dict[Id, str]]:
+    """The categories, and the name that each id means: that of a category, or of another one of its name."""
+    used = {_spelling(annotation.get("category_id")) for annotation in annotations}
+    named: list[dict[str, Any]] = []
+    for position, category in enumerate(given):
+        with faults.costing("detail unreadable", _place("category", category, position)):
+            if not take(category, "name", str).strip():
+                raise ValueError(f"expected a name, got {category['name']!r}")
+            named.append(category)
+    name_of = {category["id"]: category["name"] for category in named if "id" in category}
+    in_use = [category for category in named if _spelling(category.get("id")) in used]
+    unused = [category for category in named if _spelling(category.get("id")) not in used]
+    groups = Counter(str(category.get("supercategory")) for category in named)
+    chosen: dict[str, dict[str, Any]] = {}
+    for category in in_use + unused:  # in this order: of two with one name, the one in use is meant
+        name = category["name"]
+        members = groups[name] - (category.get("supercategory") == name)
+        if name in chosen:
+            faults.mend(f"expected each category name once, got more than once: {name!r}", chosen[name].get("id"))
+        elif members and _spelling(category.get("id")) not in used:  # Roboflow's first category
+            faults.mend(f"category {name!r} only groups others and has no box", "no category")
+        else:
+            chosen[name] = category
+    return [category for category in named if chosen.get(category["name"]) is category], name_of
+
+
+def _spelling(value: object) -> str:
+    """What the spellings 3, 3.0 and "3" of an id share."""
+    number = as_whole_number(value)
+    return str(value if number is None else number)
+
+
+def _read_image(image: Mapping[str, Any], boxes: Sequence[Box], place: str, faults: Faults) -> ImageRecord:
+    mend = faults.mender(place)
+    caption = None
+    if "caption" in image:
+        with faults.costing("detail unreadable", place):
+            caption = take(image, "caption", str)
+    return ImageRecord(
+        file_name=_file_name(image, mend),
+        width=take_whole(image, "width", mend),
+        height=take_whole(image, "height", mend),
+        boxes=tuple(boxes),
+        caption=caption,
+        extra=without(image, "file_name", "width", "height", "caption"),
+    )
+
+
+def _file_name(image: Mapping[str, Any], mend: Mend) -> str:
+    address = image.get("coco_url")
+    if "file_name" not in image and isinstance(address, str):  # LVIS
+        name = address.partition("?")[0].rpartition("/")[2]
+        mend("expected 'file_name' to be a text, got nothing but 'coco_url'", name)
+        return plain_file_name(name, mend)
+    return plain_file_name(take(image, "file_name", str), mend)
+
+
+def _read_box(annotation: Mapping[str, Any], name_of: Mapping[Id, str], place: str, faults: Faults) -> Box:
+    mend = faults.mender(place)
+    x, y, width, height = bbox = four_numbers(annotation.get("bbox"), mend)
+    x2, y2 = x + width, y + height
+    extra = without(annotation, "image_id", "category_id", "bbox")
+    if ORIGINAL_BBOX in extra:
+        del extra[ORIGINAL_BBOX]
+        detail = f"the extra field {ORIGINAL_BBOX!r} has a name that data_prep itself uses; rename or drop it"
+        faults.add("detail unreadable", f"{place}: {detail}")
+    # repr tells 2 from 2.0, which == does not: integers shall come back as integers
+    if repr([x2 - x, y2 - y]) != repr([width, height]):
+        extra[ORIGINAL_BBOX] = bbox
+    for name, read_text_as in (("iscrowd", parse_flag), ("area", parse_number)):
+        if isinstance(extra.get(name), str):
+            text = extra.pop(name)
+            with faults.costing("detail unreadable", place):
+                value = int(number) if isinstance(number := read_text_as(text), bool) else number
+                mend(f"expected {name!r} to be a number, got {text!r:.40}", value)
+                extra[name] = value
+    return Box(_lookup(name_of, annotation, "category_id", mend), x, y, x2, y2, extra)
+
+
+def _lookup(values: Mapping[Id, Any], annotation: Mapping[str, Any], name: str, mend: Mend) -> Any:
+    key = annotation.get(name)
+    if is_id(key) and key in values:
+        return values[key]
+    problem = f"expected {name!r} to be one of the file's {len(values)} {name.removesuffix('_id')} ids, got {key!r:.40}"
+    number = as_whole_number(key)
+    spellings: tuple[Id, ...] = () if number is None else (number, str(number))
+    for other in spellings:
+        if other in values:
+            mend(problem, other)
+            return values[other]
+    raise ValueError(problem)
+
+
+def _place(kind: str, item: Mapping[str, Any], position: int) -> str:
+    return f"{kind} {item['id']!r}" if "id" in item else f"{kind} number {position + 1}"

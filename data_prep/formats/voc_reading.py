@@ -1,0 +1,171 @@
+"""Reading Pascal VOC: what one XML file says, and what each fault costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from data_prep.findings import Faults
+from data_prep.formats.voc_xml import parse, values
+from data_prep.pictures import IMAGE_SUFFIXES, Folder, search
+from data_prep.records import Box, ImageRecord, as_whole_number, base_name, check_file_name, parse_number
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+OWN_OF_IMAGE = ("filename", "size", "object")
+OWN_OF_BOX = ("name", "bndbox")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one XML file says, before it is known which image it belongs to.
+
+    Attributes:
+        filename: the text of `<filename>`, "" without one.
+        size: (width, height); None without one.
+        boxes: of the objects that can be read; numbers: theirs in the file, from 1.
+        extra: what else the file says.
+    """
+
+    filename: str
+    size: tuple[int, int] | None
+    boxes: tuple[Box, ...]
+    numbers: tuple[int, ...]
+    extra: Mapping[str, Any]
+
+
+def search_annotations(folder: Path | str) -> Folder:
+    """All .xml files of a folder and the folders in it, however the suffix is spelled; hidden ones are passed over.
+
+    Raises:
+        FileNotFoundError: no folder there, or no .xml file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of annotations at {folder}")
+    files = search(folder, frozenset({".xml"}), IMAGE_SUFFIXES, "annotation unreadable")
+    if not files.names and not any(finding.kind == "annotation unreadable" for finding in files.findings):
+        raise FileNotFoundError(f"no .xml file in {folder}: nothing to convert")
+    return files
+
+
+def read_contents(path: Path, faults: Faults) -> Contents:
+    """Read one annotation file, whatever image it belongs to.
+
+    Raises:
+        FileNotFoundError: nothing stands at `path`.
+        ValueError: it cannot be used at all, or `faults` is strict.
+    """
+    try:
+        root = parse(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"not readable: {error.strerror}") from None
+
+    def note(detail: str) -> None:
+        faults.add("detail unreadable", detail)
+
+    boxes, numbers = [], []
+    for number, element in enumerate(root.iterfind("object"), start=1):
+        try:
+            boxes.append(_box(element, number, faults))
+            numbers.append(number)
+        except ValueError as error:
+            if faults.is_mine(error):
+                raise
+            faults.add("object unreadable", f"object {number}: {error}", object=number)
+    size, more = None, {}
+    sizes = root.findall("size")
+    if len(sizes) > 1:
+        note("<size> stands more than once in <annotation>")
+    elif sizes:
+        size = _size(sizes[0], faults)
+        more = values(sizes[0], ("width", "height"), note)
+    names = root.findall("filename")
+    if len(names) > 1:
+        note("<filename> stands more than once in <annotation>")
+    name = (names[0].text or "").strip() if len(names) == 1 else ""
+    extra = values(root, OWN_OF_IMAGE, note) | ({"size": more} if more else {})
+    return Contents(name, size, tuple(boxes), tuple(numbers), extra)
+
+
+def record_of(contents: Contents, folder: PurePosixPath, faults: Faults) -> ImageRecord:
+    """The record that a file makes by itself.
+
+    Args:
+        contents: what the file says.
+        folder: that of the file within that of all files; the image is in the folder of that name.
+        faults: takes a path in `<filename>`.
+
+    Raises:
+        ValueError: no size, no `<filename>`, or `faults` is strict.
+    """
+    if contents.size is None:
+        raise ValueError("no <size> with a width and a height")
+    name = base_name(contents.filename)
+    inside = check_file_name(f"{folder}/{name}" if name and folder != PurePosixPath() else name)
+    note_path(contents.filename, inside, faults)
+    if PurePosixPath(name).stem != faults.path.stem:
+        detail = f"<filename> {name}, which is taken for the image: no folder of images tells"
+        faults.add("file name differs", detail, action="kept")
+    return ImageRecord(inside, *contents.size, contents.boxes, extra=contents.extra)
+
+
+def note_path(stated: str, name: str, faults: Faults) -> None:
+    """Note a `<filename>` with a path that is not the one of the image within its folder, `name`.
+
+    Raises:
+        ValueError: `faults` is strict.
+    """
+    if base_name(stated) == stated:
+        return
+    if str(PurePosixPath(stated)) not in (name, PurePosixPath(name).name):
+        try:
+            check_file_name(stated)
+            problem = f"{stated!r} has a path; expected the name of an image"
+        except ValueError as error:
+            problem = str(error)
+        faults.mend(f"<filename>: {problem}", name)
+
+
+def _size(element: Element, faults: Faults) -> tuple[int, int] | None:
+    texts = [element.findtext(side) or "0" for side in ("width", "height")]
+    try:
+        width, height = (parse_number(text) for text in texts)
+    except ValueError as error:
+        faults.add("detail unreadable", f"<size>: {error}")
+        return None
+    whole = as_whole_number(width), as_whole_number(height)
+    if None in whole:
+        faults.add("detail unreadable", f"<size>: expected whole numbers of pixels, got {' x '.join(texts)}")
+        return None
+    return (int(width), int(height)) if width > 0 and height > 0 else None
+
+
+def _box(element: Element, number: int, faults: Faults) -> Box:
+    names, boxes = element.findall("name"), element.findall("bndbox")
+    if not names or not boxes:
+        raise ValueError("expected a <name> and a <bndbox>")
+    for found in (names, boxes):
+        if len(found) > 1:
+            raise ValueError(f"<{found[0].tag}> stands more than once in <object>")
+    tags = [child.tag for child in boxes[0]]
+    corners = []
+    for corner in CORNERS:
+        if tags.count(corner) != 1:
+            raise ValueError(f"<bndbox> has {'more than one' if corner in tags else 'no'} <{corner}>")
+        try:
+            corners.append(parse_number(boxes[0][tags.index(corner)].text or ""))
+        except ValueError as error:
+            raise ValueError(f"<{corner}>: {error}") from None
+
+    def note(detail: str) -> None:
+        faults.add("detail unreadable", f"object {number}: {detail}", object=number)
+
+    extra = values(element, OWN_OF_BOX, note)
+    if (len(tags) > len(CORNERS) or boxes[0].attrib) and (more := values(boxes[0], CORNERS, note)):
+        extra["bndbox"] = more
+    return Box((names[0].text or "").strip(), *corners, extra=extra)

@@ -1,0 +1,196 @@
+"""XML of Pascal VOC: any encoding that Python knows, no entities, and values that come back as the types they were.
+
+An element holds text, or other elements. Everything else that a field may be (a number, true, null, a list of numbers) is
+written as JSON into an element with the attribute `data_prep="json"`, which other programs pass over:
+`<iscrowd data_prep="json">0</iscrowd>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree  # builds and writes only; reading goes through defusedxml
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import defusedxml.ElementTree
+from defusedxml.common import DefusedXmlException
+
+from data_prep.formats.json_text import decode, encode
+from data_prep.pictures import what_stands_at
+
+DEEPEST = 50  # levels of elements within a field
+MARK = "data_prep"
+"""The attribute of an element whose text is JSON."""
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
+NATIVE = frozenset({"iso-8859-1", "us-ascii", "utf-8", "utf-16", "utf-16be", "utf-16le"})
+"""The encodings that the parser itself knows; it takes every other for one of a byte a letter."""
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def parse(path: Path) -> Element:
+    """The `<annotation>` of a file.
+
+    Raises:
+        FileNotFoundError: nothing stands at `path`.
+        ValueError: no file, no XML, entities or document types, another element at the top; without the path.
+        OSError: not readable.
+    """
+    if not path.is_file():
+        if not path.exists() and not path.is_symlink():
+            raise FileNotFoundError(f"no annotation file at {path}")
+        raise ValueError(what_stands_at(path))
+    data = path.read_bytes()
+    try:
+        root = _parse(data)
+    except DefusedXmlException as error:
+        raise ValueError(f"document types and entities are refused ({type(error).__name__})") from None
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise ValueError(f"not readable as XML: {error}") from None
+    if root.tag != "annotation":
+        raise ValueError(f"expected <annotation> at the top, got <{root.tag[:40]}>")
+    return root
+
+
+def _parse(data: bytes) -> Element:
+    declared = DECLARED.match(data)
+    name = declared[1].decode("ascii").lower() if declared else "utf-8"
+    # a text is parsed whatever encoding it declares
+    document = data if name in NATIVE else data.decode(name)
+    return defusedxml.ElementTree.fromstring(document, forbid_dtd=True)
+
+
+def values(element: Element, without: tuple[str, ...], note: Callable[[str], None]) -> dict[str, Any]:
+    """An element's attributes and children as plain values; children of one name become a list.
+
+    Args:
+        element: what to read.
+        without: names of children that somebody else reads.
+        note: takes what cannot be read; the child that holds it is left out.
+    """
+    read = []
+    for child in element:
+        if child.tag not in without:
+            try:
+                read.append((child.tag, _value(child, DEEPEST)))
+            except ValueError as error:
+                note(f"<{child.tag[:40]}>: {error}")
+    return _joined(element, read)
+
+
+def fill(parent: Element, fields: Mapping[str, Any], levels: int = DEEPEST) -> None:
+    """The inverse of `values`.
+
+    Raises:
+        ValueError: what `refusal` names, or a value that JSON cannot hold.
+    """
+    for key, value in fields.items():
+        if problem := refusal(key, value):
+            raise ValueError(problem)
+        if key == "#text":
+            parent.text = value
+        elif key.startswith("@"):
+            parent.set(key[1:], value)
+        elif _is_repeated(value, levels):
+            for item in value:
+                _fill_child(ElementTree.SubElement(parent, key), item, levels)
+        else:
+            _fill_child(ElementTree.SubElement(parent, key), value, levels)
+
+
+def refusal(key: str, value: Any) -> str:
+    """Why XML cannot hold a field under this name, "" if it can."""
+    is_attribute = key.startswith("@")
+    if (is_attribute or key == "#text") and not _is_text(value):
+        return f"the extra field {key!r} has a value that XML cannot hold there; rename or drop it"
+    name = key.removeprefix("@")
+    if key != "#text" and not NAME.fullmatch(name) and not _is_name(name):
+        return f"the extra field {key!r} has a name that XML cannot hold; rename or drop it"
+    return ""
+
+
+@lru_cache(maxsize=1000)
+def _is_name(text: str) -> bool:
+    """True for a name that the parser takes, of letters that are not all ASCII."""
+    if not re.fullmatch(r"[^\W\d][\w.-]*", text):
+        return False
+    try:
+        return ElementTree.fromstring(f"<{text}/>").tag == text
+    except ElementTree.ParseError:
+        return False
+
+
+def text_of(value: object) -> str:
+    """A text or a number as text.
+
+    Raises:
+        ValueError: a character that XML cannot hold.
+    """
+    if strange := NOT_XML.search(str(value)):
+        raise ValueError(f"XML cannot hold the character {strange[0]!r} of {str(value)[:40]!r}")
+    return str(value)
+
+
+def _value(element: Element, levels: int) -> Any:
+    text = (element.text or "").strip()
+    if not len(element) and not element.attrib:
+        return text
+    if not len(element) and element.attrib == {MARK: "json"}:
+        return decode(text)
+    if not levels:
+        raise ValueError(f"more than {DEEPEST} elements one in another")
+    fields = _joined(element, [(child.tag, _value(child, levels - 1)) for child in element])
+    return fields | {"#text": text} if text else fields
+
+
+def _joined(element: Element, read: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The attributes of an element, and what was read of its children."""
+    found: dict[str, Any] = {f"@{key}": value for key, value in element.attrib.items()}
+    lists: set[str] = set()
+    for name, value in read:
+        if name in lists:
+            found[name].append(value)
+        elif name in found:
+            found[name] = [found[name], value]
+            lists.add(name)
+        else:
+            found[name] = value
+    return found
+
+
+def _fill_child(child: Element, value: Any, levels: int) -> None:
+    if _is_text(value):
+        child.text = value
+    elif _is_plain(value, levels):
+        fill(child, value, levels - 1)
+    else:
+        child.set(MARK, "json")
+        text = encode(value).decode().rstrip("\n")
+        child.text = json.dumps(value) if NOT_XML.search(text) else text  # which escapes all but ASCII
+
+
+def _is_text(value: Any) -> bool:
+    """True for a text that `_value` gives back as it is."""
+    return isinstance(value, str) and value == value.strip() and "\r" not in value and not NOT_XML.search(value)
+
+
+def _is_plain(value: Any, levels: int) -> bool:
+    """True for a mapping that `_value` gives back as it is when its values are elements."""
+    if not isinstance(value, Mapping) or not levels or set(value) <= {"#text"}:
+        return False
+    if f"@{MARK}" in value or value.get("#text") == "":
+        return False
+    return not any(refusal(key, item) for key, item in value.items())
+
+
+def _is_repeated(value: Any, levels: int) -> bool:
+    """True for a list that `values` makes of elements of one name."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 1
+        and all(_is_text(item) or _is_plain(item, levels) for item in value)
+    )

@@ -1,0 +1,134 @@
+"""What a COCO file says survives every chain of three formats, as the type that it was, or the conversion names it."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.__main__ import main
+from data_prep.formats import coco
+from data_prep.formats.registry import FORMATS
+from data_prep.records import parse_flag
+
+CHAINS = list(itertools.product(FORMATS.values(), repeat=3))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 10**12)
+    | st.floats(-1e6, 1e6)
+    | texts
+    | st.sampled_from(["0", "1", "007"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts.filter(bool), inner, max_size=3),
+    max_leaves=5,
+)
+# names that a format may use itself, and names that XML cannot hold
+names = st.sampled_from(
+    [
+        *("score", "difficult", "pose", "segmentation", "attributes", "licence", "folder", "name", "bndbox", "label"),
+        *("category", "phrase", "size", "object", "filename", "detection", "grounding"),
+        *("type of vehicle", "número", "¹", "@x", "#text"),
+    ]
+)
+extras = st.dictionaries(names, values, max_size=3)
+numbers = st.integers(0, 500) | st.floats(0, 500)
+needed = st.fixed_dictionaries(
+    {"area": numbers, "iscrowd": st.sampled_from([0, 1]), "bbox": st.lists(numbers, min_size=4, max_size=4)}
+)
+labels = st.sampled_from(["cat", "dog", "a b", "猫"])
+
+
+@st.composite
+def coco_files(draw):
+    categories = [{"id": n, "name": name} for n, name in enumerate(draw(st.lists(labels, min_size=1, unique=True)), 1)]
+    images, annotations = [], []
+    for number in range(draw(st.integers(1, 3))):
+        folder = draw(st.sampled_from(["", "sub/"]))
+        about = {"id": 10 + number, "file_name": f"{folder}{number}.jpg", "width": 640, "height": 480}
+        images.append(about | draw(extras))
+        for _ in range(draw(st.integers(0, 3))):
+            annotation = {"id": 100 + len(annotations), "image_id": 10 + number}
+            annotation |= {"category_id": draw(st.sampled_from(categories))["id"]} | draw(needed)
+            annotations.append(annotation | {k: v for k, v in draw(extras).items() if k not in annotation})
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def place(folder, step, format):
+    return folder / f"{step}{format.suffixes[0] if format.suffixes else ''}"
+
+
+def through(dataset, chain, folder):
+    """(the data set after a chain of formats, the fields that they had no place for)."""
+    gone = set()
+    for step, format in enumerate(chain):
+        dataset, lost = format.fit(dataset)
+        gone |= set(lost)
+        format.write(dataset, place(folder, step, format))
+        dataset = format.read(place(folder, step, format), None)
+    return dataset, gone
+
+
+def as_text(value):
+    return json.dumps(value, sort_keys=True)  # tells 2, 2.0, "2" and true apart
+
+
+def rows(document, without):
+    """Images and annotations in their order, ids replaced by what they mean."""
+    name_of = {category["id"]: category["name"] for category in document["categories"]}
+    file_of = {image["id"]: image["file_name"] for image in document["images"]}
+    for image in document["images"]:
+        yield {key: value for key, value in image.items() if key not in without}
+    for annotation in document["annotations"]:
+        about = {"label": name_of[annotation["category_id"]], "file": file_of[annotation["image_id"]]}
+        ignored = {"category_id", "image_id"} | without | ({"bbox"} if "coco_bbox" in without else set())
+        yield {"about": about, **{key: value for key, value in annotation.items() if key not in ignored}}
+
+
+@settings(max_examples=6, deadline=None)
+@given(coco_files())
+@pytest.mark.parametrize("chain", CHAINS, ids=["-".join(format.name for format in chain) for chain in CHAINS])
+def test_every_chain_keeps_or_names(chain, tmp_path_factory, source):
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "source.json").write_text(json.dumps(source))
+    dataset, gone = through(coco.read(folder / "source.json"), chain, folder)
+    dataset, lost = FORMATS["coco"].fit(dataset)
+    coco.write(dataset, folder / "end.json")
+    end = json.loads((folder / "end.json").read_text())
+    gone |= set(lost)
+    # XML files come in the order of their names, so images may change places
+    assert sorted(map(as_text, rows(end, gone))) == sorted(map(as_text, rows(source, gone)))
+    if "order of the categories" not in gone and "category without boxes" not in gone and "categories" not in gone:
+        assert end["categories"] == source["categories"]
+    if "iscrowd" not in gone:
+        flags = [parse_flag(box.extra["iscrowd"]) for image in dataset.images for box in image.boxes]
+        assert sum(flags) == sum(annotation["iscrowd"] for annotation in source["annotations"])
+
+
+def test_a_crowd_flag_survives_voc_on_the_command_line(tmp_path, capsys):
+    """COCO -> VOC -> COCO once made every box a crowd."""
+    image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
+    annotation = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.1, 0.2, 0.7], "area": 3.5, "iscrowd": 0}
+    source = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(source))
+    assert main(["coco-to-voc", str(tmp_path / "a.json"), str(tmp_path / "voc")]) == 0
+    assert main(["voc-to-coco", str(tmp_path / "voc"), str(tmp_path / "b.json")]) == 0
+    assert json.loads((tmp_path / "b.json").read_text()) == source
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "false", "False", ""])
+def test_a_flag_of_other_programs_xml_is_no_truth_value(tmp_path, text):
+    xml = (
+        "<annotation><filename>a.jpg</filename><size><width>9</width><height>9</height></size><object><name>cat</name>"
+    )
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"
+    (tmp_path / "a.xml").write_text(f"{xml}<iscrowd>{text}</iscrowd><area>12.5</area>{box}")
+    dataset = FORMATS["voc"].read(tmp_path, None)
+    assert not parse_flag(dataset.images[0].boxes[0].extra["iscrowd"])
+    coco.write(dataset, tmp_path / "a.json")
+    annotation = json.loads((tmp_path / "a.json").read_text())["annotations"][0]
+    assert (annotation["iscrowd"], annotation["area"]) == (0, 12.5)
