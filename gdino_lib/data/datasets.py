@@ -11,6 +11,7 @@ import hashlib
 import random
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +23,18 @@ from torchvision.tv_tensors import BoundingBoxes
 
 import data_prep
 from data_prep import ImageRecord
-from data_prep.audit import repair_all
+from data_prep.audit import first_records, repair_all
+from data_prep.findings import Finding
 from data_prep.formats.registry import BY_SUFFIX
-from gdino_lib.data.records import check_distinct, check_files, class_names, open_image, phrases_merged, single_objects
+from gdino_lib.data.records import (
+    check_distinct,
+    check_files,
+    check_single,
+    class_names,
+    open_image,
+    phrases_merged,
+    single_objects,
+)
 from gdino_lib.data.targets import Target
 from gdino_lib.data.transforms import Transform, pixel_boxes
 from gdino_lib.prompts import word_pieces
@@ -115,9 +125,9 @@ class GroundingDataset(SeededDataset):
 
     Raises:
         FileNotFoundError: the folder or an image is not there.
-        ValueError: nothing to learn from; a name in `everywhere` that is no class; two classes that tokenise alike; a
-            label without words, or too long for any prompt; a record whose own phrases do not fit into one. Records with
-            nothing to ask for (a caption without regions) are left out with a warning.
+        ValueError: nothing to learn from; a name in `everywhere` that is no class; two classes that tokenise alike; two
+            detection records for one image; a label without words, or too long for any prompt; a record whose own phrases
+            do not fit into one. Records with nothing to ask for (a caption without regions) are left out with a warning.
     """
 
     def __init__(
@@ -140,6 +150,7 @@ class GroundingDataset(SeededDataset):
         self.max_tokens = max_tokens
         self.classes = class_names(records)
         check_distinct(self.classes)
+        check_single(records)
         self.everywhere = _chosen(everywhere, self.classes)
         self._lengths = _prompt_lengths(self.classes, max_tokens)
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
@@ -264,15 +275,27 @@ def _chosen(everywhere: Collection[str] | None, classes: tuple[str, ...]) -> tup
 def read_records(path: Path | str) -> data_prep.Dataset:
     """Read a CSV table (.csv), a COCO file (.json) or an ODVG file (.jsonl, .odvg).
 
+    What cannot be used is left out with a warning, a second detection record for an image too: `python -m data_prep audit`
+    lists all of it.
+
     Raises:
-        FileNotFoundError: nothing stands at `path`; ValueError: another suffix, or what the format's reader finds.
+        FileNotFoundError: nothing stands at `path`; ValueError: another suffix, or a file that cannot be read at all.
     """
-    suffix = Path(path).suffix.lower()
+    path = Path(path)
+    suffix = path.suffix.lower()
     if suffix not in BY_SUFFIX:
         raise ValueError(
             f"{path}: expected a file of boxes ending in {', '.join(BY_SUFFIX)}, got {suffix or 'no suffix'!r}"
         )
-    return BY_SUFFIX[suffix].read(Path(path))
+    found: list[Finding] = []
+    records, seconds = first_records(BY_SUFFIX[suffix].read(path, found))
+    if faults := found + seconds:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in Counter(fault.kind for fault in faults).items())
+        first = f"{faults[0].file}: {faults[0].detail} ({faults[0].action})"
+        warnings.warn(
+            f"{path}: {counts}; the first is {first}; `python -m data_prep audit` lists them all", stacklevel=2
+        )
+    return records
 
 
 def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from PIL import Image
 
 import data_prep
 from data_prep import ImageRecord
-from data_prep.records import Box
+from data_prep.audit import first_records
+from data_prep.pictures import image_path
+from data_prep.records import Box, parse_flag
 from gdino_lib.images import read_image
 from gdino_lib.prompts import word_pieces
 
@@ -48,8 +51,12 @@ def single_objects(record: ImageRecord) -> list[Box]:
 
 
 def is_crowd(box: Box) -> bool:
-    """True for COCO's boxes around many objects at once."""
-    return bool(box.extra.get("iscrowd", 0))
+    """True for COCO's boxes around many objects at once.
+
+    Raises:
+        ValueError: `iscrowd` is no flag, see `data_prep.records.parse_flag`.
+    """
+    return parse_flag(box.extra.get("iscrowd"))
 
 
 def phrases_merged(record: ImageRecord) -> ImageRecord:
@@ -61,6 +68,28 @@ def phrases_merged(record: ImageRecord) -> ImageRecord:
     return replace(record, boxes=tuple(boxes))
 
 
+def check_single(dataset: data_prep.Dataset) -> None:
+    """Refuse two detection records for one image: what one of them shows would be absent by the other.
+
+    Raises:
+        ValueError: naming the image.
+    """
+    _, seconds = first_records(dataset)
+    if seconds:
+        raise ValueError(f"two records for the image {seconds[0].file!r}; expected one with all its boxes")
+
+
+def warn_of_crowded_images(records: Iterable[ImageRecord], queries: int) -> None:
+    """Warn of images with more boxes than a model has queries: it can't learn or find all of them."""
+    crowded = [record for record in records if len(single_objects(record)) > queries]
+    if crowded:
+        warnings.warn(
+            f"{len(crowded)} images have more boxes than the model has queries ({queries}), so some boxes are never learnt; "
+            f"the first is {crowded[0].file_name!r} with {len(single_objects(crowded[0]))}",
+            stacklevel=3,
+        )
+
+
 def check_files(records: Sequence[ImageRecord], images: Path) -> None:
     """See that the images are there.
 
@@ -69,7 +98,7 @@ def check_files(records: Sequence[ImageRecord], images: Path) -> None:
     """
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: no such folder, expected the images")
-    missing = [name for name in dict.fromkeys(r.file_name for r in records) if not (images / name).is_file()]
+    missing = [name for name in dict.fromkeys(r.file_name for r in records) if not image_path(images, name).is_file()]
     if missing:
         others = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"'{images / missing[0]}': no such file, expected an image{others}")
@@ -81,7 +110,7 @@ def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
     Raises:
         ImageError: it is missing, cannot be decoded, or has another size; named, in one line.
     """
-    path = Path(images) / record.file_name
+    path = image_path(images, record.file_name)
     try:
         image = read_image(path)
     except (OSError, ValueError) as error:

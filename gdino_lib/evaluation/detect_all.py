@@ -15,7 +15,7 @@ from tqdm import tqdm
 import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
-from gdino_lib.data.records import check_distinct, class_names, open_image
+from gdino_lib.data.records import check_distinct, check_single, class_names, open_image
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -88,13 +88,8 @@ def detection_records(dataset: data_prep.Dataset) -> list[ImageRecord]:
     Raises:
         ValueError: two records for one image.
     """
-    records = [repair(record)[0] for record in dataset.images if record.caption is None]
-    seen: set[str] = set()
-    for record in records:
-        if record.file_name in seen:
-            raise ValueError(f"two records for the image {record.file_name!r}; expected one with all its boxes")
-        seen.add(record.file_name)
-    return records
+    check_single(dataset)
+    return [repair(record)[0] for record in dataset.images if record.caption is None]
 
 
 def detect_records(

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from gdino_lib.data.datasets import SeededDataset
+from gdino_lib.data.datasets import GroundingDataset, SeededDataset
 from gdino_lib.data.loader import Batch
+from gdino_lib.data.records import warn_of_crowded_images
 from gdino_lib.detect.detector import DTYPES, Detector
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.coco import AveragePrecision
@@ -98,6 +99,8 @@ class Trainer:
         _check_request(len(dataset), settings, validation, resume, overwrite)
         self.accelerator = build_accelerator(device)
         _check_division(settings, self.accelerator.num_processes)
+        if isinstance(dataset, GroundingDataset):
+            warn_of_crowded_images(dataset.records, model.config.queries)
         if validation:
             validation.check()
         self._run = {  # what it is, for its checkpoints and whoever goes on with them

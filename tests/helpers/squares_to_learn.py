@@ -36,7 +36,11 @@ RECORDS = data_prep.Dataset(tuple(ImageRecord(f"{n}.png", 96, 72, boxes) for n, 
 
 
 def with_images(*images, categories=()):
-    return data_prep.Dataset((*RECORDS.images, *images), categories)
+    """The squares, and further images or other records in place of theirs."""
+    names = {image.file_name for image in images}
+    return data_prep.Dataset(
+        (*(record for record in RECORDS.images if record.file_name not in names), *images), categories
+    )
 
 
 def examine(records, folder, out, model=None, **options):

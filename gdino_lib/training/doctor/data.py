@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 import data_prep
 from data_prep import ImageRecord
-from data_prep.audit import KINDS, audit, list_images
+from data_prep.audit import audit
+from data_prep.findings import KINDS
+from data_prep.pictures import search_images, undescribed
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.datasets import FRAME, GroundingDataset
 from gdino_lib.data.records import ImageError, class_names, open_image, single_objects
@@ -45,9 +47,10 @@ def examine_data(
     for kind, count in audited.counts().items():
         if count:
             first = next(finding for finding in audited.findings if finding.kind == kind)
-            where = f"{first.file}, object {first.object}: {first.detail} ({first.action})"
+            number = f", object {first.object}" if first.object else ""
+            where = f"{first.file}{number}: {first.detail} ({first.action})"
             diagnosis.add("warning", "data", f"{kind} ({count}): {KINDS[kind]}; the first is {where}")
-    _examine_boxes(diagnosis, records, repaired, config.short_side, config.long_side)
+    _examine_boxes(diagnosis, records, repaired, config)
     _examine_words(diagnosis, repaired, config.max_tokens)
     return usable
 
@@ -77,11 +80,14 @@ def _examine_images(
     diagnosis: Diagnosis, records: data_prep.Dataset, images: Path | str, progress: bool
 ) -> data_prep.Dataset:
     """Open every image as training would; return the records of those that can be used."""
-    present = set(list_images(images))
-    unnamed = present - {record.file_name for record in records.images}
+    folder = search_images(images)
+    unnamed = undescribed(folder, [record.file_name for record in records.images], lambda _: "no record names it")
     if unnamed:
-        few = first_few(unnamed)
+        few = first_few([finding.file for finding in unnamed])
         diagnosis.add("warning", "data", f"{len(unnamed)} images have no record and are not used: {few}")
+    if folder.findings:
+        few = first_few([f"{finding.file} ({finding.detail})" for finding in folder.findings])
+        diagnosis.add("warning", "data", f"{len(folder.findings)} files among the images are not read: {few}")
 
     def fault(record: ImageRecord) -> str | None:
         try:
@@ -104,19 +110,25 @@ def _examine_images(
 
 
 def _examine_boxes(
-    diagnosis: Diagnosis, records: data_prep.Dataset, repaired: data_prep.Dataset, short_side: int, long_side: int
+    diagnosis: Diagnosis, records: data_prep.Dataset, repaired: data_prep.Dataset, config: GroundingDINOConfig
 ) -> None:
     without = [record.file_name for record in repaired.images if not record.boxes]
     if without:
         names = f"{len(without)} of {len(repaired.images)} images have no boxes ({first_few(without)})"
         diagnosis.add("warning", "data", f"{names}: right only if they show none of the classes")
+    crowds = [(len(single_objects(record)), record.file_name) for record in repaired.images]
+    crowds = [entry for entry in crowds if entry[0] > config.queries]
+    if crowds:
+        text = f"{len(crowds)} images have more boxes than the model has queries ({config.queries})"
+        most = f"{max(crowds)[1]} has {max(crowds)[0]}"
+        diagnosis.add("warning", "data", f"{text}, and some are never learnt: {most}")
     coordinates = [value for record in records.images for box in record.boxes for value in box.xyxy]
     if coordinates and max(coordinates) <= 1:
         diagnosis.add("problem", "data", "all coordinates are at most 1: fractions, where pixels were expected")
         return
     tiny, count = [], 0
     for record in repaired.images:
-        width, height = resized_size(record.width, record.height, short_side, long_side)
+        width, height = resized_size(record.width, record.height, config.short_side, config.long_side)
         for box in single_objects(record):
             sides = (box.x2 - box.x1) * width / record.width, (box.y2 - box.y1) * height / record.height
             count += 1
@@ -124,7 +136,7 @@ def _examine_boxes(
                 tiny.append(f"{record.file_name}: {box.label} of {sides[0]:.1f} x {sides[1]:.1f}")
     if tiny:
         share = f"{len(tiny)} of {count} boxes have a side below {MIN_BOX_SIDE} pixels"
-        share += f" at the model's short side {short_side}"
+        share += f" at the model's short side {config.short_side}"
         diagnosis.add("warning", "data", f"{share} and will hardly be found, the first is {tiny[0]}")
 
 

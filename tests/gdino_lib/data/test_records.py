@@ -1,13 +1,19 @@
 """Images of records: missing, broken, or of another size."""
 
+import json
+import unicodedata
+import warnings
+
 import pytest
 from PIL import Image
-from squares import TRAIN, box, with_images
+from squares import EVALUATION, TRAIN, box, with_images
 
 from data_prep import ImageRecord
-from gdino_lib.data.datasets import GroundingDataset
+from data_prep.formats import coco
+from gdino_lib.data.datasets import GroundingDataset, read_records
 from gdino_lib.data.loader import build_loader
-from gdino_lib.data.records import ImageError, open_image
+from gdino_lib.data.records import ImageError, is_crowd, open_image, warn_of_crowded_images
+from gdino_lib.evaluation.detect_all import detection_records
 
 
 def test_missing_images_are_named_at_once(records, folder, tmp_path):
@@ -44,3 +50,68 @@ def test_another_size_than_the_boxes_were_drawn_in(folder, tmp_path):
     assert open_image(ImageRecord("turned.jpg", 80, 100), tmp_path).size == (80, 100)
     with pytest.raises(ImageError, match="the upright image has 80 x 100"):
         open_image(ImageRecord("turned.jpg", 100, 80), tmp_path)
+
+
+def test_two_records_for_one_image_are_one_for_all(folder, tmp_path, records):
+    """Reading for training and evaluation drops the second with a warning; records that hold both are refused by both."""
+    coco.write(records, tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    document["images"].append(document["images"][0] | {"id": 99, "file_name": "./0.png"})
+    document["annotations"].append(document["annotations"][0] | {"id": 999, "image_id": 99})
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.warns(UserWarning, match=r"image annotated twice \(1\).*`python -m data_prep audit` lists them all"):
+        read = read_records(tmp_path / "a.json")
+    assert [record.file_name for record in read.images] == [record.file_name for record in records.images]
+    assert len(GroundingDataset(read, folder, TRAIN)) == len(detection_records(read)) == 6
+    twice = with_images([*records.images, records.images[0]])
+    for use in (detection_records, lambda dataset: GroundingDataset(dataset, folder, TRAIN)):
+        with pytest.raises(ValueError, match=r"two records for the image '0\.png'"):
+            use(twice)
+
+
+def test_faults_of_the_file_are_said_and_the_rest_is_learnt_from(folder, tmp_path, records):
+    coco.write(records, tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    boxes = len(document["annotations"])
+    document["annotations"][0]["bbox"] = []
+    document["annotations"][1]["iscrowd"] = "0"
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    with pytest.warns(
+        UserWarning, match=r"object unreadable \(1\), detail mended \(1\); the first is a\.json: annotation"
+    ):
+        read = read_records(tmp_path / "a.json")
+    targets = [sample.target for sample in GroundingDataset(read, folder, EVALUATION)]
+    assert sum(len(target.boxes) for target in targets) == boxes - 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_set"), [(0, 0), (1, 1), (False, 0), (True, 1), ("0", 0), ("1", 1), ("", 0), (None, 0)]
+)
+def test_a_flag_is_no_truth_value_of_a_text(flag, is_set):
+    assert is_crowd(box("cat", iscrowd=flag)) == bool(is_set)
+
+
+def test_a_flag_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="expected a flag, 0 or 1, got 'maybe'"):
+        is_crowd(box("cat", iscrowd="maybe"))
+
+
+@pytest.mark.parametrize("spelling", ["NFC", "NFD"])
+def test_accents_are_found_however_they_are_stored(folder, tmp_path, spelling):
+    stored, written = (
+        unicodedata.normalize(spelling, "café.png"),
+        {"NFC": "cafe\u0301.png", "NFD": "caf\u00e9.png"}[spelling],
+    )
+    (tmp_path / stored).write_bytes((folder / "0.png").read_bytes())
+    dataset = GroundingDataset(with_images([ImageRecord(written, 100, 80, (box("cat"), box("dog")))]), tmp_path, TRAIN)
+    assert dataset[0].target.name == written
+
+
+def test_more_boxes_than_queries_are_said():
+    crowded = ImageRecord("a.png", 100, 80, tuple(box("cat", 1, 1, 2 + n, 9) for n in range(4)))
+    crowds = ImageRecord("b.png", 100, 80, tuple(box("cat", 1, 1, 2 + n, 9, iscrowd=1) for n in range(4)))
+    with pytest.warns(UserWarning, match=r"1 images have more boxes than .* queries \(3\).*'a\.png' with 4"):
+        warn_of_crowded_images([crowded, crowds], 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_crowded_images([crowded, crowds], 4)

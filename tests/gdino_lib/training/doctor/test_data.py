@@ -42,6 +42,34 @@ def test_many_missing_images_are_counted(folder, tmp_path):
     assert "mend the data first" in warning(report, "no gradients")
 
 
+def test_two_records_for_one_image(folder, tmp_path):
+    records = data_prep.Dataset((*with_images().images, ImageRecord("./0.png", 96, 72, SQUARES[0])))
+    report = examine(records, folder, tmp_path)
+    assert one_problem(report) == "two records for the image '0.png'; expected one with all its boxes"
+    assert "a second entry, after that of 0.png" in warning(report, "image annotated twice (1)")
+
+
+def test_more_boxes_than_queries(folder, tmp_path):
+    boxes = tuple(Box("red square", 1, 1, 30, 30 + n / 100) for n in range(CONFIG.queries + 1))
+    report = examine(with_images(ImageRecord("0.png", 96, 72, boxes)), folder, tmp_path)
+    text = warning(report, f"1 images have more boxes than the model has queries ({CONFIG.queries})")
+    assert text.endswith(f"0.png has {CONFIG.queries + 1}")
+
+
+def test_files_that_are_not_read(folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in folder.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    (images / "phone.heic").touch()
+    report = examine(with_images(), images, tmp_path)
+    assert (
+        warning(report, "1 files among the images are not read")
+        .split(": ")[1]
+        .startswith("phone.heic (expected one of")
+    )
+
+
 def test_classes_that_are_the_same_words(folder, tmp_path):
     twin = ImageRecord("0.png", 96, 72, (Box("Red_Square", 1, 1, 30, 30), Box("a cat", 5, 5, 20, 20)))
     text = one_problem(examine(with_images(twin), folder, tmp_path))
@@ -60,9 +88,9 @@ def test_boxes_and_classes_worth_a_warning(folder, tmp_path):
     assert report.is_healthy
     assert "0.png, object 1: red square (10, 10, 200, 40) in 96 x 72 (clipped)" in warning(report, "box outside (1)")
     assert warning(report, "box degenerate (1)").endswith("(dropped)")
-    assert "1 of 8 images have no boxes (1.png)" in warning(report, "1 of 8")
+    assert "1 of 6 images have no boxes (1.png)" in warning(report, "1 of 6")
     assert "the first is 0.png: blue_square of 1.8 x 32.9" in warning(
-        report, "1 of 14 boxes have a side below 4 pixels"
+        report, "1 of 10 boxes have a side below 4 pixels"
     )
     assert warning(report, "1 classes have no box").endswith("a kite")
     assert report.classes["a kite"] == 0
