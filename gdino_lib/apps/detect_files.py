@@ -5,7 +5,8 @@ With NAME for an input's path within the common folder of all inputs, the folder
 - NAME with its boxes drawn, as .png (NAME.png) unless it is .jpg, .jpeg or .png; of a film NAME or NAME.mp4, and beside it
   NAME.mp4.jsonl, one line a frame: `frame`, `seconds`, `boxes`;
 - `detections.json`: everything but the films' boxes, inputs that could not be read among it (`failed`);
-- `detections.csv`: the eight columns of `data_prep.formats.csv_table`, which have no place for a confidence; one row a box;
+- `detections.csv`: the eight columns of `data_prep.formats.csv_table`, which have no place for a confidence; one row a box,
+  and one without a box for an image in which nothing was found;
 - `detections.coco.json`: a COCO data set of all images and phrases, with a `score` for each box.
 
 In the tables an image is called NAME, so that they go with the originals; what a table cannot hold in a name becomes "_".

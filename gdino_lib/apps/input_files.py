@@ -9,13 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from data_prep.pictures import IMAGE_SUFFIXES
 from gdino_lib.messages import one_line
 
-# what folders are searched for; a file that is named itself is read whatever it is called
-IMAGES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
-    | {".tif", ".tiff", ".webp"}
-)
+# beside `IMAGE_SUFFIXES` what folders are searched for; a file that is named itself is read whatever it is called
 FILMS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 LONGEST_NAME = 200  # bytes; file systems allow 255, and what is written aside has a longer name
 
@@ -122,7 +119,7 @@ def _search(folder: str, out: Path) -> list[str]:
     files = []
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if f[0] != "." and Path(os.path.realpath(os.path.join(here, f))) != out)
-        files += [os.path.join(here, n) for n in sorted(names) if n[0] != "." and _suffix(n) in IMAGES | FILMS]
+        files += [os.path.join(here, n) for n in sorted(names) if n[0] != "." and _suffix(n) in IMAGE_SUFFIXES | FILMS]
     return [path for path in files if os.path.isfile(path)]
 
 

@@ -64,7 +64,7 @@ def test_nothing_found_is_a_result(work, capsys):
     assert main(["detect", "a.png", "--phrases", "cat", "--box-threshold", "1", "--text-threshold", "1"]) == 0
     assert capsys.readouterr().out == "a.png: nothing found\n0 boxes in 1 file; written to detections\n"
     assert len(coco.read("detections/detections.coco.json").images) == 1
-    assert Path("detections/detections.csv").read_text() == ",".join(csv_table.COLUMNS) + "\n"
+    assert Path("detections/detections.csv").read_text() == ",".join(csv_table.COLUMNS) + "\n,,,,,a.png,90,60\n"
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("detections/a.png")))
 
 
