@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
+
+FEW_BITS = 14  # of 16: an image that uses no more is nearly black, as only the high byte of a value is kept
 
 UPRIGHT = {  # EXIF orientation -> how to turn the image upright; with any other value it is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,7 +39,8 @@ def read_image(source: ImageSource) -> Image.Image:
     repeated; of several frames, the first is read. There are two exceptions. First, EXIF orientation is applied. The
     official code ignores it and sees people lying down. So draw boxes on the image returned here, not on the source.
     Second, 16-bit grey keeps its high byte, value // 256, as PIL does with 16-bit colour. `convert` clips grey instead,
-    so that all values above 255 turn white.
+    so that all values above 255 turn white. Many cameras and scanners use 10, 12 or 14 of the 16 bits. Such an image
+    becomes nearly black, and a warning says so.
 
     Args:
         source: a path; a PIL image of any mode but F; or a uint8 array, RGB [H, W, 3] (OpenCV's are BGR:
@@ -172,11 +176,14 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     if not image.width or not image.height:
         raise ValueError(f"{name}: expected an image with pixels, got {image.width} x {image.height}")
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # PIL's word for 16 bits a value
     try:
         # load before reading the orientation: when PIL loads a TIFF file, it applies the orientation and removes it
         image.load()
     except Exception as error:
         raise ValueError(f"{name}: expected a whole image, got {reason(error)}") from error
+    if is_deep and not image.mode.startswith("I"):  # colour, of which PIL keeps the high bytes
+        _warn_of_few_bits(int(np.asarray(image.convert("RGB")).max()) << 8, name)
     try:
         turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block is no reason to refuse good pixels
@@ -190,6 +197,15 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     return colour
 
 
+def _warn_of_few_bits(highest: int, name: str) -> None:
+    """Warn of 16-bit values that leave their high bits unused, as those of 10, 12 or 14 bits do."""
+    if highest and highest.bit_length() <= FEW_BITS:
+        message = (
+            f"{name}: its 16-bit values use {highest.bit_length()} bits, so it is read as nearly black; scale them up"
+        )
+        warnings.warn(message, stacklevel=5)
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError(f"{name}: mode F has no fixed range, expected values scaled to 8 bits")
@@ -198,6 +214,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"{name}: expected values within 0..65535, got {values.min()}..{values.max()}")
         if image.mode != "I" or values.max() > 255:
+            _warn_of_few_bits(int(values.max()), name)
             values = values >> 8
         image = Image.fromarray(values.astype(np.uint8))
     try:

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -98,6 +100,36 @@ def test_16_bit_grey_keeps_its_high_byte(path, form):
         assert values(read_image(source))[0, :, 1].tolist() == [0, 0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_grey_of_few_bits_is_said(path, form, bits):
+    """It is read as its high byte, and so nearly black."""
+    path.write_bytes(encoded(Image.fromarray(np.array([[0, 2**bits - 1]], dtype=np.uint16)), form))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(path)
+    assert [f"use {bits} bits, so it is read as nearly black" in str(each.message) for each in caught] == [True] * (
+        bits < 15
+    )
+
+
+def test_16_bit_colour_of_few_bits_is_said(path):
+    path.write_bytes(png_of_16_bit_colour(2**12 - 1))
+    with pytest.warns(UserWarning, match="use 12 bits, so it is read as nearly black"):
+        read_image(path)
+
+
+def png_of_16_bit_colour(value):
+    """A PNG of one pixel, which PIL cannot write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + struct.pack(">HHH", value, value, value))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
 def test_16_bit_grey_of_the_other_byte_order():
     image = Image.frombytes("I;16B", (2, 1), struct.pack(">HH", 300, 65535))
     assert values(read_image(image))[0, :, 0].tolist() == [1, 255]
@@ -125,7 +157,7 @@ def test_exif_orientation_in_other_modes(path, mode):
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     image = (
-        Image.fromarray(noise(6, 4).astype(np.uint16))
+        Image.fromarray(noise(6, 4).astype(np.uint16) << 8)
         if mode == "I;16"
         else Image.fromarray(noise(6, 4, 3)).convert(mode)
     )
