@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,15 @@ def load(
         FileNotFoundError: no such file; weights that cannot be fetched, or were never released.
         ValueError: not a weight file of Grounding DINO, or one that does not fit `config`; the message lists the names;
             a device that cannot be used.
+
+    Warns:
+        UserWarning: weights that are NaN or infinite, with which a model finds nothing.
     """
     place = choose_device(device)  # refused before minutes of fetching and reading
     checkpoint = read(locate(path_or_name))
     model = _unfilled(config or checkpoint.config, str(path_or_name))
     fill(model, checkpoint, str(path_or_name))
+    _warn_of_broken_weights(checkpoint, str(path_or_name))
     return model.eval().to(place)
 
 
@@ -195,6 +200,14 @@ def _check_fit(model: GroundingDINO, state: State, source: str) -> None:
             ],
         },
     )
+
+
+def _warn_of_broken_weights(checkpoint: Checkpoint, source: str) -> None:
+    sums = {name: tensor.sum(dtype=torch.float32) for name, tensor in checkpoint.state.items()}  # NaN and infinity stay
+    broken = [name for name, total in sums.items() if not total.isfinite()]
+    if broken:
+        message = f"{source}: {len(broken)} tensors hold NaN or infinity, so the model finds nothing; the first is {broken[0]}"
+        warnings.warn(message, stacklevel=3)
 
 
 def _check_target(target: Path, layout: str) -> None:

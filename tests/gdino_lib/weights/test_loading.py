@@ -241,6 +241,18 @@ def test_loading_draws_hardly_any_random_weights(official_file):
 # data_prep is a common name
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_said(tmp_path, official, value):
+    name, tensor = next(
+        (name, tensor) for name, tensor in official.items() if tensor.is_floating_point() and tensor.numel() > 1
+    )
+    broken = tensor.clone()
+    broken.view(-1)[1] = value
+    torch.save({"model": official | {name: broken}}, tmp_path / "broken.pth")
+    with pytest.warns(UserWarning, match=r"broken\.pth: 1 tensors hold NaN or infinity, so the model finds nothing"):
+        load(tmp_path / "broken.pth", "cpu")
+
+
 def test_loading_needs_nothing_of_data_prep(tmp_path, our_file):
     """A user's own `data_prep.py` in the working folder comes first on the path."""
     (tmp_path / "data_prep.py").write_text("raise SystemExit('the wrong data_prep')\n")
