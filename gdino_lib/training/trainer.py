@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gdino_lib.data.datasets import GroundingDataset, SeededDataset
+from gdino_lib.data.joined import JoinedDataset
 from gdino_lib.data.loader import Batch
 from gdino_lib.data.records import warn_of_crowded_images
 from gdino_lib.detect.detector import DTYPES, Detector
@@ -99,8 +100,9 @@ class Trainer:
         _check_request(len(dataset), settings, validation, resume, overwrite)
         self.accelerator = build_accelerator(device)
         _check_division(settings, self.accelerator.num_processes)
-        if isinstance(dataset, GroundingDataset):
-            warn_of_crowded_images(dataset.records, model.config.queries)
+        for part in dataset.parts if isinstance(dataset, JoinedDataset) else [dataset]:
+            if isinstance(part, GroundingDataset):
+                warn_of_crowded_images(part.records, model.config.queries)
         if validation:
             validation.check()
         self._run = {  # what it is, for its checkpoints and whoever goes on with them
