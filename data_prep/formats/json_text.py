@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,12 @@ from typing import Any
 from data_prep.findings import Faults
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "strict") -> str:
     """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+
+    Args:
+        path: the file.
+        errors: "surrogateescape" puts halves of letters in place of bytes in another encoding.
 
     Raises:
         FileNotFoundError: there is no file at `path`.
@@ -26,10 +31,14 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+        return data.decode("utf-16") if is_utf16 else data.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}:{line}: expected UTF-8, or UTF-16 with a byte order mark; {error.reason}") from None
+
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+"""What may be half of a letter: a pair of such escapes is a whole one."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +56,38 @@ def parse(text: str, path: Path, line: int | None = None, faults: Faults | None 
         text: one JSON value; the whole file, or one line of it.
         path: the file, for messages.
         line: the number of the line that `text` is, counted from 1; None when it is the whole file.
-        faults: takes NaN, infinities and keys that stand twice; the fields that hold them are left out, and so are the
-            elements of a list.
+        faults: takes NaN, infinities, halves of letters and keys that stand twice; the fields that hold them are left
+            out, and so are the elements of a list.
 
     Raises:
         ValueError: no JSON (with line and column), a key twice in one object, NaN or infinity, or a value that is no
             object.
     """
     place = path if line is None else f"{path}:{line}"
+
+    def note(detail: str) -> None:
+        if faults is None or faults.strict:
+            raise ValueError(f"{place}: {detail}")
+        faults.add("detail unreadable", detail, line)
+
     try:
-        value = _DECODER.decode(text)
+        try:
+            value = _DECODER.decode(text)
+            is_sound = not SURROGATE.search(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            if faults is None or faults.strict:
+                raise ValueError(f"{place}: {error}") from None
+            value, is_sound = _FORGIVING.decode(text), False
     except json.JSONDecodeError as error:
         cut_off = " (is it cut off?)" if error.pos >= len(text.rstrip()) else ""
         position = f"{path}:{line or error.lineno}:{error.colno}"
         raise ValueError(f"{position}: invalid JSON, {error.msg[0].lower()}{error.msg[1:]}{cut_off}") from None
     except RecursionError:
         raise ValueError(f"{place}: JSON nested too deeply") from None
-    except ValueError as error:
-        if faults is None or faults.strict:
-            raise ValueError(f"{place}: {error}") from None
-        value = _usable(_FORGIVING.decode(text), "", lambda detail: faults.add("detail unreadable", detail, line))
+    if not is_sound:
+        value = _usable(value, "", note)
     if not isinstance(value, dict):
         raise ValueError(f"{place}: expected an object {{...}}, got {reprlib.repr(value)}")
     return value
@@ -116,9 +137,11 @@ def _usable(value: Any, place: str, note: Callable[[str], None]) -> Any:
 
 
 def _reason(field: Any) -> str:
-    """Why a field cannot be used: it is a number that is none, or a list of numbers with such a one."""
+    """Why a field cannot be used: it is no number or text that JSON can hold, or a list with such a one."""
     if isinstance(field, list):
         return next((reason for item in field if (reason := "" if _is_object(item) else _reason(item))), "")
+    if isinstance(field, str) and re.search("[\ud800-\udfff]", field):
+        return "half of a letter, which no UTF-8 can hold"
     return field.reason if isinstance(field, _Unusable) else ""
 
 

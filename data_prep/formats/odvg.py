@@ -84,7 +84,8 @@ def read(path: Path | str, label_map: Path | str | None = None, found: list[Find
     classes = _Classes(names, is_open=not has_map)
     faults = Faults(path, found)
     records = []
-    for number, text in enumerate(read_text(path).split("\n"), start=1):  # splitlines() would also split within strings
+    whole = read_text(path, "strict" if faults.strict else "surrogateescape")  # a byte that is no UTF-8 costs its line
+    for number, text in enumerate(whole.split("\n"), start=1):  # splitlines() would also split within strings
         if text.strip():
             with faults.costing("annotation unreadable", line=number):
                 records.append(_read_line(parse(text, path, number, faults), classes, _Line(faults, number)))

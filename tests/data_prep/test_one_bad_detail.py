@@ -66,6 +66,7 @@ COCO_FAULTS = {
     "path that leaves": ("nothing", lambda image, box: image.update(file_name="../../" + image["file_name"])),
     "LVIS": ("nothing", lambda image, box: image.update(coco_url=f"http://x/val2017/{image.pop('file_name')}")),
     "caption a number": ("nothing", coco_image(caption=5)),
+    "half a letter": ("nothing", coco_box(note=["\ud83d"])),
 }
 
 
@@ -103,6 +104,7 @@ ODVG_FAULTS = {
     "height missing": ("image", lambda line: line.pop("height")),
     "backslashes": ("nothing", lambda line: line.update(filename="images\\" + line["filename"])),
     "absolute path": ("nothing", lambda line: line.update(filename="/home/me/" + line["filename"])),
+    "half a letter": ("nothing", odvg_instance(note="\ud83d")),
     "cut off": ("image", lambda line: line.update(cut=True)),
 }
 
@@ -314,6 +316,23 @@ def test_a_key_that_stands_twice_costs_its_object(tmp_path, capsys):
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 1
     assert "the key 'image_id' stands twice" in capsys.readouterr().err
     assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 1}
+
+
+def test_a_byte_that_is_no_utf_8_costs_its_line(tmp_path, capsys):
+    write_odvg(
+        tmp_path / "a.jsonl", [lambda line: line.update(filename="caf?.jpg"), lambda line: line.update(note="?")]
+    )
+    (tmp_path / "a.jsonl").write_bytes((tmp_path / "a.jsonl").read_bytes().replace(b"?", b"\xe9"))
+    assert main(["odvg-to-csv", str(tmp_path / "a.jsonl"), str(tmp_path / "a.csv")]) == 1
+    assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 2, "2": 2}, "a name, and a field that is not needed"
+    assert main(["odvg-to-csv", str(tmp_path / "a.jsonl"), str(tmp_path / "b.csv"), "--strict"]) == 2
+    assert "a.jsonl:2: expected UTF-8" in capsys.readouterr().err
+
+
+def test_a_file_cut_off_after_a_fault_is_named_with_its_place(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('{"images": [{"id": NaN},\n{"id": ')
+    assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'a.json'}:2:8: invalid JSON")
 
 
 def test_the_numbers_of_objects_are_those_of_the_file(voc_folder, tmp_path):
