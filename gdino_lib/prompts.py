@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
 NO_PHRASE = -1
 OFFICIAL_DELIMITERS = ("[CLS]", "[SEP]", ".", "?")
+# what lists and sentences put around a phrase: blanks and separators, quotes in pairs
+ENDS = " \t\r\n\u00a0\u3000" + ".,;" + "。，、；"  # noqa: RUF001 - full-width signs are meant
+QUOTES = ('""', "''", "``", "“”", "„“", "””", "‘’", "‚‘", "’’", "«»", "»«", "‹›", "「」", "『』")  # noqa: RUF001
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,34 @@ def piece_id(piece: str) -> int:
     return number
 
 
+def bare(phrase: str) -> str:
+    """A phrase without the separators at its ends and the quotes around it: "tropical fish.", "cat,", "'dog';".
+
+    Separators are the full stop, the comma and the semicolon. Quotes must be a pair. All other signs belong to the phrase:
+    "C++", "no. 5", "st. bernard", "who?", ".NET", '19" monitor'. A phrase of nothing but separators and quotes stays as it is.
+    """
+    rest, before = phrase, None
+    while rest != before:
+        before = rest
+        start = len(rest) - len(rest.lstrip(ENDS))
+        if rest[max(start - 1, 0) : start] == ".":  # as in ".NET"
+            start -= 1
+        rest = rest[start:].rstrip(ENDS)
+        inside = rest[1:-1]
+        if rest[:1] + rest[1:][-1:] in QUOTES and not {rest[0], rest[-1]} & set(inside):
+            rest = inside
+    return rest or phrase
+
+
 @lru_cache(maxsize=100_000)
 def word_pieces(phrase: str) -> tuple[int, ...]:
     """A phrase's word pieces, without special tokens; letter case, accents and repeated spaces make no difference.
 
-    Underscores are read as spaces: class names are often written so ("with_mask"), and BERT's vocabulary is not.
+    Neither do separators and quotes around the phrase, see `bare`. Underscores are read as spaces: class names are often
+    written so ("with_mask"), and BERT's vocabulary is not.
     """
-    return tuple(tokenizer()(phrase.replace("_", " "), add_special_tokens=False, verbose=False)["input_ids"])
+    words = bare(phrase).replace("_", " ")
+    return tuple(tokenizer()(words, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def split_phrases(prompt: str) -> list[str]:
@@ -86,8 +110,8 @@ def split_phrases(prompt: str) -> list[str]:
 def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
     """Tokenise one prompt per image.
 
-    Each phrase is tokenised on its own, so that a "." inside it does not end it; apart from that (and underscores, see
-    `word_pieces`), the tokens are those of the official caption "phrase . phrase .".
+    Each phrase is tokenised on its own, so that a "." inside it does not end it; apart from that (and from what `word_pieces`
+    says of underscores and of punctuation at the ends), the tokens are those of the official caption "phrase . phrase .".
 
     Args:
         prompts: phrases, for each image.

@@ -7,6 +7,7 @@ import os
 import sys
 
 from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, model_options, share
+from gdino_lib.messages import printable
 from gdino_lib.weights import hub
 
 HELP = "find what phrases name in images and films"
@@ -56,13 +57,15 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if sys.stderr.isatty():  # PyTorch takes its time, too
         limits = " (drawn pictograms only; for photographs --model tiny)" if options.model == "nano" else ""
-        print(f"loading {options.model}{limits} ...", file=sys.stderr, flush=True)
+        print(printable(f"loading {options.model}{limits} ..."), file=sys.stderr, flush=True)
 
     from gdino_lib.apps.detect_files import detect_files, read_phrases
+    from gdino_lib.prompts import bare
 
     phrases = read_phrases(options.phrases, options.phrases_file)
-    if with_comma := next((phrase for phrase in phrases if "," in phrase and options.phrases), None):
-        print(f'note: "{with_comma}" is one phrase; "." divides phrases, "," does not', file=sys.stderr)
+    if with_comma := next((phrase for phrase in phrases if "," in bare(phrase) and options.phrases), None):
+        note = f'note: "{with_comma}" is one phrase; "." divides phrases, "," does not'
+        print(printable(note), file=sys.stderr)
     return detect_files(
         options.images,
         phrases,

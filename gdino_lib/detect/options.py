@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gdino_lib.detect.postprocess import Score
 from gdino_lib.detect.thresholds import Thresholds
-from gdino_lib.prompts import word_pieces
 
 
 def _is_share(value: Any) -> bool:
@@ -59,11 +58,8 @@ class DetectOptions:
     def thresholds_of(self, phrases: Sequence[str], device: torch.device) -> tuple[float, float | Tensor]:
         """What a box's best token, and what the score of its phrase must reach.
 
-        The latter is one number, or float32 [P], one for each phrase, where `thresholds` takes the place of both. A phrase
-        finds its threshold by its word pieces: "with_mask" is "With mask", too.
+        The latter is one number, or float32 [P], one for each phrase, where `thresholds` takes the place of both.
         """
         if self.thresholds is None:
             return self.box_threshold, self.text_threshold
-        own = {word_pieces(name): value for name, value in self.thresholds.classes.items()}
-        values = [own.get(word_pieces(phrase), self.thresholds.default) for phrase in phrases]
-        return 0.0, torch.tensor(values, dtype=torch.float32, device=device)
+        return 0.0, torch.tensor(self.thresholds.of(phrases), dtype=torch.float32, device=device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdino_lib.companion import require_data_prep
+from gdino_lib.prompts import word_pieces
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -23,7 +24,7 @@ class Thresholds:
 
     Attributes:
         default: for classes that have none of their own.
-        classes: {name: threshold}.
+        classes: {name: threshold}; a phrase finds its own by its word pieces: "with_mask" is "With mask", and "cat." is "cat".
         f1: what each class reached with its threshold where it was chosen.
     """
 
@@ -31,13 +32,17 @@ class Thresholds:
     classes: Mapping[str, float]
     f1: Mapping[str, float]
 
+    def of(self, phrases: Sequence[str]) -> list[float]:
+        """The threshold of each phrase."""
+        own = {word_pieces(name): value for name, value in self.classes.items()}
+        return [own.get(word_pieces(phrase), self.default) for phrase in phrases]
+
     def keep(self, found: sv.Detections) -> sv.Detections:
         """Those boxes whose score reaches the threshold of their class, by `data["class_name"]`.
 
         Give the detector thresholds of 0, so that it leaves the choice to these.
         """
-        names = found.data.get("class_name", ())
-        limits = np.array([self.classes.get(str(name), self.default) for name in names], dtype=np.float64)
+        limits = np.array(self.of(list(map(str, found.data.get("class_name", ())))), dtype=np.float64)
         if not len(found):
             return found
         if len(limits) != len(found) or found.confidence is None:

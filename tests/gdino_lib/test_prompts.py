@@ -1,11 +1,12 @@
 import itertools
+import time
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gdino_lib.prompts import chunk, split_phrases, tokenize, tokenizer, word_pieces
+from gdino_lib.prompts import ENDS, QUOTES, bare, chunk, split_phrases, tokenize, tokenizer, word_pieces
 
 PHRASES = st.text(min_size=1, max_size=12)
 
@@ -56,6 +57,57 @@ def test_a_stop_inside_a_phrase_does_not_end_it():
 )
 def test_spellings_that_are_the_same_to_bert(one, other):
     assert word_pieces(one) == word_pieces(other)
+
+
+NAMES = [
+    "cat",
+    "tropical fish",
+    "no. 5",
+    "st. bernard",
+    "C++",
+    "who?",
+    ".NET",
+    '19" monitor',
+    "dogs'",
+    "rock 'n' roll",
+    "a, b; c",
+]
+AROUND = st.text(st.sampled_from(sorted(set(ENDS) - {"."})), max_size=4)
+AFTER = st.text(st.sampled_from(ENDS), max_size=4)
+
+
+@given(st.sampled_from(NAMES), st.lists(st.tuples(st.sampled_from(QUOTES), AROUND, AFTER), max_size=2), AROUND, AFTER)
+def test_separators_and_quotes_around_a_phrase_are_no_part_of_it(name, layers, before, after):
+    text = before + name + after
+    for quotes, before, after in layers:
+        if not set(quotes) & set(text):  # as nobody quotes
+            text = before + quotes[0] + text + quotes[1] + after
+    assert bare(text) == name
+    assert word_pieces(text) == word_pieces(name)
+    one, other = (tokenize([[phrase, "dog"], ["dog"]]) for phrase in (text, name))
+    assert all(torch.equal(getattr(one, field), getattr(other, field)) for field in vars(one))
+
+
+@pytest.mark.parametrize(
+    "phrase", [*NAMES, "'quoted' \"twice\"", "5'", '"', ".", ",", ";", '""', '"."', "...", "- cat", "cat!", "(cat)"]
+)
+def test_what_belongs_to_a_phrase_stays(phrase):
+    assert bare(phrase) == phrase
+
+
+@pytest.mark.parametrize(
+    "text", ["," * 100_000 + "cat", "cat" + " ." * 50_000, '"' * 100_000, "'\"" * 50_000 + "\"'" * 50_000]
+)
+def test_long_rows_of_signs_take_no_time(text):
+    start = time.perf_counter()
+    bare(text)
+    assert time.perf_counter() - start < 1
+
+
+@given(st.text(max_size=20))
+def test_a_bare_phrase_stays_bare_and_is_never_empty(text):
+    assert bare(bare(text)) == bare(text)
+    assert bool(bare(text)) == bool(text)
 
 
 def test_an_empty_batch_has_no_tokens():

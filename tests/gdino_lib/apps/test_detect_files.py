@@ -129,6 +129,28 @@ def test_phrases_from_a_file_keep_their_dots(work, capsys):
     assert capsys.readouterr().err == "error: there is no file missing.txt\n"
 
 
+def test_a_list_of_names_from_a_program_is_read_as_the_names(work):
+    picture("a.png")
+    results = {}
+    for name, lines in {
+        "plain": "hot dog\ncat\n",
+        "listed": '"hot dog",\n"cat"\n',
+        "sentence": "\ufeffhot dog;\r\ncat.",
+    }.items():
+        Path(name).write_text(lines, "utf-8")
+        assert main(["detect", "a.png", "--phrases-file", name, "--out", f"out-{name}", *LOW]) == 0
+        results[name] = document(f"out-{name}")
+    boxes = {name: [(b["xyxy"], b["confidence"]) for b in r["images"][0]["boxes"]] for name, r in results.items()}
+    assert boxes["plain"] == boxes["listed"] == boxes["sentence"] != []
+    assert results["listed"]["phrases"] == ['"hot dog",', '"cat"'], "the label stays the caller's"
+
+
+def test_a_comma_at_the_end_is_no_part_of_a_phrase_and_needs_no_note(work, capsys):
+    picture("a.png")
+    assert detect("a.png", phrases="cat, . dog;") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_commas_belong_to_phrases_and_a_note_says_so(work, capsys):
     picture("a.png")
     assert detect("a.png", phrases="cat, dog") == 0

@@ -117,6 +117,19 @@ def test_the_label_is_the_callers_string(detector, phrase):
     assert set(alone.data["class_name"]) == {phrase}
 
 
+@pytest.mark.parametrize("written", ["{}.", "{},", "{};", '"{}"', "'{}',", " \u201c{}.\u201d ", "{}...", ", {} ;"])
+def test_punctuation_around_phrases_changes_no_bit_and_the_label_keeps_it(detector, written):
+    phrases = ["tropical fish", "C++", "no. 5", "st. bernard"]
+    expected = detector(picture(), phrases, **ALL)
+    asked = [written.format(phrase) for phrase in phrases]
+    found = detector(picture(), asked, **ALL)
+    assert np.array_equal(found.xyxy, expected.xyxy)
+    assert np.array_equal(found.confidence, expected.confidence)
+    assert np.array_equal(found.class_id, expected.class_id)
+    assert found.data["class_name"].tolist() == [written.format(name) for name in expected.data["class_name"]]
+    assert set(found.data["class_name"]) <= set(asked)
+
+
 def test_substrings_are_never_mixed_up(detector, monkeypatch):
     """Where the tokens of one phrase win, all boxes carry it, whatever other phrases share its letters or words."""
     phrases = ["mask", "no mask", "car", "carpet", "car wash", "a mask and no mask"]

@@ -119,8 +119,9 @@ def test_thresholds_of_classes_take_the_place_of_both(detector):
     assert 0 < len(expected) < len(everything)
     assert np.array_equal(found.xyxy, expected.xyxy)
     assert np.array_equal(found.class_id, expected.class_id)
-    by_name = Thresholds(middle, {"red_circle": 0.0, "bus": 1.0}, {}).keep(everything)
-    assert np.array_equal(found.xyxy, by_name.xyxy), "as `keep` does afterwards, where names are equal"
+    assert np.array_equal(found.xyxy, chosen.keep(everything).xyxy), "as `keep` does afterwards"
+    punctuated = Thresholds(middle, {"'red circle'": 0.0, "bus,": 1.0}, {})
+    assert punctuated.of(phrases) == chosen.of(phrases) == [0.0, middle, 1.0]
     top = detector(picture(), phrases, top_k=2, thresholds=chosen)
     assert np.array_equal(top.xyxy, expected.xyxy[:2])
     many = build(max_tokens=8)([picture(), picture(1)], [phrases, ["cat"]], thresholds=chosen)
