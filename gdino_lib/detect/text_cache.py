@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from gdino_lib.model.text_encoder import TextEncoder, TokenIds
+from gdino_lib.ops.forks import lock_for_forks
 
 KEPT_TOKENS = 16_384  # 50 MB with BERT-base in float32
 
@@ -37,7 +37,7 @@ class TextCache:
         self._features: dict[TokenIds, Tensor] = {}
         self._precision: torch.dtype | None = None
         self._weights: list[tuple[weakref.ref[torch.UntypedStorage], int]] = []
-        self._lock = threading.Lock()  # never held while anything but BERT runs
+        self._lock = lock_for_forks()  # never held while anything but BERT runs
 
     def __reduce__(self) -> tuple[type[TextCache], tuple[int | None]]:
         return type(self), (self.capacity,)

@@ -26,6 +26,9 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from gdino_lib.messages import printable
+from gdino_lib.ops.forks import lock_for_forks
+
 SOURCES = Path(__file__).parent / "csrc"
 FILES = {  # (the file to compile, the file that it includes)
     "cpu": ("deform_attn_cpu.cpp", "cpu_kernels.inc"),
@@ -35,6 +38,7 @@ OPTIMISE = ["/O2"] if os.name == "nt" else ["-O3", "-fno-math-errno", "-fno-trap
 OPENMP = {"linux": ("-fopenmp",), "win32": ("/openmp",)}.get(sys.platform, ())  # Apple's compiler has no OpenMP
 CUDA_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 
+_loading = lock_for_forks()
 _loaded: dict[str, bool] = {}
 _why_not: dict[str, str] = {}
 
@@ -108,13 +112,15 @@ def load_library(device: str) -> bool:
         Whether the op can be used. If not, the first call prints one line on standard error, which says why.
     """
     if device not in _loaded:
-        try:
-            _loaded[device] = False
-            _load_or_build(device)
-            _loaded[device] = True
-        except OSError as error:  # `_load_or_build` reports each failure as an OSError of one line
-            _why_not[device] = str(error)
-            print(f"gdino_lib: {error}; the slower reference is used", file=sys.stderr)
+        with _loading:  # of several threads one builds, and the others wait
+            if device not in _loaded:
+                try:
+                    _load_or_build(device)
+                    _loaded[device] = True
+                except OSError as error:  # `_load_or_build` reports each failure as an OSError of one line
+                    _why_not[device] = str(error)
+                    _loaded[device] = False
+                    print(printable(f"gdino_lib: {error}; the slower reference is used"), file=sys.stderr)
     return _loaded[device]
 
 
