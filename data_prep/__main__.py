@@ -6,19 +6,22 @@ import argparse
 import io
 import signal
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from data_prep import __version__
-from data_prep.arguments import Parser, one_line
+from data_prep.arguments import Parser, one_line, printable
 from data_prep.atomic import check_free
 from data_prep.audit import audit, first_records, repair_all, report
 from data_prep.convert import voc_to_csv
 from data_prep.findings import Faults, Finding, note_all
 from data_prep.formats import voc
 from data_prep.formats.registry import BY_SUFFIX, FORMATS
-from data_prep.records import Dataset, printable
+from data_prep.records import Dataset
 
 SHOWN = 30  # findings printed in full; the files have all
 FOLDER: dict[str, Any] = {"type": Path, "metavar": "DIR"}  # an option that takes a folder
@@ -42,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was begun is removed
     try:
-        return options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return options.run(options)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
     except (ValueError, OSError, RecursionError) as error:
-        print(f"error: {printable(one_line(error))}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -125,7 +130,7 @@ def _voc_to_csv(options: argparse.Namespace) -> int:
     how = {"train": options.train, "seed": options.seed, "link": options.link, "strict": options.strict}
     result = voc_to_csv(options.images, options.annotations, options.out, **how, overwrite=options.overwrite)
     print(result.to_text(SHOWN), end="")
-    print(f"written to {options.out}")
+    print(printable(f"written to {options.out}"))
     return int(result.has_skipped)
 
 
@@ -147,7 +152,7 @@ def _audit(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     result.write(options.out)
     print(result.to_text(SHOWN), end="")
-    print(f"written to {options.out}; the data are as they were: only a conversion with voc-to-csv repairs")
+    print(printable(f"written to {options.out}; the data are as they were: only a conversion with voc-to-csv repairs"))
     return int(result.has_skipped)
 
 
@@ -155,7 +160,7 @@ def _sample(options: argparse.Namespace) -> int:
     from data_prep.sample import cartoon_faces
 
     faults = cartoon_faces.write(options.out, options.seed)
-    print(f"images/ and annotations/ written to {options.out}; planted faults: {len(faults)}")
+    print(printable(f"images/ and annotations/ written to {options.out}; planted faults: {len(faults)}"))
     return 0
 
 
@@ -176,25 +181,29 @@ def _convert(options: argparse.Namespace) -> int:
     second_file = target.write(dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
     names = f" and {second_file}" if second_file else ""
-    print(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}{names}")
+    print(printable(f"{len(dataset.images)} images, {boxes} boxes written to {options.output}{names}"))
     return int(any(finding.is_fault for finding in found))
 
 
 def _print_findings(found: Sequence[Finding]) -> None:
     """Say on standard error what of the input is not as it should be, the first of it in full."""
     for finding in found[:SHOWN]:
-        print(f"{finding.kind}: {finding.file}: {finding.detail} ({finding.action})", file=sys.stderr)
+        line = f"{finding.kind}: {finding.file}: {finding.detail} ({finding.action})"
+        print(printable(line), file=sys.stderr)
     if len(found) > SHOWN:
         print(f"... and {len(found) - SHOWN} more; data_prep audit lists them all", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Pillow's, say: a line on standard error, above the progress bar."""
+    tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
 
 def _print_lost(lacks: str, lost: Mapping[str, int]) -> None:
     """Say on standard error what a format has no place for: nothing is dropped silently."""
     if lost:
-        print(
-            f"note: {lacks} " + ", ".join(f"{printable(name)} ({count})" for name, count in lost.items()),
-            file=sys.stderr,
-        )
+        names = ", ".join(f"{name} ({count})" for name, count in lost.items())
+        print(printable(f"note: {lacks} {names}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 
+def printable(text: object) -> str:
+    """A text that a terminal may show: signs that steer it, or that nobody sees, are escaped.
+
+    Control characters, escape sequences and marks of the direction of writing come from names in other people's files. They
+    become "\\x1b", "\\u202e".
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
+
+
 def one_line(message: object) -> str:
-    """The text of a message or an error, without line breaks."""
-    return " ".join(str(message).split())
+    """The text of a message or an error, without line breaks, as a terminal may show it."""
+    return printable(" ".join(str(message).split()))
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data_prep.arguments import printable
 from data_prep.atomic import atomic_file, write_json
 from data_prep.findings import KINDS, SKIPPED, Finding
 from data_prep.frames import Fitted, fit_record
 from data_prep.pictures import Picture, image_path, measure, search_images, undescribed
-from data_prep.records import Box, Dataset, ImageRecord, picture_key, printable
+from data_prep.records import Box, Dataset, ImageRecord, picture_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,8 @@ class Report:
             each = Table("finding", "file", "object", "detail", "repair", title="Each of them", title_justify="left")
             for finding in shown:
                 number = "" if finding.object is None else str(finding.object)
-                # rich would read "[...]" in a file name as markup
                 each.add_row(
-                    *(escape(text) for text in (finding.kind, finding.file, number, finding.detail, finding.action))
+                    *(_cell(text) for text in (finding.kind, finding.file, number, finding.detail, finding.action))
                 )
             console.print(each)
         if len(shown) < len(self.findings):
@@ -285,6 +285,11 @@ def _where(box: Box, record: ImageRecord) -> str:
     return f"{box.label} ({corners}) in {record.width} x {record.height}"
 
 
+def _cell(text: str) -> str:
+    """A text as a table shows it: rich would read "[...]" as markup, and the terminal control characters as commands."""
+    return escape(printable(text))
+
+
 def _parts_table(result: Report) -> Table:
     names = dict.fromkeys(name for part in result.parts.values() for name in part["classes"])
     title = f"{result.images} images, {result.objects} objects read"
@@ -292,7 +297,5 @@ def _parts_table(result: Report) -> Table:
     for field in ("images", "without boxes", "boxes"):
         table.add_row(field, *(str(part[field]) for part in result.parts.values()))
     for name in names:
-        table.add_row(
-            escape(f"  {printable(name)}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values())
-        )
+        table.add_row(_cell(f"  {name}"), *(str(part["classes"].get(name, 0)) for part in result.parts.values()))
     return table

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.arguments import one_line
-from data_prep.records import printable
+from data_prep.arguments import one_line, printable
 
 # every kind of finding, with what it means; the order is the report's
 KINDS = {
@@ -61,7 +60,7 @@ class Finding:
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of finding {self.kind!r}; expected one of {', '.join(KINDS)}")
         object.__setattr__(self, "file", printable(self.file))
-        object.__setattr__(self, "detail", printable(one_line(self.detail)))
+        object.__setattr__(self, "detail", one_line(self.detail))
 
     @property
     def is_fault(self) -> bool:

@@ -12,7 +12,6 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 Number = int | float
-DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_ .-]*")
 MAX_PIXEL = 10**9  # no image is larger; infinities, NaN and slipped digits are refused with it
 
@@ -158,17 +157,6 @@ def picture_key(name: str, ignore_case: bool = False) -> str:
     """
     key = name if PLAIN_NAME.fullmatch(name) else unicodedata.normalize("NFC", str(PurePosixPath(name)))
     return key.casefold() if ignore_case else key
-
-
-def printable(text: str) -> str:
-    """`text` with escapes such as "\\x1b" for what a terminal or a line of UTF-8 must not get.
-
-    Those are control characters, halves of surrogate pairs (how Python spells bytes that are not UTF-8 in a file name),
-    and the controls of the writing direction.
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if _is_plain(c) and c not in DIRECTIONS else ascii(c)[1:-1] for c in text)
 
 
 def _is_plain(text: str) -> bool:

@@ -35,7 +35,7 @@ from data_prep.formats.json_text import encode, read_text
 from data_prep.records import Box
 from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder
-from gdino_lib.apps.terminal import counted, listed, print_line, printable, warnings_as_lines
+from gdino_lib.apps.terminal import counted, listed, print_line
 from gdino_lib.apps.video import Film, UnwritableFilmError
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.drawing import draw_detections
@@ -43,7 +43,7 @@ from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import read_image
-from gdino_lib.messages import one_line
+from gdino_lib.messages import one_line, printable
 from gdino_lib.prompts import split_phrases, word_pieces
 
 if TYPE_CHECKING:
@@ -100,11 +100,10 @@ def detect_files(
         settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
     about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
-    with warnings_as_lines():
-        Vocabulary.build(phrases, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
-        if thresholds is not None:
-            _note_if_unused(options["thresholds"], phrases)
-        _Run(detector, phrases, options, folder, overwrite, about, results).detect_in(files, out)
+    Vocabulary.build(phrases, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
+    if thresholds is not None:
+        _note_if_unused(options["thresholds"], phrases)
+    _Run(detector, phrases, options, folder, overwrite, about, results).detect_in(files, out)
     if not results.done:
         return 2
     print_line(
@@ -224,14 +223,15 @@ class _Run:
             drawn.save(partial / path, "PNG")
         boxes = box_entries(found)
         self.results.add_image(file, image.size, boxes)
-        print_line(f"{printable(file.path)}: {listed(Counter(box['phrase'] for box in boxes))}")
+        print_line(f"{file.path}: {listed(Counter(box['phrase'] for box in boxes))}")
 
     def _detect_in_film(self, file: InputFile, film: Film, partial: Path) -> None:
         counts: Counter[str] = Counter()
         frames_file = file.drawn + ".jsonl"
         number = 0
         with film.writer(partial / file.drawn) as add, (partial / frames_file).open("wb") as lines:
-            bar = tqdm(film.frames(), file.name, film.count, unit="frame", leave=False, disable=not sys.stderr.isatty())
+            hidden = not sys.stderr.isatty()
+            bar = tqdm(film.frames(), printable(file.name), film.count, unit="frame", leave=False, disable=hidden)
             for number, frame in enumerate(bar, start=1):
                 found = self._detect(frame)
                 boxes = box_entries(found)
@@ -239,7 +239,7 @@ class _Run:
                 lines.write(encode({"frame": number - 1, "seconds": (number - 1) / film.fps, "boxes": boxes}))
                 add(draw_detections(frame, found))
         self.results.add_film(file, film, frames_file, number, counts)
-        print_line(f"{printable(file.path)}: {counted(number, 'frame', 'frames')}, {listed(counts)}")
+        print_line(f"{file.path}: {counted(number, 'frame', 'frames')}, {listed(counts)}")
 
 
 def _note_if_unused(thresholds: Thresholds, phrases: Sequence[str]) -> None:

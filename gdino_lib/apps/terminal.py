@@ -10,17 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from PIL import Image
 from tqdm import tqdm
 
-from gdino_lib.messages import one_line
+from gdino_lib.messages import one_line, printable
 
 
 def print_line(line: str, stream: TextIO | None = None) -> None:
-    """Print above the progress bar; a reader of our output who has seen enough does not end the work."""
+    """Print above the progress bar, escaped where it must be (`gdino_lib.messages.printable`).
+
+    A reader of our output who has seen enough does not end the work.
+    """
     target = sys.stdout if stream is None else stream
     try:
-        tqdm.write(line, file=target)
+        tqdm.write(printable(line), file=target)
         target.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
@@ -38,7 +40,8 @@ def warnings_as_lines() -> Iterator[None]:
             print_line(f"warning: {text}", sys.stderr)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 10,000 x 10,000 pixels are welcome
+        # Pillow's of large images: 10,000 x 10,000 pixels are welcome
+        warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
         warnings.showwarning = show
         yield
 
@@ -50,9 +53,4 @@ def counted(count: int, one: str, many: str) -> str:
 
 def listed(counts: Counter[str]) -> str:
     """How often each phrase was found, the most frequent first: "3 cat, 1 remote control"."""
-    return ", ".join(f"{count} {printable(phrase)}" for phrase, count in counts.most_common()) or "nothing found"
-
-
-def printable(text: str) -> str:
-    """A text as it may stand on a terminal, in quotes and escaped where it has control characters."""
-    return text if text.isprintable() else repr(text)
+    return ", ".join(f"{count} {phrase}" for phrase, count in counts.most_common()) or "nothing found"

@@ -17,10 +17,11 @@ def run(options: argparse.Namespace) -> int:
     """Compile for each device; the command's exit status."""
     import torch
 
+    from gdino_lib.messages import printable
     from gdino_lib.ops import native
 
     print(f"torch {torch.__version__}, CUDA {torch.version.cuda or 'not in this build'}")
     for device in ("cpu", "cuda") if options.cuda else ("cpu",):
-        print(f"{device}: compiler {native.compiler(device) or 'not found'}", flush=True)
-        print(f"{device}: written to {native.build(device)}", flush=True)
+        print(printable(f"{device}: compiler {native.compiler(device) or 'not found'}"), flush=True)
+        print(printable(f"{device}: written to {native.build(device)}"), flush=True)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli.options import add_device, add_images, add_overwrite, add_start, need, starting_model
+from gdino_lib.messages import printable
 
 HELP = "examine data and model before training"
 DESCRIPTION = (
@@ -59,5 +60,5 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     report.print(Console())
-    print(f"written to {options.out}")
+    print(printable(f"written to {options.out}"))
     return 0 if report.is_healthy else 1

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gdino_lib.cli.options import add_overwrite
+from gdino_lib.messages import printable
 
 HELP = "write a weight file in another layout"
 DESCRIPTION = "Write a weight file in another layout, bit for bit. Any layout is read; nothing in it is executed."
@@ -30,12 +31,13 @@ def run(options: argparse.Namespace) -> int:
     from gdino_lib.weights.names import why_unused
 
     checkpoint = convert(options.source, options.target, options.to, options.overwrite)
-    print(f"{options.source} ({checkpoint.format}): {len(checkpoint.state)} tensors of the model, all used")
+    count = len(checkpoint.state)
+    print(printable(f"{options.source} ({checkpoint.format}): {count} tensors of the model, all used"))
     reasons: dict[str, list[str]] = {}
     for name in checkpoint.unused:
         reasons.setdefault(why_unused(name) or "", []).append(name)
     for reason, names in reasons.items():
         more = f" and {len(names) - 1} more like it" if len(names) > 1 else ""
-        print(f"  not used: {names[0]}{more}: {reason}")
-    print(f"written to {options.target} ({options.to})")
+        print(printable(f"  not used: {names[0]}{more}: {reason}"))
+    print(printable(f"written to {options.target} ({options.to})"))
     return 0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from gdino_lib.companion import require_data_prep
-from gdino_lib.messages import one_line
+from gdino_lib.messages import one_line, printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,15 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_data_prep()
     except ImportError as error:
-        return _refuse(str(error))
+        return _refuse(one_line(error))
+    from gdino_lib.apps.terminal import warnings_as_lines
     from gdino_lib.cli.parser import build_parser  # the commands import data_prep
 
     options = build_parser().parse_args(arguments)
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was begun is removed
     try:
-        return options.run(options)
+        with warnings_as_lines():
+            return options.run(options)
     except KeyboardInterrupt as interrupt:  # a command that kept something says so itself
-        print(str(interrupt) or "interrupted; nothing half-written is left", file=sys.stderr)
+        print(printable(interrupt) or "interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough (`gdino ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli.options import add_overwrite
+from gdino_lib.messages import printable
 
 HELP = "interpolate two weight files"
 DESCRIPTION = (
@@ -27,5 +28,6 @@ def run(options: argparse.Namespace) -> int:
     from gdino_lib.weights.merge import merge
 
     merge(options.first, options.second, options.target, options.alpha, options.overwrite)
-    print(f"{1 - options.alpha:g} * {options.first} + {options.alpha:g} * {options.second} written to {options.target}")
+    sum_of_both = f"{1 - options.alpha:g} * {options.first} + {options.alpha:g} * {options.second}"
+    print(printable(f"{sum_of_both} written to {options.target}"))
     return 0

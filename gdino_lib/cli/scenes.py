@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli.options import add_overwrite, count
+from gdino_lib.messages import printable
 
 HELP = "draw pictogram scenes with their boxes"
 DESCRIPTION = (
@@ -41,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     boxes = sum(len(record.boxes) for record in dataset.images)
-    print(f"{len(dataset.images)} images, {boxes} boxes, {len(dataset.categories)} names written to {options.out}")
+    done = f"{len(dataset.images)} images, {boxes} boxes, {len(dataset.categories)} names"
+    print(printable(f"{done} written to {options.out}"))
     print(pictograms.ATTRIBUTION)
     return 0

@@ -8,6 +8,7 @@ from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from gdino_lib.cli.options import Options, add_start, need, starting_model
+from gdino_lib.messages import printable
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     result = trainer.fit()
     if trainer.accelerator.is_main_process:
         best = f", AP {result.best['ap']:.3f} after epoch {result.best['epoch']}" if result.best else ""
-        print(f"{result.step} steps; the weights: {result.weights}{best}")
+        print(printable(f"{result.step} steps; the weights: {result.weights}{best}"))
     return 0
 
 

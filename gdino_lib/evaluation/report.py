@@ -23,6 +23,7 @@ from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.thresholds import thresholds_path
 from gdino_lib.evaluation.evaluate import evaluate
+from gdino_lib.messages import printable
 from gdino_lib.weights import hub
 
 MAX_LISTED = 5  # entries of each list: missed phrases, absent classes with boxes, classes that have changed
@@ -105,7 +106,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         worst = list(now["absent"][0]["by_phrase"].items())[:MAX_LISTED]
         if worst:
             names = ", ".join(f"{name} ({count})" for name, count in worst)
-            console.print(f"most often for {names}", soft_wrap=True, markup=False, highlight=False)
+            _print_line(console, f"most often for {names}")
     if now["referring"]:
         referring = now["referring"]
         title = f"Referring expressions, right if the overlap is at least {referring['iou']}"
@@ -114,7 +115,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         _table(console, title, "", columns, {"all": referring}, old)
         for miss in referring["misses"][:MAX_LISTED]:
             text = f"missed: {miss['phrase']!r} in {miss['image']}, overlap {miss['iou']:.2f}"
-            console.print(text, soft_wrap=True, markup=False, highlight=False)
+            _print_line(console, text)
     if before:
         _show_changes(now, before, console)
 
@@ -136,7 +137,11 @@ def _show_changes(now: Mapping[str, Any], before: Mapping[str, Any], console: Co
     if now["referring"] and before.get("referring"):
         lines.append(_change("referring accuracy", before["referring"]["accuracy"], now["referring"]["accuracy"]))
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        _print_line(console, line)
+
+
+def _print_line(console: Console, line: str) -> None:
+    console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def _change(name: str, before: float, now: float) -> str:
@@ -202,7 +207,7 @@ def _table(
     for name, row in rows.items():
         old = earlier.get(name)
         cells = [_cell(row[column], old[column] if old else None, old is not None) for column in columns]
-        table.add_row(escape(name), *cells)
+        table.add_row(escape(printable(name)), *cells)
     console.print(table)
 
 

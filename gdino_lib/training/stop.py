@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from gdino_lib.messages import printable
+
 
 class InterruptedValidation(BaseException):
     """A signal came while nothing needed to be finished."""
@@ -82,5 +84,5 @@ class StopRequest:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt(message)
         if self.verbose:
-            print(message, file=sys.stderr)
+            print(printable(message), file=sys.stderr)
         raise SystemExit(143)

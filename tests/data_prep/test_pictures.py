@@ -17,7 +17,7 @@ from data_prep.__main__ import main
 from data_prep.audit import audit, first_records
 from data_prep.formats import coco, csv_table, voc
 from data_prep.pictures import IMAGE_SUFFIXES, TEXT_SUFFIXES, Folder, image_path, search_images
-from data_prep.records import Box, Dataset, ImageRecord, picture_key, printable
+from data_prep.records import Box, Dataset, ImageRecord, picture_key
 
 NAMES = ["a.jpg", "b.PNG", "sub/c.jpg", "sub/deep/d.webp", "phone.heic", "raw.DNG", "sub/scan.psd", "notes", "list.txt"]
 NAMES += ["a.xml", "sub/.hidden.jpg", "Thumbs.db", "e.jp2", "sub/f.jfif"]
@@ -199,11 +199,3 @@ def test_two_entries_for_one_picture_are_one_everywhere(tmp_path, capsys):
     assert [box.x1 for image in csv_table.read(tmp_path / "a.csv").images for box in image.boxes] == [1]
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "b.csv"), "--strict"]) == 2
     capsys.readouterr()
-
-
-@given(st.text())
-def test_what_is_printed_has_no_escapes(text):
-    shown = printable(text)
-    assert shown.encode().decode() == shown
-    assert not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in shown)
-    assert printable("a\u202eb\x1b[0m.jpg") == "a\\u202eb\\x1b[0m.jpg"
