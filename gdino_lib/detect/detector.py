@@ -54,6 +54,9 @@ class ImageEmbedding:
 class Detector:
     """Finds what phrases name.
 
+    Any number of threads may use one detector at a time. A copy of it in a process that was forked, as the workers of PyTorch's
+    `DataLoader` are on Linux, finds the same with one thread of PyTorch's; in a process that was spawned it has all of them.
+
     Args:
         model: a `GroundingDINO`; it is put into evaluation mode.
         dtype: "float32", "bfloat16" or "float16", by autocast: weights stay as they are.
