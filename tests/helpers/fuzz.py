@@ -15,7 +15,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep import findings
+
 KINDS = ("traceback", "hang", "silent loss", "half-written", "not one line")
+BEGINNINGS = "error: ", "warning: ", "note: ", "gdino_lib: ", "... and ", *(f"{kind}: " for kind in findings.KINDS)
 LIMIT = 60  # seconds that an input may take
 
 
@@ -114,7 +117,7 @@ def run(main, arguments):
         raise FaultError("traceback", case)
     lines = ran.err.split("\n")[:-1]
     refusals = [line for line in lines if line.startswith("error: ")]
-    others = [line for line in lines if not line.startswith(("error: ", "warning: ", "note: ", "gdino_lib: "))]
+    others = [line for line in lines if not line.startswith(BEGINNINGS)]
     silent = ran.status == 2 and not refusals
     unprintable = {sign for sign in ran.out + ran.err if sign != "\n" and not sign.isprintable()}
     if others or silent or unprintable or (ran.err and not ran.err.endswith("\n")):
