@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -107,10 +108,16 @@ def _write_tables(
 
 def _check_target(out: Path, *sources: Path) -> None:
     """Refuse an output folder that holds its own input, or files but no audit, which each result has."""
+    target = _real(out)
     for source in sources:
-        if out.resolve() == source.resolve() or out.resolve() in source.resolve().parents:
+        if target == _real(source) or target in _real(source).parents:
             raise ValueError(f"--out {out} holds the input {source}; choose another folder")
-        if source.resolve() in out.resolve().parents:
+        if _real(source) in target.parents:
             raise ValueError(f"--out {out} lies inside the input {source}; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not (out / "audit.json").is_file():
         raise FileExistsError(f"{out} holds files, and no result of voc-to-csv; choose another folder")
+
+
+def _real(path: Path) -> Path:
+    """The path behind all links; `Path.resolve` would end in a traceback where links lead in a circle."""
+    return Path(os.path.realpath(path))

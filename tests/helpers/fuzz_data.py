@@ -268,6 +268,8 @@ def _convert(records, kind, paths, whole, rng, place):
         if whole:
             raise FaultError("silent loss", f"{kind}-to-{target} refused a whole set: {ran.err}")
         return
+    if ran.status == 1 and target == "voc" and not list(out.rglob("*.xml")):
+        return  # no image was of use; a folder without files is refused as a data set
     got = READ[target](out)
     found = sum(len(record.boxes) for record in got.images)
     expected = count_objects(paths, kind)
