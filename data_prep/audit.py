@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.arguments import printable
-from data_prep.atomic import atomic_file, write_json
+from data_prep.atomic import atomic_files, json_text
 from data_prep.findings import KINDS, SKIPPED, Finding
 from data_prep.frames import Fitted, fit_record
 from data_prep.pictures import Picture, image_path, measure, search_images, undescribed
@@ -81,10 +81,10 @@ class Report:
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
     def write(self, folder: Path | str) -> None:
-        """Write `audit.json` and `audit.txt` into `folder`."""
-        write_json(Path(folder) / "audit.json", self.to_json())
-        with atomic_file(Path(folder) / "audit.txt") as file:
-            file.write(self.to_text())
+        """Write `audit.json` and `audit.txt` into `folder`, both or neither."""
+        with atomic_files(Path(folder) / "audit.json", Path(folder) / "audit.txt") as (document, text):
+            document.write(json_text(self.to_json()))
+            text.write(self.to_text())
 
 
 def report(read: Iterable[ImageRecord], parts: Mapping[str, Dataset], findings: Iterable[Finding]) -> Report:

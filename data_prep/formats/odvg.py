@@ -29,7 +29,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.atomic import atomic_file
+from data_prep.atomic import atomic_files
 from data_prep.findings import Faults, Finding
 from data_prep.formats.fields import (
     Mend,
@@ -133,11 +133,11 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
                 lines.append(encode(_write_line(record, label_of)))
         map_data = encode({str(label): name for name, label in sorted(label_of.items(), key=lambda item: item[1])})
     has_map = bool(label_of) or map_path.is_file()
-    if has_map:
-        with atomic_file(map_path, "wb") as file:
-            file.write(map_data)
-    with atomic_file(path, "wb") as file:
-        file.writelines(lines)
+    paths = (map_path, path) if has_map else (path,)
+    with atomic_files(*paths, mode="wb") as files:
+        files[-1].writelines(lines)
+        if has_map:
+            files[0].write(map_data)
     return map_path if has_map else None
 
 

@@ -34,7 +34,7 @@ from data_prep.atomic import atomic_folder
 from data_prep.formats.json_text import encode, read_text
 from data_prep.records import Box
 from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
-from gdino_lib.apps.results import Results, box_entries, check_results_folder
+from gdino_lib.apps.results import Results, box_entries, check_results_folder, files_of_results
 from gdino_lib.apps.terminal import counted, listed, print_line
 from gdino_lib.apps.video import Film, UnwritableFilmError
 from gdino_lib.detect.detector import Detector
@@ -164,7 +164,9 @@ class _Run:
                     if content is None:
                         continue
                     # no folder is made before a file can be read
-                    partial = partial or stack.enter_context(atomic_folder(self.folder, self.overwrite))
+                    partial = partial or stack.enter_context(
+                        atomic_folder(self.folder, self.overwrite, files_of_results(self.folder))
+                    )
                     self._detect_in_file(file, content, partial)
             except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: what `cli` makes of SIGTERM
                 interrupt = self._interrupted(error, len(files), out)

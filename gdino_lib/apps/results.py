@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_prep.atomic import other_file
 from data_prep.formats import coco, csv_table
 from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
@@ -121,21 +122,19 @@ def check_results_folder(out: str, overwrite: bool) -> Path:
         raise FileExistsError(
             f"{out!r} is not empty; choose another folder with --out, or pass --overwrite to replace it"
         )
-    stranger = _stranger(folder)
+    stranger = other_file(folder, files_of_results(folder))
     if stranger is not None:
         raise FileExistsError(f"{out!r} holds more than results ({stranger!r}); choose another folder with --out")
     return folder
 
 
-def _stranger(folder: Path) -> str | None:
-    """A file in a folder of results that is none of them."""
+def files_of_results(folder: Path) -> set[str]:
+    """The files that an earlier run wrote into a folder of results, as its `detections.json` tells; none without it."""
     try:
         document = parse(read_text(folder / JSON), folder / JSON)
-        files = Results(document["images"], document["films"]).files
+        return Results(document["images"], document["films"]).files
     except (KeyError, OSError, TypeError, ValueError):
-        files = set()
-    others = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return min((other for other in others if other not in files), default=None)
+        return set()
 
 
 def _names(file: InputFile) -> dict[str, str]:

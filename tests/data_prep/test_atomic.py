@@ -1,11 +1,14 @@
+import errno
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
-from data_prep.atomic import atomic_file, atomic_folder
+from data_prep.atomic import atomic_file, atomic_files, atomic_folder
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -41,7 +44,7 @@ def test_a_folder_is_not_replaced_unless_asked(tmp_path):
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(FileExistsError, match="not empty"), atomic_folder(tmp_path / "out"):
         pass
-    with atomic_folder(tmp_path / "out", overwrite=True) as aside:
+    with atomic_folder(tmp_path / "out", overwrite=True, replaceable={"mine"}) as aside:
         (aside / "new").touch()
         assert (tmp_path / "out" / "mine").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
@@ -72,7 +75,7 @@ def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
     (tmp_path / "disk" / "out").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "disk" / "out")
     for name in ("first", "second"):
-        with atomic_folder(tmp_path / "out", overwrite=True) as aside:
+        with atomic_folder(tmp_path / "out", True, {"first"}) as aside:
             (aside / name).touch()
     assert (tmp_path / "out").is_symlink()
     assert [path.name for path in (tmp_path / "disk" / "out").iterdir()] == ["second"]
@@ -82,7 +85,7 @@ def test_a_link_stays_and_its_folder_is_replaced(tmp_path):
 def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out", overwrite=True):
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "out", True, {"mine"}):
         raise RuntimeError
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
@@ -118,3 +121,140 @@ def test_written_files_have_ordinary_permissions(tmp_path):
         file.write("x")
     (tmp_path / "b.txt").write_text("x")
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+HOLDING = """if True:
+    import sys
+    from pathlib import Path
+    from data_prep.atomic import only_writer
+    with only_writer(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_process_writes(path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+WRITERS = {"folder": atomic_folder, "pair": lambda path: atomic_files(path.with_suffix(".map"), path)}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_of_two_processes_one_writes_and_a_killed_one_holds_nothing(tmp_path, write):
+    with another_process_writes(tmp_path / "out") as other:
+        with pytest.raises(BlockingIOError, match=r"out: another run is writing there"), write(tmp_path / "out"):
+            pass
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock"]
+        other.kill()
+        other.wait()
+        with write(tmp_path / "out"):
+            pass
+    assert (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_of_two_threads_one_writes(tmp_path, write):
+    with write(tmp_path / "out"), ThreadPoolExecutor(1) as pool:
+        refusal = pool.submit(lambda: write(tmp_path / "out").__enter__()).exception()
+    assert isinstance(refusal, BlockingIOError)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+    def acquire(_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.warns(UserWarning, match="its disk has no locks; start no second run"), atomic_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out").is_dir()
+
+
+def test_what_somebody_adds_while_a_folder_is_written_stays(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").touch()
+    with pytest.raises(FileExistsError, match=r"holds mine\.txt"), atomic_folder(tmp_path / "out", True, {"a.png"}):
+        (tmp_path / "out" / "mine.txt").touch()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "mine.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_that_belong_together_appear_together(tmp_path):
+    with atomic_files(tmp_path / "a", tmp_path / "b") as (first, second):
+        first.write("1")
+        second.write("2")
+        assert not (tmp_path / "a").exists()
+    with pytest.raises(ZeroDivisionError), atomic_files(tmp_path / "a", tmp_path / "b") as (first, second):
+        first.write(f"3{1 / 0}")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1", "b": "2"}
+    with atomic_files(tmp_path / "a", tmp_path / "b") as (first, second):
+        first.write("5")
+        second.write("6")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "5", "b": "6"}
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_a_rename_that_fails_leaves_the_old_pair(tmp_path, monkeypatch, failing):
+    """Two renames put the old files aside, two put the new ones in place."""
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "b").write_text("2")
+    replace, calls = os.replace, []
+
+    def failing_once(source, target):
+        calls.append(source)
+        if len(calls) == failing + 1:
+            raise PermissionError
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing_once)
+    with pytest.raises(PermissionError), atomic_files(tmp_path / "a", tmp_path / "b"):
+        pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_pair_is_absent_after_a_kill_between_its_renames(tmp_path, moment):
+    """What tells that a pair is there is its last file."""
+    code = """if True:
+        import os, signal, sys
+        from pathlib import Path
+        from data_prep.atomic import atomic_files
+        replace, calls = os.replace, []
+        def killed(source, target):
+            replace(source, target)
+            calls.append(source)
+            if len(calls) == int(sys.argv[2]) + 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = killed
+        a, b = (Path(sys.argv[1], name) for name in "ab")
+        with atomic_files(a, b) as files:
+            for file in files:
+                file.write("new")
+    """
+    for name in "ab":
+        (tmp_path / name).write_text("old")
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(moment)])
+    assert killed.returncode == -signal.SIGKILL
+    there = {name: (tmp_path / name).read_text() for name in "ab" if (tmp_path / name).exists()}
+    assert "b" not in there or set(there.values()) == {"new"}
+
+
+def write_much(*files):
+    for file in files:
+        file.write("x" * 50_000)
+
+
+def test_a_full_disk_leaves_the_old_pair(small_disk):
+    for name in "ab":
+        (small_disk / name).write_text("old")
+    with pytest.raises(OSError, match="No space left"), atomic_files(small_disk / "a", small_disk / "b") as files:
+        write_much(*files)
+    assert {path.name: path.read_text() for path in small_disk.iterdir()} == {"a": "old", "b": "old"}

@@ -23,6 +23,7 @@ from gdino_lib.training.doctor.overfitting import LOSS_GOAL_SHARE, examine_overf
 from gdino_lib.training.doctor.pictures import draw_curves
 
 DIAGNOSIS, CURVES = "check.json", "overfitting.png"  # beside the pictures of the batch
+WRITTEN = {DIAGNOSIS, CURVES, *(f"batch-{number}.png" for number in range(1, BATCH_SIZE + 1))}
 
 
 def check(
@@ -66,13 +67,15 @@ def check(
         ValueError: `frozen` names no part, `lr` or `seconds` is not above 0.
         OSError: `out` is not writable.
     """
-    _check_arguments(Path(out), lr, seconds)
+    for name, value in (("lr", lr), ("seconds", seconds)):
+        if not value > 0:
+            raise ValueError(f"{name}: expected a number above 0, got {value}")
     patient = copy.deepcopy(model).eval()  # no dropout, no dropped paths: each step sees the same network
     patient.zero_grad()
     freeze(patient, frozen)
     transform = transform or TrainingTransform(model.config.short_side, model.config.long_side)
     diagnosis = Diagnosis()
-    with atomic_folder(out, overwrite) as folder:
+    with atomic_folder(out, overwrite, WRITTEN) as folder:
         usable = examine_data(diagnosis, records, images, model.config, progress)
         dataset = build_dataset(diagnosis, usable, images, transform, seed, model.config.max_tokens)
         batch = None if dataset is None else examine_batch(diagnosis, dataset, folder)
@@ -84,14 +87,3 @@ def check(
                 draw_curves(folder / CURVES, result.losses, result.recalls, LOSS_GOAL_SHARE)
         write_json(folder / DIAGNOSIS, diagnosis.to_json())
     return diagnosis
-
-
-def _check_arguments(out: Path, lr: float, seconds: float) -> None:
-    for name, value in (("lr", lr), ("seconds", seconds)):
-        if not value > 0:
-            raise ValueError(f"{name}: expected a number above 0, got {value}")
-    if out.is_dir():  # a folder is replaced whole: one with other things in it is somebody's
-        own = {DIAGNOSIS, CURVES, *(f"batch-{number}.png" for number in range(1, BATCH_SIZE + 1))}
-        others = {path.name for path in out.iterdir()} - own
-        if others:
-            raise FileExistsError(f"{out} holds more than a report ({min(others)}); choose another folder")

@@ -78,7 +78,7 @@ def test_the_folder(folder, tmp_path):
         examine(RECORDS, folder, tmp_path)
     examine(RECORDS, folder, tmp_path, overwrite=True)
     (tmp_path / "report" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds more than a report \(mine\.txt\)"):
+    with pytest.raises(FileExistsError, match=r"holds mine\.txt, which is not of an earlier result"):
         examine(RECORDS, folder, tmp_path, overwrite=True)
     with pytest.raises(FileNotFoundError, match="no folder of images"):
         examine(RECORDS, tmp_path / "none", tmp_path / "2")
@@ -138,4 +138,5 @@ def test_the_command_can_do_nothing(folder, tmp_path, table, small_presets, caps
     assert "no weight file at" in refused("--data", table, "--images", folder, *init)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine.txt").write_text("mine")
-    assert "holds more than a report" in refused("--data", table, "--images", folder, *common)
+    assert "is not empty" in refused("--data", table, "--images", folder, *common)
+    assert "holds mine.txt, which is not" in refused("--data", table, "--images", folder, *common, "--overwrite")
