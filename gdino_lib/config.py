@@ -8,6 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from gdino_lib.ranges import CheckedFields, NonNegativeInt, PositiveFloat, PositiveInt, Range, Share
 
 TextMode = Literal["sub-sentence", "whole-sentence", "word-by-word"]
+Side = Annotated[int, Range(1, 10_000)]  # larger images would take all memory
+Layers = Annotated[int, Range(0, 200)]  # each takes memory, however small
+SomeLayers = Annotated[int, Range(1, 200)]
 Epsilon = Annotated[float, Range(0, 0.5, above=True, below=True)]
 
 
@@ -23,20 +26,20 @@ class GroundingDINOConfig(CheckedFields):
     _unknown: ClassVar[str] = "unknown fields in the model's configuration"
 
     # image
-    short_side: PositiveInt = 800  # pixels; images are resized to this short side, ...
-    long_side: PositiveInt = 1333  # ... or to this long side if it would be longer
+    short_side: Side = 800  # pixels; images are resized to this short side, ...
+    long_side: Side = 1333  # ... or to this long side if it would be longer
     backbone: str = "swin"  # "swin", or the name of a timm model that gives features at strides 8, 16 and 32
     swin_width: PositiveInt = 96  # channels after the patch embedding; doubles at each stage
-    swin_depths: tuple[PositiveInt, ...] = (2, 2, 6, 2)  # blocks per stage
+    swin_depths: tuple[SomeLayers, ...] = (2, 2, 6, 2)  # blocks per stage
     swin_heads: tuple[PositiveInt, ...] = (3, 6, 12, 24)  # attention heads per stage
-    swin_window: PositiveInt = 7  # side of an attention window, in tokens
+    swin_window: Annotated[int, Range(1, 64)] = 7  # side of an attention window, in tokens
     backbone_drop_path: Share = 0.2  # share of residuals dropped in the last block in training; rises linearly from 0
     levels: Annotated[int, Range(3, 5)] = 4  # feature levels L: strides 8, 16, 32, and 64 from a stride-2 convolution
 
     # text: a BERT
     vocabulary: PositiveInt = 30522  # word pieces of bert-base-uncased
     bert_width: PositiveInt = 768
-    bert_layers: NonNegativeInt = 12
+    bert_layers: Layers = 12
     bert_heads: PositiveInt = 12
     bert_ffn_width: PositiveInt = 3072
     max_tokens: Annotated[int, Range(4)] = 256  # of a prompt; [CLS], one word, its closing "." and [SEP] take 4
@@ -49,8 +52,8 @@ class GroundingDINOConfig(CheckedFields):
     heads: PositiveInt = 8  # H, of the attentions of image tokens and of queries
     ffn_width: PositiveInt = 2048
     points: PositiveInt = 4  # P, sampling points per level and head
-    encoder_layers: NonNegativeInt = 6
-    decoder_layers: PositiveInt = 6
+    encoder_layers: Layers = 6
+    decoder_layers: SomeLayers = 6
     queries: PositiveInt = 900  # Q
     text_heads: PositiveInt = 4  # of the enhancer's text layer
     text_ffn_width: PositiveInt = 1024

@@ -51,6 +51,8 @@ class Range:
         return f" in {self.least}..{self.most}"
 
 
+LARGEST = 10**9  # of whole numbers that have no other limit: nothing that is counted here is more
+
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
 PositiveFloat = Annotated[float, Range(0, above=True)]
@@ -128,7 +130,16 @@ def _check(name: str, value: Any, hint: Any) -> None:
             _check(name, key, get_args(kind)[0])
             _check(name, part, get_args(kind)[1])
     elif not _is_of(value, kind) or (isinstance(value, int | float) and value not in limits):
-        raise ValueError(f"{name}: expected {_words(kind, limits)}, got {one_line(repr(value))}")
+        raise ValueError(f"{name}: expected {_words(kind, limits)}, got {_shown(value)}")
+    elif kind is int and limits.most == math.inf and value > LARGEST:
+        raise ValueError(f"{name}: expected at most {LARGEST}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in one line; Python itself refuses to print a number of more than 4,300 digits."""
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"a number of {int(math.log10(abs(value))) + 1} digits"
+    return one_line(repr(value))[:100]
 
 
 def _is_of(value: Any, kind: Any) -> bool:

@@ -5,10 +5,9 @@ What the tensors mean is the business of `gdino_lib.weights.layouts`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from gdino_lib.companion import require_data_prep
 from gdino_lib.messages import first_line
+from gdino_lib.weights.pickles import read_torch
 
 State = dict[str, Tensor]
 
@@ -49,6 +49,10 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
     state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     if not state or not all(isinstance(t, Tensor) and t.layout is torch.strided and t.is_cpu for t in state.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
+    for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            shape = list(tensor.shape)
+            raise ValueError(f"{path}: the tensor {name:.60} is {shape}, of fewer numbers repeated; save it whole")
     return state, metadata
 
 
@@ -65,6 +69,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
     return values
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.digest()
 
 
 def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
@@ -137,21 +150,7 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 def _read_pickle(path: Path) -> State:
     """A `.pth` file's state dict: the file's only content, or under "model" or "state_dict"; without "module."."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))  # torch's own words advise to open it all the same
-        if wanted is None:
-            raise ValueError(f"{path} is damaged, or holds more than tensors, and is not opened further") from None
-        raise ValueError(
-            f"{path} holds more than tensors ({wanted[1]}), which could run code, and is not opened further; "
-            "save its state dict alone where it was made"
-        ) from None
-    except Exception as error:  # damaged bytes make torch fail in a dozen ways
-        reason = first_line(error)[:300].split(". ")[0]  # further sentences advise to open it all the same
-        raise ValueError(f"{path} is damaged, or no file of tensors: {reason}") from None
+    content = read_torch(path)
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

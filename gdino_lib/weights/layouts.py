@@ -262,7 +262,7 @@ def _unify_heads(ours: State, shared: bool | None) -> State:
         shared: as a configuration says; None: shared if all box heads are alike.
     """
     result = dict(ours)
-    layers = 1 + max((int(m[1]) for name in ours if (m := re.match(r"decoder\.layers\.(\d+)\.", name))), default=0)
+    layers = _count(ours, r"decoder\.layers\.(\d+)\.")  # a name alone may say any number
     for layer in range(1, layers):  # MM-Grounding-DINO's heads can be one for all layers
         if (only := ours.get("contrastive_heads.0.bias")) is not None:
             result.setdefault(f"contrastive_heads.{layer}.bias", only)

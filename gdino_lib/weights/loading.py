@@ -8,6 +8,7 @@ is filled, or loading fails.
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -23,11 +24,14 @@ from gdino_lib.messages import one_line
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.timm_backbone import has_folded_batch_norms
 from gdino_lib.weights.files import State, read_json, read_tensors, write_pth, write_safetensors
+from gdino_lib.weights.hub import FILES as HUB_FILES
 from gdino_lib.weights.hub import locate
 from gdino_lib.weights.layouts import FORMATS, Checkpoint, from_layout, hugging_face_config, raise_faults, to_layout
 from gdino_lib.weights.names import hub_name, why_unused
 
 _METADATA = "gdino_lib"  # where our own files keep their configuration
+
+SPARE = 10**9  # numbers that a model may have beside its file's: a wrong one is named by what it lacks
 
 SCALE = ".scale"  # of a tensor in 8 bits, one a row: the embedded model's word embeddings
 
@@ -60,7 +64,7 @@ def load(
     """
     place = choose_device(device)  # refused before minutes of fetching and reading
     checkpoint = read(locate(path_or_name))
-    model = _unfilled(config or checkpoint.config, str(path_or_name))
+    model = _unfilled(config or checkpoint.config, str(path_or_name), _largest_model(checkpoint.state))
     fill(model, checkpoint, str(path_or_name))
     _warn_of_broken_weights(checkpoint, str(path_or_name))
     return model.eval().to(place)
@@ -143,14 +147,15 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
     _check_target(target, to)
     check_free(target, overwrite)
     checkpoint = read(locate(source))
-    _check_fit(_unfilled(checkpoint.config, str(source)), checkpoint.state, str(source))
+    model = _unfilled(checkpoint.config, str(source), _largest_model(checkpoint.state))
+    _check_fit(model, checkpoint.state, str(source))
     if to == "gdino_lib":
         _write_ours(checkpoint, target)
     elif to == "official":
         write_pth(target, to_layout(checkpoint, to))
     else:
         state = {hub_name(name): tensor for name, tensor in to_layout(checkpoint, to).items()}
-        with atomic_folder(target, overwrite) as folder:
+        with atomic_folder(target, overwrite, HUB_FILES) as folder:
             write_safetensors(folder / "model.safetensors", state)
             hugging_face_config(checkpoint.config).save_pretrained(folder)
     return checkpoint
@@ -219,31 +224,59 @@ def _check_target(target: Path, layout: str) -> None:
             raise FileExistsError(f"{target} is a folder; expected a file to write")
         return
     others = {file.name for file in target.iterdir()} if target.is_dir() else set()
-    if others := others - {"config.json", "model.safetensors"}:  # a folder is replaced whole: this one is somebody's
+    if others := others - set(HUB_FILES):  # a folder is replaced whole: this one is somebody's
         raise FileExistsError(f"{target} holds other things ({min(others)}); choose another folder")
 
 
 class _NoRandomWeights(TorchFunctionMode):
-    """Parameters stay uninitialised: drawing 172 million numbers takes ten times as long as all the rest."""
+    """Parameters stay uninitialised: drawing 172 million numbers takes ten times as long as all the rest.
+
+    Args:
+        most: numbers that may be allocated in this block. A tensor that would exceed them is refused before it takes
+            memory.
+    """
 
     SKIPPED = frozenset({"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
+    ALLOCATING = frozenset({"empty", "zeros", "ones", "full", "rand", "randn", "arange", "linspace"})
+
+    def __init__(self, most: float) -> None:
+        super().__init__()
+        self.left = most
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Iterable[type], args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__name__", "") in self.SKIPPED:
+        name = getattr(function, "__name__", "")
+        if name in self.SKIPPED:
             return args[0] if args else kwargs["tensor"]
+        if name in self.ALLOCATING:
+            self.left -= function(*args, **kwargs | {"device": "meta"}).numel()
+            if self.left < 0:
+                raise ValueError("it is larger than the file's tensors")
         return function(*args, **kwargs)
 
 
-def _unfilled(config: GroundingDINOConfig, source: str) -> GroundingDINO:
-    """A model to be filled, or to compare with; its weights are arbitrary."""
+def _unfilled(config: GroundingDINOConfig, source: str, most: float = math.inf) -> GroundingDINO:
+    """A model to be filled, or to compare with; its weights are arbitrary.
+
+    Args:
+        most: numbers that it may have.
+
+    Raises:
+        ValueError: no such model can be built, or it would be larger.
+    """
     try:
-        with _NoRandomWeights():
+        with _NoRandomWeights(most):
             return GroundingDINO(config)
-    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{source}: no model can be built as its configuration says: {error}") from None
+    except (ArithmeticError, AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = one_line(error)[:300]
+        raise ValueError(f"{source}: no model can be built as its configuration says: {reason}") from None
+
+
+def _largest_model(state: State) -> int:
+    """How many numbers a model may have that these tensors are to fill; buffers that it computes by itself included."""
+    return 2 * sum(tensor.numel() for tensor in state.values()) + SPARE
 
 
 def _write_ours(checkpoint: Checkpoint, path: Path, about: Mapping[str, str] | None = None) -> None:

@@ -4,7 +4,13 @@ import argparse
 import pickle
 import random
 import shutil
+import types
+import zipfile
+from collections import OrderedDict, defaultdict
+from datetime import datetime, timedelta
+from pathlib import PosixPath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,6 +18,7 @@ from traps import Trap
 from weight_files import OFFICIAL, SMALL, assert_same, refused
 
 import gdino_lib as gd
+from gdino_lib.weights import pickles
 from gdino_lib.weights.hub import names as names_of_models
 from gdino_lib.weights.loading import convert, load, save
 
@@ -40,8 +47,8 @@ def test_pickled_code_is_not_run(tmp_path, official):
 def test_files_with_more_than_tensors(tmp_path, official):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     assert "not opened further" in refused(load, tmp_path / "module.pth")
-    torch.save({"model": official, "args": argparse.Namespace(lr=1)}, tmp_path / "training.pth")
-    assert "more than tensors (argparse.Namespace)" in refused(load, tmp_path / "training.pth")
+    torch.save({"model": official, "seen": bytearray(3)}, tmp_path / "bytes.pth")
+    assert "more than tensors (bytearray)" in refused(load, tmp_path / "bytes.pth")
     torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "script.pt")
     assert refused(load, tmp_path / "script.pt").endswith("TorchScript archives passed to ``torch.load``")
     for number, content in enumerate(
@@ -52,6 +59,47 @@ def test_files_with_more_than_tensors(tmp_path, official):
     ):  # fmt: skip
         torch.save(content, tmp_path / f"{number}.pth")
         assert "no state dict" in refused(load, tmp_path / f"{number}.pth")
+
+
+BESIDE = {  # what training scripts keep in a checkpoint
+    "options": argparse.Namespace(lr=1e-4, out=PosixPath("/run"), parts=argparse.Namespace(names=["a"])),
+    "namespace": types.SimpleNamespace(best=None),
+    "pure path": PureWindowsPath("C:/run"),
+    "numbers": {"np": np.float64(2.5), "integer": np.int64(3), "flag": np.bool_(True)},
+    "arrays": [np.arange(3), np.array(["word"]), np.zeros((2, 2), np.float16)],
+    "counts": defaultdict(list, {"loss": [1.0]}),
+    "time": (datetime(2023, 3, 9), timedelta(seconds=5)),
+    "types": [int, float, str, list, frozenset({1}), range(3), slice(1, 2)],
+}
+
+
+@pytest.mark.parametrize("kept", BESIDE)
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "older"])
+@pytest.mark.filterwarnings("ignore")  # torch's, of TypedStorage
+def test_plain_objects_beside_the_tensors_are_passed_over(tmp_path, official, official_file, kept, options):
+    before = torch.serialization.get_safe_globals()
+    torch.save({"model": official, "args": BESIDE[kept]}, tmp_path / "training.pth", **options)
+    assert_same(load(tmp_path / "training.pth", "cpu").state_dict(), load(official_file, "cpu").state_dict())
+    assert torch.serialization.get_safe_globals() == before  # other code's files are none of ours
+
+
+@pytest.mark.parametrize("name", [*pickles.SKIPPED, *pickles.MAPPINGS])
+def test_a_known_type_is_never_made_itself(tmp_path, name):
+    """Whatever the file says that it is to be built of, or filled with."""
+    module, _, own = name.rpartition(".")
+    builds = b"c" + f"{module}\n{own}\n".encode()
+    sets = b"}(X\x01\0\0\0aK\x01u" if name in pickles.MAPPINGS else b"}X\x01\0\0\0aK\x01sb"
+    for how in (b")\x81", b")R"):  # NEWOBJ, REDUCE
+        data = b"\x80\x02" + builds + how + (sets.replace(b"}(", b"(", 1) if name in pickles.MAPPINGS else sets) + b"."
+        torch.save({}, tmp_path / "plain.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+            zipfile.ZipFile(tmp_path / "made.pth", "w") as made,
+        ):
+            for entry in plain.namelist():
+                made.writestr(entry, data if entry.endswith("data.pkl") else plain.read(entry))
+        content = pickles.read_torch(tmp_path / "made.pth")
+        assert type(content) is OrderedDict or (isinstance(content, pickles._Skipped) and not vars(content))
 
 
 def test_damaged_files(tmp_path, our_file, official_file):
