@@ -12,7 +12,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from gdino_lib.messages import reason
+from gdino_lib.messages import one_line, reason
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -20,6 +20,7 @@ IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0.
 IMAGE_STD = (0.229, 0.224, 0.225)
 
 FEW_BITS = 14  # of 16: an image that uses no more is nearly black, as only the high byte of a value is kept
+MAX_PIXELS = "GDINO_MAX_PIXELS"  # in the environment: pixels that an image may have
 
 UPRIGHT = {  # EXIF orientation -> how to turn the image upright; with any other value it is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,9 +72,28 @@ def read_image(source: ImageSource) -> Image.Image:
     try:
         image = Image.open(source)
     except Exception as error:  # PIL's formats raise different errors: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name}: expected an image file that PIL can read, got {reason(error)}") from error
+        raise ValueError(f"{name}: expected an image file that PIL can read, got {unreadable(error)}") from error
     with image:
         return _decode(image, name)
+
+
+def unreadable(error: Exception) -> str:
+    """Why PIL cannot read an image, in one line; where the image is only too large for its limit, how to raise it."""
+    if not isinstance(error, Image.DecompressionBombError):
+        return reason(error)
+    return (
+        f"more pixels than the limit, which protects the memory ({one_line(error)}); for a file that you trust, raise "
+        f"PIL.Image.MAX_IMAGE_PIXELS in Python, or {MAX_PIXELS} in the environment"
+    )
+
+
+def _limit_of_environment() -> None:
+    """Let `GDINO_MAX_PIXELS` set PIL's limit, which is an error from twice `MAX_IMAGE_PIXELS` on."""
+    text = os.environ.get(MAX_PIXELS)
+    if text:
+        if not text.isdecimal() or not int(text):
+            raise ValueError(f"{MAX_PIXELS} in the environment: expected a number of pixels, got {text[:40]!r}")
+        Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2
 
 
 def resized_size(width: int, height: int, short_side: int, long_side: int) -> tuple[int, int]:
@@ -181,7 +201,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         # load before reading the orientation: when PIL loads a TIFF file, it applies the orientation and removes it
         image.load()
     except Exception as error:
-        raise ValueError(f"{name}: expected a whole image, got {reason(error)}") from error
+        raise ValueError(f"{name}: expected a whole image, got {unreadable(error)}") from error
     if is_deep and not image.mode.startswith("I"):  # colour, of which PIL keeps the high bytes
         _warn_of_few_bits(int(np.asarray(image.convert("RGB")).max()) << 8, name)
     try:
@@ -221,3 +241,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     except Exception as error:
         raise ValueError(f"{name}: expected a mode that converts to RGB, got {reason(error)}") from error
+
+
+_limit_of_environment()

@@ -29,8 +29,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from gdino_lib.images import prepare
-from gdino_lib.messages import reason
+from gdino_lib.images import prepare, unreadable
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.timm_backbone import fold_batch_norms
 from gdino_lib.prompts import piece_id, tokenize_captions, tokenizer
@@ -116,7 +115,7 @@ def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:
         with Image.open(image_path) as image:
             pixels = np.array(image.convert("RGB"))
     except Exception as error:  # each of PIL's formats fails in its own way: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name}: expected an image file that PIL can read, got {reason(error)}") from error
+        raise ValueError(f"{name}: expected an image file that PIL can read, got {unreadable(error)}") from error
     return pixels, prepare(pixels, SHORT_SIDE, LONG_SIDE)
 
 

@@ -250,7 +250,11 @@ def test_truncated_pil_image():
 def test_decompression_bomb(path, monkeypatch):
     Image.fromarray(noise(9, 9, 3)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    assert "DecompressionBomb" in refused(ValueError, read_image, path)
+    message = refused(ValueError, read_image, path)
+    assert "more pixels than the limit" in message
+    assert "raise PIL.Image.MAX_IMAGE_PIXELS in Python, or GDINO_MAX_PIXELS in the environment" in message
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 81)
+    assert read_image(path).size == (9, 9)
 
 
 @pytest.mark.parametrize(
