@@ -33,6 +33,7 @@ from gdino_lib.data.records import (
     class_names,
     open_image,
     phrases_merged,
+    pictures_digest,
     single_objects,
 )
 from gdino_lib.data.targets import Target
@@ -82,6 +83,11 @@ class SeededDataset(data.Dataset[Sample], ABC):
 
     def sample_sizes(self) -> list[tuple[int, int]] | None:
         """(width, height) of each sample of this epoch, known without its image; None: batches need no grouping by size."""
+        return None
+
+    @property
+    def pictures_digest(self) -> str | None:
+        """See `gdino_lib.data.records.pictures_digest`; None where no picture is read from a file."""
         return None
 
     @property
@@ -165,6 +171,11 @@ class GroundingDataset(SeededDataset):
         for each in (*drawn, *self.records):
             digest.update(repr(each).encode())
         return digest.hexdigest()
+
+    @property
+    def pictures_digest(self) -> str:
+        """See `gdino_lib.data.records.pictures_digest`."""
+        return pictures_digest(self.records, self.images)
 
     def __len__(self) -> int:
         return len(self.records)

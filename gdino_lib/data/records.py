@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 import data_prep
 from data_prep import ImageRecord
@@ -15,7 +19,9 @@ from data_prep.audit import first_records
 from data_prep.pictures import image_path
 from data_prep.records import Box, parse_flag
 from gdino_lib.images import read_image
+from gdino_lib.messages import one_line
 from gdino_lib.prompts import word_pieces
+from gdino_lib.weights.files import file_digest
 
 
 class ImageError(ValueError):
@@ -102,6 +108,28 @@ def check_files(records: Sequence[ImageRecord], images: Path) -> None:
     if missing:
         others = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
         raise FileNotFoundError(f"'{images / missing[0]}': no such file, expected an image{others}")
+
+
+def pictures_digest(records: Sequence[ImageRecord], images: Path) -> str:
+    """SHA-256 over the bytes of all pictures, in the order of the records: other pixels, another digest.
+
+    Neither size nor time of a file tells whether its pixels are the same, so that each file is read whole: once a run, on
+    as many threads as there are cores, and without decoding, which is what makes reading pictures slow.
+
+    Raises:
+        ImageError: a file that cannot be read.
+    """
+    paths = [image_path(images, name) for name in dict.fromkeys(record.file_name for record in records)]
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for each in tqdm(
+                pool.map(file_digest, paths), "reading", len(paths), unit=" images", delay=2, leave=False, disable=None
+            ):
+                digest.update(each)
+        except OSError as error:
+            raise ImageError(one_line(error)) from None
+    return digest.hexdigest()
 
 
 def open_image(record: ImageRecord, images: Path | str) -> Image.Image:

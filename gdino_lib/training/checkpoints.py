@@ -1,27 +1,31 @@
 """What a run needs to go on as if nothing had happened: whole folders, written aside and renamed.
 
 `OUT/checkpoints/step-00000500/` holds `model.safetensors` (all weights as they are, in our layout), `training.pt` (optimiser,
-moving average, scaler; read with weights_only) and `state.json` (settings, progress, metrics, versions). No random state is
-kept: everything random in a step is drawn from the seed and the step's number.
+moving average, scaler; read with weights_only) and `state.json` (settings, progress, metrics, versions, and the digests by
+which a damaged file is known). No random state is kept: everything random in a step is drawn from the seed and the step's
+number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 import gdino_lib
-from data_prep.atomic import atomic_folder, write_json
-from gdino_lib.weights.files import read_tensors, write_safetensors, write_torch
+from data_prep.atomic import atomic_folder, other_file, write_json
+from gdino_lib.weights.files import file_digest, read_json, read_tensors, read_torch, write_safetensors, write_torch
 
-MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
+FILES = MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
+DIGESTS = "sha256"  # in `state.json`: {file name: hexadecimal digest}; its own is that of all the rest of it
 KEPT = 2  # the newest is enough; the one before is for a disk that lied
 
 
@@ -29,11 +33,13 @@ class TrainingState(NamedTuple):
     """A checkpoint as read.
 
     Attributes:
+        folder: where it lies.
         model: state dict of the model, adapters included.
         training: optimiser, moving average, scaler.
         state: what `state.json` says.
     """
 
+    folder: Path
     model: dict[str, torch.Tensor]
     training: dict[str, Any]
     state: dict[str, Any]
@@ -42,7 +48,7 @@ class TrainingState(NamedTuple):
 def write(
     out: Path, step: int, model: dict[str, torch.Tensor], training: dict[str, Any], state: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of a step, then remove all but the newest `KEPT`.
+    """Write the checkpoint of a step, then remove all but the newest `KEPT`; a folder with other files in it stays.
 
     Raises:
         OSError: a full disk or the like; older checkpoints stay as they are.
@@ -50,12 +56,17 @@ def write(
     folder = out / "checkpoints" / f"step-{step:08d}"
     for half in folder.parent.glob(".step-*"):  # left by a run that was killed
         shutil.rmtree(half, ignore_errors=True)
-    with atomic_folder(folder, overwrite=True) as partial:
+    state = json.loads(json.dumps(state))  # as it will be read
+    with atomic_folder(folder, overwrite=True, replaceable=FILES) as partial:
         write_safetensors(partial / MODEL, model)
         write_torch(partial / TRAINING, training)
-        write_json(partial / STATE, state)
+        digests = {STATE: _digest_of_state(state), **_digests_of_files(partial)}
+        write_json(partial / STATE, state | {DIGESTS: digests})
     for old in steps(out)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        if other_file(old, FILES) is None:
+            aside = old.with_name(f".{old.name}.old")  # a run that is killed here leaves no half checkpoint
+            os.replace(old, aside)
+            shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
@@ -66,7 +77,7 @@ def steps(out: Path) -> list[Path]:
 
 
 def read(folder: Path) -> TrainingState:
-    """Read a checkpoint; nothing in it is executed.
+    """Read a checkpoint; nothing in it is executed. Checkpoints of earlier versions have no digests to compare.
 
     Raises:
         ValueError: damaged; names the file.
@@ -75,17 +86,65 @@ def read(folder: Path) -> TrainingState:
     for name in (MODEL, TRAINING, STATE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file, expected a checkpoint's")
+    state = read_json(folder / STATE)
+    digests = state.pop(DIGESTS, None)
+    if digests is not None:
+        for name, digest in {STATE: _digest_of_state(state), **_digests_of_files(folder)}.items():
+            if not isinstance(digests, dict) or digests.get(name) != digest:
+                raise ValueError(f"{folder / name} is damaged: its SHA-256 digest is not the one in {STATE}")
+    step = state.get("step")
+    if type(step) is not int or folder.name != f"step-{step:08d}":
+        raise ValueError(f"{folder / STATE}: expected the step of its folder's name, got {step!r:.40}")
     model, _ = read_tensors(folder / MODEL)
-    try:
-        training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{folder / TRAINING}: not a checkpoint that can be read: {reason}") from None
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / STATE}: expected JSON: {error}") from None
-    return TrainingState(model, training, state)
+    training = read_torch(folder / TRAINING)
+    if not isinstance(training, dict):
+        raise ValueError(f"{folder / TRAINING}: expected a dictionary, got {type(training).__name__}")
+    return TrainingState(folder, model, training, state)
+
+
+def check_keys(file: Path, value: Any, expected: Mapping[Any, Any], where: str = "") -> None:
+    """Refuse what is not a dictionary with the expected keys.
+
+    Raises:
+        ValueError: one line with the file and the place in it.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{file}: expected a dictionary{where and ' ' + where}, got {type(value).__name__}")
+    for fault, keys in (("lacks", expected.keys() - value.keys()), ("has an unknown", value.keys() - expected.keys())):
+        if keys:
+            raise ValueError(f"{file}: {where or 'it'} {fault} {min(map(str, keys))!r:.60}")
+
+
+def check_like(file: Path, value: Any, expected: Any, where: str = "") -> None:
+    """Refuse a value of another structure: other keys, types, shapes; numbers that are not finite, negative single ones.
+
+    Raises:
+        ValueError: one line with the file and the place in it.
+    """
+    if isinstance(expected, Mapping):
+        check_keys(file, value, expected, where)
+        for name, part in expected.items():
+            check_like(file, value[name], part, f"{where}.{name}".removeprefix("."))
+    elif isinstance(expected, torch.Tensor):
+        wanted = f"{expected.dtype} {list(expected.shape)}"
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{file}: {where}: expected {wanted}, got {type(value).__name__}")
+        if value.dtype != expected.dtype or value.shape != expected.shape:
+            raise ValueError(f"{file}: {where}: expected {wanted}, got {value.dtype} {list(value.shape)}")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{file}: {where}: expected finite numbers, got others among them")
+    elif type(value) is not type(expected) or not 0 <= value < float("inf"):
+        raise ValueError(
+            f"{file}: {where}: expected a number of at least 0 ({type(expected).__name__}), got {value!r:.60}"
+        )
+
+
+def _digest_of_state(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _digests_of_files(folder: Path) -> dict[str, str]:
+    return {name: file_digest(folder / name).hex() for name in (MODEL, TRAINING)}
 
 
 def versions() -> dict[str, str | None]:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tqdm import tqdm
 
 from data_prep.atomic import atomic_file
+from data_prep.formats.json_text import parse
 
 LOG = "log.jsonl"
+VALIDATION_FIELDS = {"step": int, "epoch": int, "ap": float, "ap50": float}
+STEP_FIELDS = {  # dict: numbers by name
+    **{"step": int, "epoch": int, "loss": float, "parts": dict, "lr": float},
+    **{"gradient_norm": (int, float, NoneType), "images_per_second": float},
+}
 SILENCE = 300  # seconds at most, where there is no terminal for a bar
 
 
@@ -26,6 +34,7 @@ def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
     Raises:
         FileNotFoundError: no log there.
+        ValueError: a damaged one; with file and line.
     """
     path = Path(out) / LOG
     if not path.is_file():
@@ -100,13 +109,39 @@ class RunLog:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:  # where a killed run stopped writing
-            break
+    """The entries of a log. A last line without an end is where a killed run stopped writing; it counts if it is whole.
+
+    Raises:
+        ValueError: any other line that no run has written, or steps that go back; with file and line.
+    """
+    *lines, unfinished = path.read_bytes().split(b"\n")
+    entries = [_entry(line, path, number) for number, line in enumerate(lines, start=1)]
+    with suppress(ValueError):
+        entries.append(_entry(unfinished, path, len(lines) + 1))
+    before = {"loss": 0, "ap": 0}
+    for number, entry in enumerate(entries, start=1):
+        kind = "loss" if "loss" in entry else "ap"
+        if entry["step"] <= before[kind]:
+            raise ValueError(f"{path}:{number}: expected a step after {before[kind]}, got {entry['step']}")
+        before[kind] = entry["step"]
     return entries
+
+
+def _entry(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """One line, with the fields of `read_log`."""
+    try:
+        entry = parse(line.decode("utf-8"), path, number)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{number}: expected UTF-8; {error.reason}") from None
+    for name, kind in (STEP_FIELDS if "loss" in entry else VALIDATION_FIELDS).items():
+        value = entry.get(name)
+        values = list(value.values()) if isinstance(value, dict) and kind is dict else [value]
+        wanted = (int, float) if kind is dict or kind is float else kind
+        if not all(isinstance(each, wanted) and not isinstance(each, bool) for each in values):
+            raise ValueError(f"{path}:{number}: expected {name!r} as a run writes it, got {value!r:.60}")
+    if min(entry["step"], entry["epoch"]) < 1:
+        raise ValueError(f"{path}:{number}: expected a step and an epoch of at least 1, got {line.decode()[:60]}")
+    return entry
 
 
 def _tensorboard(out: Path, step: int):  # noqa: ANN202 - optional

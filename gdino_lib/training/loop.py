@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gdino_lib.data.datasets import SeededDataset
 from gdino_lib.data.loader import Batch, EpochOrder, build_loader
 from gdino_lib.training import checkpoints
-from gdino_lib.training.checkpoints import TrainingState
+from gdino_lib.training.checkpoints import MODEL, TRAINING, TrainingState, check_keys, check_like
 from gdino_lib.training.optimization import MovingAverage, parameter_groups, schedule_factor
 from gdino_lib.training.processes import reduce
 from gdino_lib.training.settings import TrainingSettings
@@ -168,11 +168,36 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
 
     def restore(self, saved: TrainingState) -> None:
-        """Go on from a checkpoint."""
-        self.module.load_state_dict(saved.model)
-        self.optimizer.load_state_dict(saved.training["optimizer"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved.training["scaler"])
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: it is damaged, or of another module or optimiser; names the file and what is wrong in it.
+        """
+        file, training, groups = saved.folder / TRAINING, saved.training, self.optimizer.state_dict()["param_groups"]
+        check_like(saved.folder / MODEL, saved.model, self.module.state_dict())
+        expected: dict[str, Any] = {
+            "scaler": self.scaler.state_dict(),
+            "optimizer": {"state": {}, "param_groups": groups},
+        }
         if self.average:
-            self.average.load_state_dict(saved.training["average"])
+            expected["average"] = self.average.state_dict()
+        check_keys(file, training, expected)
+        check_keys(file, training["optimizer"], expected["optimizer"], "optimizer")
+        for name in expected.keys() - {"optimizer"}:
+            check_like(file, training[name], expected[name], name)
+        moments = training["optimizer"]["state"]
+        there = moments.keys() if isinstance(moments, Mapping) else ()
+        weights = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        scalar = torch.zeros(())  # a parameter without a gradient so far has no entry
+        like = {n: {"step": scalar, "exp_avg": p, "exp_avg_sq": p} for n, p in weights.items() if n in there}
+        check_like(file, moments, like, "optimizer.state")
+        if any((entry[name] < 0).any() for entry in moments.values() for name in ("step", "exp_avg_sq")):
+            raise ValueError(f"{file}: expected no negative counts and squares in optimizer.state")
+        self.module.load_state_dict(saved.model)
+        # the groups follow from the settings, which are the same; the rates are computed at each step
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(training["scaler"])
+        if self.average:
+            self.average.load_state_dict(training["average"])
         self.step = saved.state["step"]

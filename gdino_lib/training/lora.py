@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data_prep.atomic import atomic_folder
-from gdino_lib.weights.files import read_tensors
+from gdino_lib.weights.files import read_json, read_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 Model = TypeVar("Model", bound=nn.Module)
@@ -60,7 +61,7 @@ def save(model: nn.Module, folder: Path | str, overwrite: bool = False) -> None:
     from peft import get_peft_model_state_dict
 
     config = _peft_config(model)
-    with atomic_folder(folder, overwrite) as target:
+    with atomic_folder(folder, overwrite, (WEIGHTS, CONFIG)) as target:
         state = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
         save_file(state, target / WEIGHTS)
         plain = {name: sorted(v) if isinstance(v, set) else v for name, v in config.to_dict().items()}
@@ -83,14 +84,20 @@ def load(model: Model, folder: Path | str) -> Model:
             raise FileNotFoundError(
                 f"{folder / name}: no such file, expected a folder of adapters with {WEIGHTS} and {CONFIG}"
             )
+    values = read_json(folder / CONFIG)
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         rank, alpha = int(values["r"]), float(values["lora_alpha"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / CONFIG}: expected peft's configuration of LoRA, got {type(error).__name__}: {error}"
         ) from None
     state, _ = read_tensors(folder / WEIGHTS)
+    ranks = {len(tensor) for name, tensor in state.items() if "lora_A" in name and tensor.ndim}
+    if rank not in ranks or not 0 < alpha < math.inf:  # before adapters of another rank take memory
+        given = f"r {values['r']!r:.40} and lora_alpha {values['lora_alpha']!r:.40}"
+        raise ValueError(
+            f"{folder / CONFIG}: expected the tensors' rank {sorted(ranks)} and a positive alpha, got {given}"
+        )
     add(model, rank, alpha)
     wanted = get_peft_model_state_dict(model)
     wrong = {

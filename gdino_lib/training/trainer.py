@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -76,6 +76,7 @@ class Trainer:
 
     Raises:
         FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for.
+        BlockingIOError: another run is in `out`.
         FileNotFoundError: an image to validate by that is missing.
         ValueError: settings that do not go together, too few images, nothing to validate by, other settings or data than
             those of the run to go on with, a way to distribute that is not made for this.
@@ -110,12 +111,19 @@ class Trainer:
             "config": self.config.to_dict(),
             "data": dataset.fingerprint,
             "validation": validation and validation.fingerprint,
+            "pictures": {
+                "training": dataset.pictures_digest,
+                "validation": validation and validation.pictures_digest,
+            },
             "processes": self.accelerator.num_processes,
         }
-        saved = run_folder.last_checkpoint(self.out, resume, overwrite)
+        self._resume, self._overwrite = resume, overwrite
+        with self._claimed() if self.out.is_dir() else nullcontext():
+            self._begins_at = run_folder.last_checkpoint(self.out, resume, overwrite)
+            saved = run_folder.read_checkpoint(self._begins_at) if self._begins_at else None
         if saved:
             steps = settings.epochs * (len(dataset) // settings.batch_size)
-            run_folder.check_same_run(self.out, saved, self._run, steps)
+            run_folder.check_same_run(saved, self._run, steps)
 
         self.plain_model = _prepare_model(model, settings).to(self.accelerator.device)
         process = self.accelerator.process_index
@@ -136,7 +144,7 @@ class Trainer:
             self.best, self.waited, self.judged = (saved.state[name] for name in ("best", "waited", "judged"))
         self._progress = progress and self.accelerator.is_main_process
         self._stop = StopRequest(self._progress)
-        self._make_folder(resume)
+        self._prepared = False
 
     @property
     def step(self) -> int:
@@ -158,28 +166,34 @@ class Trainer:
             KeyboardInterrupt, SystemExit(143): after Ctrl-C, SIGTERM; everything is saved.
             ValueError: predictions, losses or gradients that are not finite, with the images' names. Checkpoints stay.
             ImageError: an image that cannot be used.
+            BlockingIOError, FileExistsError: another run is in the folder, or has been since this one was set up.
             OSError: a full disk or the like; the last checkpoint stays.
         """
-        s = self.settings
-        log = None
-        if self.accelerator.is_main_process:
-            log = RunLog(self.out, self.step, self.judged, self.steps, self._progress)
-        try:
-            with self._stop.listening(), repeatable_sums(self.accelerator.device):
-                self._validate_when_due(log)  # if the run was stopped before it did
-                while self.step < self.steps and not (s.patience and self.waited >= s.patience):
-                    self._epoch(log)
-                    self._validate_when_due(log)
-                    self._checkpoint()
-                    if self._told_to_stop():
-                        self._end()
-                self._save_weights(LAST)
-                if self._told_to_stop():  # while they were written
-                    self._end()
-        finally:
-            if log:
-                log.close()
+        with self._claimed():
+            self._prepare_folder()
+            log = None
+            if self.accelerator.is_main_process:
+                log = RunLog(self.out, self.step, self.judged, self.steps, self._progress)
+            try:
+                with self._stop.listening(), repeatable_sums(self.accelerator.device):
+                    self._train(log)
+            finally:
+                if log:
+                    log.close()
         return Result(self.out / (BEST if self.best else LAST), self.best, self.step)
+
+    def _train(self, log: RunLog | None) -> None:
+        s = self.settings
+        self._validate_when_due(log)  # if the run was stopped before it did
+        while self.step < self.steps and not (s.patience and self.waited >= s.patience):
+            self._epoch(log)
+            self._validate_when_due(log)
+            self._checkpoint()
+            if self._told_to_stop():
+                self._end()
+        self._save_weights(LAST)
+        if self._told_to_stop():  # while they were written
+            self._end()
 
     def _epoch(self, log: RunLog | None) -> None:
         s, per_epoch = self.settings, self.loop.steps_per_epoch
@@ -248,9 +262,12 @@ class Trainer:
             # of equals the one that has learned longer: all may be 0
             if self.best is None or precision.ap >= self.best["ap"]:
                 self.best = entry
+                beside = thresholds_path(self.out / BEST)
+                if self.accelerator.is_main_process:
+                    beside.unlink(missing_ok=True)  # a run that is killed leaves no thresholds of other weights
                 self._save_weights(BEST, averaged=True)
                 if self.accelerator.is_main_process:
-                    thresholds.save(thresholds_path(self.out / BEST))
+                    thresholds.save(beside)
         if log:
             log.validation(entry | {"classes": {c.name: c.ap for c in precision.classes}})
         words = ", the best so far" if better and precision.ap > 0 else ""
@@ -279,10 +296,18 @@ class Trainer:
             about = {"step": self.step, "best": self.best, "versions": checkpoints.versions()}
             loading.save(model, self.out / name, about={"training": json.dumps(about)})
 
-    def _make_folder(self, resume: bool) -> None:
+    def _claimed(self) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder; one process does so for all."""
+        return run_folder.claimed(self.out) if self.accelerator.is_main_process else nullcontext()
+
+    def _prepare_folder(self) -> None:
+        """Make room for this run, once: where it was interrupted, the same trainer may go on."""
         self.accelerator.wait_for_everyone()  # all have looked
-        if self.accelerator.is_main_process:
-            run_folder.prepare(self.out, resume)
+        if self.accelerator.is_main_process and not self._prepared:
+            if run_folder.last_checkpoint(self.out, self._resume, self._overwrite) != self._begins_at:
+                raise FileExistsError(f"{self.out}: another run has gone on there since; start again")
+            run_folder.prepare(self.out, self._resume)
+        self._prepared = True
         self.accelerator.wait_for_everyone()
 
     def _told_to_stop(self) -> bool:

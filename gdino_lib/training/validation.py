@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 import data_prep
-from gdino_lib.data.records import check_distinct, check_files, class_names, single_objects
+from gdino_lib.data.records import check_distinct, check_files, class_names, pictures_digest, single_objects
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.evaluation.calibration import choose_thresholds
@@ -52,6 +52,11 @@ class Validation(NamedTuple):
     def fingerprint(self) -> str:
         """Of the records and what is asked for; the images may lie elsewhere."""
         return hashlib.sha256(repr((self.records, self.negatives)).encode()).hexdigest()
+
+    @property
+    def pictures_digest(self) -> str:
+        """See `gdino_lib.data.records.pictures_digest`."""
+        return pictures_digest(detection_records(self.records), Path(self.images))
 
 
 def measure(

@@ -26,8 +26,10 @@ def test_an_existing_folder_is_left_alone_unless_asked(tmp_path, images):
         run(tmp_path, data=images, overwrite=True)
     assert (folder / "thesis.txt").read_text() == "ten years of work"
     run(tmp_path, "other", replace(SETTINGS, epochs=1), data=images).fit()
-    run(tmp_path, "other", data=images, overwrite=True)
-    assert not list((tmp_path / "other").iterdir())
+    before = losses(tmp_path / "other")
+    run(tmp_path, "other", replace(SETTINGS, epochs=1, seed=1), data=images, overwrite=True).fit()
+    assert losses(tmp_path / "other") != before
+    assert len(losses(tmp_path / "other")) == len(before)
     with pytest.raises(ValueError, match="ask for one of them"):
         run(tmp_path, "other", data=images, overwrite=True, resume=True)
 
