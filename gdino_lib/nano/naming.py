@@ -9,6 +9,7 @@ does not change the rest of the model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 from gdino_lib.training.loop import TrainingLoop, derived_seed
 from gdino_lib.training.processes import build_accelerator
+from gdino_lib.training.run_folder import claimed
 from gdino_lib.training.settings import TrainingSettings
 
 
@@ -70,11 +72,12 @@ def learn_names(
     encoder = text_encoder(model)
     learned = nn.ModuleDict({"image_backbone": model.image_backbone, "projection": encoder.projection})
     loop = TrainingLoop(learned, dataset, s, accelerator, losses, lambda step: derived_seed(s.seed, step), workers)
-    _resume(loop, out, dataset)
     model.eval()
     encoder.bert.requires_grad_(False)
     shares = []
-    with tqdm(total=loop.steps, initial=loop.step, desc="names", unit="step", disable=None) as bar:
+    with claimed(out), tqdm(total=loop.steps, desc="names", unit="step", disable=None) as bar:
+        _resume(loop, out, dataset)
+        bar.update(loop.step)
         while loop.step < loop.steps:
             for entry in loop.epoch():
                 shares.append(entry["parts"]["right"])
@@ -93,8 +96,8 @@ def _resume(loop: TrainingLoop, out: Path, dataset: SceneDataset) -> None:
     """Restore the last checkpoint in `out`, if there is one."""
     if earlier := checkpoints.steps(out):
         saved = checkpoints.read(earlier[-1])
-        settings = TrainingSettings.from_dict(saved.state["settings"])
-        if saved.state["data"] != dataset.fingerprint or settings != loop.settings:
+        settings = json.loads(json.dumps(loop.settings.to_dict()))
+        if saved.state.get("data") != dataset.fingerprint or saved.state.get("settings") != settings:
             raise ValueError(f"{earlier[-1]}: made with other data or settings; remove {out} to start again")
         loop.restore(saved)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from data_prep.records import ImageRecord
 from gdino_lib.data.datasets import FRAME, Sample
-from gdino_lib.data.records import is_crowd, open_image
+from gdino_lib.data.records import is_crowd, open_image, pictures_digest
 from gdino_lib.nano.photograph_names import Names
 from gdino_lib.nano.photographs import Absences, PhotographSet
 from gdino_lib.nano.pictograms import Pictogram
@@ -120,6 +120,12 @@ class PhotographDataset(SizedDataset):
         meanings = sorted(self.names.meanings.items())
         digest.update(repr((shown, asked, meanings)).encode())
         return digest.hexdigest()
+
+    @property
+    def pictures_digest(self) -> str:
+        """Of all sets; see `gdino_lib.data.records.pictures_digest`."""
+        digests = [pictures_digest(each.records, each.images) for each in self.sets]
+        return hashlib.sha256(repr(digests).encode()).hexdigest()
 
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
         """The sample of any index in this epoch, at a size of (width, height) pixels."""

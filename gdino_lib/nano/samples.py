@@ -144,6 +144,11 @@ class MixedDataset(SizedDataset):
         parts = [part.fingerprint for part in self.parts]
         return hashlib.sha256(repr((drawn, parts)).encode()).hexdigest()
 
+    @property
+    def pictures_digest(self) -> str:
+        """Of the parts; see `gdino_lib.data.records.pictures_digest`."""
+        return hashlib.sha256(repr([part.pictures_digest for part in self.parts]).encode()).hexdigest()
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which selects the random draw, here and in the parts."""
         super().set_epoch(epoch)
