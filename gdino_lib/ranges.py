@@ -138,7 +138,7 @@ def _check(name: str, value: Any, hint: Any) -> None:
 def _shown(value: Any) -> str:
     """A value in one line; Python itself refuses to print a number of more than 4,300 digits."""
     if isinstance(value, int) and abs(value) >= 10**30:
-        return f"a number of {int(math.log10(abs(value))) + 1} digits"
+        return f"a number of about {int(math.log10(abs(value))) + 1} digits"
     return one_line(repr(value))[:100]
 
 

@@ -29,6 +29,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw and write the scenes; the command's exit status."""
+    if options.size > 10_000:
+        raise ValueError(f"--size: expected at most 10000 pixels, got {options.size}")
     from gdino_lib.nano import pictograms
     from gdino_lib.nano.scenes import write_scenes
 

@@ -80,8 +80,8 @@ def run(options: argparse.Namespace) -> int:
 
     settings = settings_of(options)
     _check_sets(options)
-    if options.short_side is not None and options.short_side < 8:
-        raise ValueError(f"--short-side: expected at least 8 pixels, got {options.short_side}")
+    if options.short_side is not None and not 8 <= options.short_side <= 10_000:
+        raise ValueError(f"--short-side: expected 8 to 10000 pixels, got {str(options.short_side)[:40]}")
     records = [read_records(file) for file in options.train]
     validation = _validation(options)
     model = starting_model(options, "cpu", settings.seed)

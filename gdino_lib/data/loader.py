@@ -113,8 +113,12 @@ def build_loader(
         drop_last: leave out a last batch that is not full.
 
     Raises:
+        ValueError: a negative number of workers, or so many that their processes would fill the memory.
         ImageError: while iterating, in one line whatever the number of workers.
     """
+    most = max(64, 4 * _cores())
+    if workers is not None and not 0 <= workers <= most:
+        raise ValueError(f"workers: expected 0 to {most} processes, got {str(workers)[:40]}")
     if workers is None:
         workers = min(_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 8)  # torchrun's and accelerate's count
     return data.DataLoader(

@@ -95,10 +95,13 @@ def test_the_ends_of_a_range_belong_to_it(kind, name, hint):
         (lambda: TrainingSettings(lr=math.nan), "lr: expected a finite number of at least 0, got nan"),
         (lambda: TrainingSettings(dropout=-0.1), "dropout: expected a number in 0..1, got -0.1"),
         (lambda: TrainingSettings(epochs=10**18), f"epochs: expected at most 1000000000, got {10**18}"),
-        (lambda: TrainingSettings(epochs=10**400), "epochs: expected at most 1000000000, got a number of 401 digits"),
+        (
+            lambda: TrainingSettings(epochs=10**400),
+            "epochs: expected at most 1000000000, got a number of about 401 digits",
+        ),
         (
             lambda: TrainingSettings(lr=10**5000),
-            "lr: expected a finite number of at least 0, got a number of 5001 digits",
+            "lr: expected a finite number of at least 0, got a number of about 5001 digits",
         ),
         (lambda: TrainingSettings(epochs=True), "epochs: expected a whole number of at least 1, got True"),
         (lambda: TrainingSettings(lora_alpha=0), "lora_alpha: expected a finite number above 0, got 0"),

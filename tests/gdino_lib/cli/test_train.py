@@ -80,8 +80,8 @@ def test_several_data_sets_in_one_run(tmp_path, small_scratch, capsys):
         (["--schedule", "steep"], "invalid choice: 'steep'"),
         (["--batch-size", "4", "--accumulation-steps", "3"], "batch_size 4 is not a multiple of accumulation_steps 3"),
         (["--val", "nothing.csv"], "nothing.csv"),
-        (["--short-side", "0"], "--short-side: expected at least 8 pixels, got 0"),
-        (["--short-side", "-5", "--no-augmentation"], "--short-side: expected at least 8 pixels, got -5"),
+        (["--short-side", "0"], "--short-side: expected 8 to 10000 pixels, got 0"),
+        (["--short-side", "-5", "--no-augmentation"], "--short-side: expected 8 to 10000 pixels, got -5"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, small_scratch, capsys, arguments, message):

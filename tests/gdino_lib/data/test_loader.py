@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +119,10 @@ def test_grouped_batches_are_padded_little():
 def test_images_of_one_size_keep_their_order(records, folder):
     dataset = GroundingDataset(records, folder, EVALUATION)
     assert list(EpochOrder(dataset, 2)) == list(EpochOrder(dataset))
+
+
+@pytest.mark.parametrize("workers", [-1, 10**4, 10**19, 10**400])
+def test_workers_that_would_fill_the_memory_are_refused(records, folder, workers):
+    dataset = GroundingDataset(records, folder, EVALUATION)
+    with pytest.raises(ValueError, match=r"workers: expected 0 to \d+ processes, got "):
+        build_loader(dataset, 2, shuffle=True, workers=workers)
