@@ -86,9 +86,9 @@ class SeededDataset(data.Dataset[Sample], ABC):
         return None
 
     @property
+    @abstractmethod
     def pictures_digest(self) -> str | None:
         """See `gdino_lib.data.records.pictures_digest`; None where no picture is read from a file."""
-        return None
 
     @property
     def epoch(self) -> int:

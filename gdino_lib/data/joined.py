@@ -45,6 +45,11 @@ class JoinedDataset(SeededDataset):
         parts = [part.fingerprint for part in self.parts]
         return hashlib.sha256(repr((parts, self.mix, self.seed)).encode()).hexdigest()
 
+    @property
+    def pictures_digest(self) -> str:
+        """Of the parts; see `gdino_lib.data.records.pictures_digest`."""
+        return hashlib.sha256(repr([part.pictures_digest for part in self.parts]).encode()).hexdigest()
+
     def __len__(self) -> int:
         return sum(self.counts)
 

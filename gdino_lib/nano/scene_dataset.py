@@ -83,6 +83,10 @@ class SceneDataset(SizedDataset):
         asked = (self.negatives, self.most, self.unanswered, self.seed, self.max_tokens)
         return hashlib.sha256(repr((drawn, *asked)).encode()).hexdigest()
 
+    @property
+    def pictures_digest(self) -> None:
+        """None: every picture is drawn."""
+
     def sample(self, index: int, size: int | tuple[int, int]) -> Sample:
         """The sample of any index in this epoch, drawn at the size given."""
         scene, prompt, phrases = self._scene(index, size)

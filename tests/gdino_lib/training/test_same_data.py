@@ -10,7 +10,8 @@ from small_runs import SIDE, dataset, shapes
 from training_runs import STEPS, run
 
 from data_prep import Dataset
-from gdino_lib.data.datasets import GroundingDataset, SeededDataset
+from gdino_lib.data.datasets import GroundingDataset
+from gdino_lib.data.joined import JoinedDataset
 from gdino_lib.data.records import ImageError, pictures_digest
 from gdino_lib.data.transforms import EvaluationTransform
 from gdino_lib.training.validation import Validation
@@ -107,17 +108,12 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path, images):
         pictures_digest(images.records, images.images)
 
 
-def test_drawn_pictures_have_no_digest():
-    class Drawn(SeededDataset):
-        fingerprint = "drawn"
-
-        def __len__(self):
-            return 1
-
-        def __getitem__(self, index):
-            raise NotImplementedError
-
-    assert Drawn(0).pictures_digest is None
+def test_joined_sets_have_the_digests_of_all(tmp_path):
+    one, other = dataset(tmp_path / "one"), dataset(tmp_path / "other", 6)
+    before = JoinedDataset([one, other]).pictures_digest
+    assert JoinedDataset([one, other], [3, 1]).pictures_digest == before
+    (tmp_path / "other" / PICTURE).write_bytes((tmp_path / "one" / "00005.png").read_bytes())
+    assert JoinedDataset([one, other]).pictures_digest != before
 
 
 def test_a_digest_follows_the_order_of_the_records(tmp_path):
