@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from data_prep import __version__
 from data_prep.arguments import Parser, one_line, printable
-from data_prep.atomic import check_free
+from data_prep.atomic import check_free, reserved
 from data_prep.audit import audit, first_records, repair_all, report
 from data_prep.convert import voc_to_csv
 from data_prep.findings import Faults, Finding, note_all
 from data_prep.formats import voc
-from data_prep.formats.registry import BY_SUFFIX, FORMATS
+from data_prep.formats.registry import BY_SUFFIX, FORMATS, Format
 from data_prep.records import Dataset
 
 SHOWN = 30  # findings printed in full; the files have all
@@ -171,6 +171,11 @@ def _convert(options: argparse.Namespace) -> int:
         raise ValueError(f"cannot write {options.output}: {source.name}-to-{target.name} writes {target.description}")
     for path in target.files(options.output):
         check_free(path, options.overwrite)
+    with reserved(options.output, options.overwrite):
+        return _convert_free(options, source, target)
+
+
+def _convert_free(options: argparse.Namespace, source: Format, target: Format) -> int:
     found: list[Finding] = []
     dataset = source.read(options.input, None if options.strict else found)
     dataset, seconds = first_records(dataset)

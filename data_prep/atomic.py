@@ -102,6 +102,22 @@ def check_free(path: Path | str, overwrite: bool = False) -> None:
 
 
 @contextmanager
+def reserved(path: Path | str, overwrite: bool = False) -> Iterator[None]:
+    """Refuse what exists, as `check_free`, and let no other run put anything there while the block runs.
+
+    Raises:
+        FileExistsError: as `check_free`; BlockingIOError, OSError: as `only_writer`.
+    """
+    path = Path(path)
+    check_free(path, overwrite)
+    # a lock of another name than the one that the writing itself takes
+    lock = only_writer(path, path.with_name(f".{path.name}.reserved")) if path.parent.is_dir() else nullcontext()
+    with lock:
+        check_free(path, overwrite)  # by a run that has just ended
+        yield
+
+
+@contextmanager
 def only_writer(path: Path, lock: Path | None = None) -> Iterator[None]:
     """Keep other processes from writing at `path` while the block runs, if they ask in the same way.
 

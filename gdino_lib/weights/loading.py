@@ -139,13 +139,19 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
         OSError: not writable; nothing half-written is left, and what stood at `target` stays.
     """
     require_data_prep()  # loading does without it
-    from data_prep.atomic import atomic_folder, check_free
+    from data_prep.atomic import reserved
 
     if to not in FORMATS:
         raise ValueError(f"unknown layout {to!r}; expected one of {', '.join(FORMATS)}")
     target = Path(target)
     _check_target(target, to)
-    check_free(target, overwrite)
+    with reserved(target, overwrite):
+        return _convert(source, target, to, overwrite)
+
+
+def _convert(source: str | Path, target: Path, to: str, overwrite: bool) -> Checkpoint:
+    from data_prep.atomic import atomic_folder
+
     checkpoint = read(locate(source))
     model = _unfilled(checkpoint.config, str(source), _largest_model(checkpoint.state))
     _check_fit(model, checkpoint.state, str(source))

@@ -36,14 +36,20 @@ def merge(
         OSError: not writable; nothing half-written is left, and what stood at `target` stays.
     """
     require_data_prep()
-    from data_prep.atomic import check_free
+    from data_prep.atomic import reserved
 
     target = Path(target)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha: expected a number in 0..1, got {alpha}")
     if target.suffix != ".safetensors":
         raise ValueError(f"cannot write {target}: expected a .safetensors file")
-    check_free(target, overwrite)
+    with reserved(target, overwrite):
+        merged = _merged(first, second, alpha)
+        save(merged, target)
+    return merged
+
+
+def _merged(first: str | Path, second: str | Path, alpha: float) -> GroundingDINO:
     merged, other = load(first, "cpu"), load(second, "cpu")
     sizes, other_sizes = merged.config.to_dict(), other.config.to_dict()
     different = [f"{name} {sizes[name]} and {other_sizes[name]}" for name in sizes if sizes[name] != other_sizes[name]]
@@ -56,5 +62,4 @@ def merge(
                 tensor.copy_((1 - alpha) * tensor + alpha * weights[name])
             elif not torch.equal(tensor, weights[name]):
                 raise ValueError(f"{name} is a count, and differs between {first} and {second}")
-    save(merged, target)
     return merged
