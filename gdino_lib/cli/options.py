@@ -32,12 +32,12 @@ def share(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """The value of an option that takes a whole number of at least 1, and of no more digits than any count has.
+    """The value of an option that takes a whole number of at least 1.
 
     Raises:
         argparse.ArgumentTypeError: something else.
     """
-    return _parse(text, int, "a whole number in 1..1000000000", lambda value: 1 <= value <= 10**9)
+    return _parse(text, int, "a whole number of at least 1", lambda value: value >= 1)
 
 
 def _parse(text: str, kind: Callable[[str], Number], expected: str, is_in_range: Callable[[Number], bool]) -> Number:

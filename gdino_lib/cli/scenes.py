@@ -29,8 +29,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw and write the scenes; the command's exit status."""
-    if options.size > 10_000:
-        raise ValueError(f"--size: expected at most 10000 pixels, got {options.size}")
+    for name, value, most in (("--size", options.size, 10_000), ("--count", options.count, 10**9)):
+        if value > most:
+            raise ValueError(f"{name}: expected at most {most}, got {str(value)[:40]}")
     from gdino_lib.nano import pictograms
     from gdino_lib.nano.scenes import write_scenes
 

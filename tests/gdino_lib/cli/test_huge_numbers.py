@@ -7,7 +7,6 @@ from gdino_lib.cli.main import main
 OPTIONS = [
     ["scenes", "--out", "out", "--count", "N"],
     ["scenes", "--out", "out", "--count", "1", "--size", "N"],
-    ["detect", "a.png", "--phrases", "cat", "--top-k", "N"],
     *(
         ["train", "--train", "a.csv", "--images", ".", "--from-scratch", "nano", "--out", "out", option, "N"]
         for option in ("--epochs", "--batch-size", "--save-every", "--denoising", "--lora-rank", "--short-side")
@@ -19,7 +18,6 @@ OPTIONS = [
 @pytest.mark.parametrize("digits", [19, 401])
 def test_a_number_of_any_size_is_refused(tmp_path, monkeypatch, capsys, arguments, digits):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.png").touch()
     (tmp_path / "a.csv").touch()
     arguments = [argument.replace("N", "9" * digits) if argument == "N" else argument for argument in arguments]
     try:
