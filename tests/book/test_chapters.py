@@ -217,13 +217,14 @@ def test_no_large_file_in_the_book():
 WITHOUT_REFERENCE = {
     "data_prep": {
         *("arguments", "formats.fields", "formats.json_text"),
+        *("formats.coco_reading", "formats.voc_images", "formats.voc_reading", "formats.voc_xml"),
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
         *("companion", "apps", "cli", "evaluation.found_boxes", "evaluation.report", "messages"),
         *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
-        *("weights.files", "weights.hub", "weights.names"),
+        *("weights.files", "weights.hub", "weights.names", "weights.pickles"),
     },
 }
 
