@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import report
+from results import load_of_quiet_machine, report
 from torch import nn
 
 from gdino_lib.config import GroundingDINOConfig
@@ -28,7 +28,6 @@ MODELS = {  # preset, and (height, width) of the prepared picture in pixels
     "nano": (GroundingDINOConfig.nano, (256, 341)),
     "Swin-T": (GroundingDINOConfig.tiny, (800, 1066)),
 }
-MOST_LOAD = 0.5  # highest load average of the last minute at which the script starts
 
 
 def stopwatch(key: str, sign: int, spent: Counter) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -88,9 +87,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--runs", type=int, default=9, help="forward passes, of which the fastest counts (default: 9)")
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > MOST_LOAD:
-        raise SystemExit(f"the machine is busy: its load is {load:.2f}, expected at most {MOST_LOAD}")
+    load = load_of_quiet_machine()
     if not native.load_library("cpu"):
         raise SystemExit(1)
     figures = {

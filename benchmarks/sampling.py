@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from deform_attn import interleaved, tensors
-from results import report
+from results import load_of_quiet_machine, report
 
 from gdino_lib.ops import deform_attn, native
 
@@ -31,7 +31,6 @@ SETS = {
     "AVX512": ("plain", "avx2", "avx512"),
     "AVX2": ("plain", "avx2"),
 }  # versions to time, by PyTorch's CPU capability
-MOST_LOAD = 0.5  # highest load average of the last minute at which the script starts
 WORKER = """
 import sys, time, torch
 import gdino_lib as gd
@@ -135,9 +134,7 @@ def main() -> None:
         "--turns", type=int, default=9, help="turns of each measurement, of which the median counts (default: 9)"
     )
     options = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > MOST_LOAD:
-        raise SystemExit(f"the machine is busy: its load is {load:.2f}, expected at most {MOST_LOAD}")
+    load = load_of_quiet_machine()
     if not native.load_library("cpu"):
         raise SystemExit(1)
     cpu = torch.backends.cpu.get_cpu_capability()

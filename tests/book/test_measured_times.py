@@ -24,7 +24,7 @@ def test_stored_times_have_the_settings_of_their_script(name):
     measured = json.loads(stored.read_text())
     about = json.loads(json.dumps(script.about()))
     assert {key: measured[key] for key in about} == about
-    assert measured["load before"] <= script.MOST_LOAD
+    assert measured["load before"] <= load_script("benchmarks/results").MOST_LOAD
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
