@@ -101,9 +101,7 @@ class Trainer:
         _check_request(len(dataset), settings, validation, resume, overwrite)
         self.accelerator = build_accelerator(device)
         _check_division(settings, self.accelerator.num_processes)
-        for part in dataset.parts if isinstance(dataset, JoinedDataset) else [dataset]:
-            if isinstance(part, GroundingDataset):
-                warn_of_crowded_images(part.records, model.config.queries)
+        _warn_of_crowded_images(dataset, model.config.queries)
         if validation:
             validation.check()
         self._run = {  # what it is, for its checkpoints and whoever goes on with them
@@ -111,10 +109,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "data": dataset.fingerprint,
             "validation": validation and validation.fingerprint,
-            "pictures": {
-                "training": dataset.pictures_digest,
-                "validation": validation and validation.pictures_digest,
-            },
+            "pictures": {"training": dataset.pictures_digest, "validation": validation and validation.pictures_digest},
             "processes": self.accelerator.num_processes,
         }
         self._resume, self._overwrite = resume, overwrite
@@ -337,6 +332,13 @@ def _check_division(settings: TrainingSettings, processes: int) -> None:
             f"batch_size {settings.batch_size} is not a multiple of accumulation_steps x processes, "
             f"{settings.accumulation_steps} x {processes}"
         )
+
+
+def _warn_of_crowded_images(dataset: SeededDataset, queries: int) -> None:
+    """Warn of images with more boxes than queries; drawn data sets have no records to look into."""
+    for part in dataset.parts if isinstance(dataset, JoinedDataset) else [dataset]:
+        if isinstance(part, GroundingDataset):
+            warn_of_crowded_images(part.records, queries)
 
 
 def _prepare_model(model: GroundingDINO, settings: TrainingSettings) -> GroundingDINO:

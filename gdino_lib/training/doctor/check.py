@@ -50,8 +50,7 @@ def check(
         images: folder that the file names are relative to.
         out: folder for `check.json`, `batch-1.png` ... `batch-4.png` and `overfitting.png`.
         transform: what training does to an image; None: `TrainingTransform` of the model's size.
-        frozen: beginnings of names of parameters that are not to be trained, as "text_encoder.bert". Others that do not
-            require a gradient are a problem.
+        frozen: prefixes of parameters that are not to be trained; any other frozen parameter is a problem.
         overfit: learn the batch by heart; False leaves that out.
         lr: learning rate of AdamW for this, constant for half of the time, then falling to 0.
         seconds: that this may take.
