@@ -182,7 +182,7 @@ def _convert_free(options: argparse.Namespace, source: Format, target: Format) -
     note_all(seconds, Faults(options.input, found, strict=options.strict))
     dataset, lost = target.fit(dataset)
     _print_findings(found)
-    _print_lost(target.lacks, lost)
+    _print_lost(target, lost)
     second_file = target.write(dataset, options.output)
     boxes = sum(len(record.boxes) for record in dataset.images)
     names = f" and {second_file}" if second_file else ""
@@ -204,11 +204,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
 
-def _print_lost(lacks: str, lost: Mapping[str, int]) -> None:
-    """Say on standard error what a format has no place for: nothing is dropped silently."""
+def _print_lost(target: Format, lost: Mapping[str, int]) -> None:
+    """Say on standard error which fields a format has no place for, so that nothing is dropped silently."""
     if lost:
         names = ", ".join(f"{name} ({count})" for name, count in lost.items())
-        print(printable(f"note: {lacks} {names}"), file=sys.stderr)
+        print(printable(f"note: {target.name} has no {target.place} for {names}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

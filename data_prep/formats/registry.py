@@ -26,7 +26,7 @@ class Format:
         write: writes a data set to a path, whatever stands there; returns the second file, where the format has one.
         left_out: {field: how often it stands in the data set} for all that the format has no place for; None where
             the format has a place for everything. `write` drops these fields or refuses them: see `fit`.
-        lacks: the words that tell a user so, before the fields.
+        place: what the format lacks for them, as messages call it.
         second_file: where `write` puts the second file for a path; None where the format has none.
     """
 
@@ -36,7 +36,7 @@ class Format:
     read: Callable[[Path, list[Finding] | None], Dataset]
     write: Callable[[Dataset, Path], Path | None]
     left_out: Callable[[Dataset], dict[str, int]] | None = None
-    lacks: str = ""
+    place: str = "place"
     second_file: Callable[[Path], Path] | None = None
 
     def fit(self, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
@@ -66,7 +66,6 @@ _VOC = Format(
     voc.read,
     partial(voc.write, overwrite=True),
     left_out=voc.left_out,
-    lacks="voc has no place for",
 )
 _CSV = Format(
     "csv",
@@ -75,7 +74,7 @@ _CSV = Format(
     csv_table.read,
     csv_table.write,
     left_out=csv_table.left_out,
-    lacks="a CSV has no column for",
+    place="column",
 )
 _COCO = Format(
     "coco",
@@ -84,7 +83,6 @@ _COCO = Format(
     coco.read,
     coco.write,
     left_out=coco.left_out,
-    lacks="coco has no place for",
 )
 _ODVG = Format(
     "odvg",
@@ -93,7 +91,6 @@ _ODVG = Format(
     lambda path, found=None: odvg.read(path, found=found),
     odvg.write,
     left_out=odvg.left_out,
-    lacks="odvg has no place for",
     second_file=odvg.label_map_path,
 )
 

@@ -280,7 +280,7 @@ def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
     capsys.readouterr()
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
     note = capsys.readouterr().err
-    assert note.startswith("note: a CSV has no column for ")
+    assert note.startswith("note: csv has no column for ")
     assert "difficult (1)" in note
 
 
