@@ -1,4 +1,4 @@
-"""Training samples from photographs: crops, mosaics and pasted pictograms, with prompts of present and absent names."""
+"""Training samples from photographs: crops, mosaics, pasted cut-outs and pictograms, with prompts of present and absent names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
 from data_prep.records import ImageRecord
 from gdino_lib.data.datasets import FRAME, Sample
@@ -26,6 +26,7 @@ Box = tuple[float, float, float, float]
 VISIBLE = 0.4  # share of a box's area that a crop must show for the box to be a target
 SMALLEST = 4  # pixels, the least shorter side of a target
 FANTASTIC = 4  # most names in a prompt of things that no photograph shows
+CUT_OUT = 24  # pixels, the least shorter side of an object that is cut out of its photograph
 TINY = 100  # pixels; a photograph with a smaller shorter side appears in mosaics only
 
 
@@ -51,6 +52,16 @@ class Picture:
         """Names of everything that the picture is known to show."""
         return {name for name, _ in self.boxes} | self.cut
 
+    def add(self, part: Picture, left: int, top: int) -> None:
+        """Add what another picture shows, after its image was pasted at (left, top)."""
+        self.cut |= part.cut
+        self.boxes += [(name, (x1 + left, y1 + top, x2 + left, y2 + top)) for name, (x1, y1, x2, y2) in part.boxes]
+
+    def cover(self, area: Box) -> None:
+        """Move the names of the boxes that an area mostly covers to `cut`."""
+        self.cut |= {name for name, box in self.boxes if _covered(box, area) > 1 - VISIBLE}
+        self.boxes = [(name, box) for name, box in self.boxes if _covered(box, area) <= 1 - VISIBLE]
+
 
 class PhotographDataset(SizedDataset):
     """Photographs to train on: each index and epoch gives a new view of a photograph that is chosen at random.
@@ -66,6 +77,7 @@ class PhotographDataset(SizedDataset):
         mosaics: share of pictures that are mosaics of 2 x 2 photographs. If the photograph drawn is smaller than `TINY`, the
             picture is always a mosaic, of 3 x 3 or 4 x 4 photographs.
         pasted: share of the other pictures into which pictograms are pasted.
+        cut_outs: share of the other pictures into which objects from other photographs of the set are pasted.
         broader: share of prompts in which a hypernym replaces the names that it covers.
         unanswered: share of prompts that name nothing in the picture; the right answer to them is no box.
         all_names: share of prompts that hold all names that the set labels everywhere.
@@ -89,6 +101,7 @@ class PhotographDataset(SizedDataset):
         things: Sequence[Pictogram] = (),
         mosaics: float = 0.2,
         pasted: float = 0.15,
+        cut_outs: float = 0.15,
         broader: float = 0.15,
         unanswered: float = 0.12,
         all_names: float = 0.25,
@@ -103,7 +116,7 @@ class PhotographDataset(SizedDataset):
         super().__init__(count, batch_size, sizes, seed)
         self.sets, self.cum_weights = tuple(sets), tuple(accumulate(weights))
         self.names = names
-        self.things, self.mosaics, self.pasted = tuple(things), mosaics, pasted
+        self.things, self.mosaics, self.pasted, self.cut_outs = tuple(things), mosaics, pasted, cut_outs
         self.broader, self.unanswered, self.all_names = broader, unanswered, all_names
         self.negatives, self.max_tokens = negatives, max_tokens
         self.absences = Absences(names)
@@ -115,7 +128,8 @@ class PhotographDataset(SizedDataset):
         digest = hashlib.sha256()
         for each in self.sets:
             digest.update(repr((each.name, sorted(each.everywhere), each.records)).encode())
-        shown = (self.cum_weights, self.count, self.batch_size, self.sizes, self.things, self.mosaics, self.pasted)
+        drawn = (self.cum_weights, self.count, self.batch_size, self.sizes, self.things)
+        shown = (*drawn, self.mosaics, self.pasted, self.cut_outs)
         asked = (self.broader, self.unanswered, self.all_names, self.negatives, self.seed, self.max_tokens)
         meanings = sorted(self.names.meanings.items())
         digest.update(repr((shown, asked, meanings)).encode())
@@ -155,8 +169,11 @@ class PhotographDataset(SizedDataset):
             cells = rng.choice((3, 4)) if tiny else 2
             return self._mosaic(rng, number, size, cells)
         picture = _view(rng, self.sets[number], record, size)
+        if rng.random() < self.cut_outs:
+            for _ in range(rng.randint(1, 2)):
+                self._paste_cut_out(rng, picture, number)
         if self.things and rng.random() < self.pasted:
-            self._paste(rng, picture)
+            self._paste_pictograms(rng, picture)
         return picture
 
     def _choose(self, rng: random.Random, number: int, size: tuple[int, int]) -> ImageRecord:
@@ -176,14 +193,24 @@ class PhotographDataset(SizedDataset):
                 cell = (right - left, bottom - top)
                 part = _view(rng, photographs, self._choose(rng, number, cell), cell)
                 whole.image.paste(part.image, (left, top))
-                whole.cut |= part.cut
-                whole.boxes += [
-                    (name, (x1 + left, y1 + top, x2 + left, y2 + top)) for name, (x1, y1, x2, y2) in part.boxes
-                ]
+                whole.add(part, left, top)
         return whole
 
-    def _paste(self, rng: random.Random, picture: Picture) -> None:
-        """Paste pictograms with names unrelated to those in the picture; boxes that they mostly cover move to `cut`."""
+    def _paste_cut_out(self, rng: random.Random, picture: Picture, number: int) -> None:
+        """Paste an object from another photograph of the same set, so that the set's `everywhere` still holds."""
+        photographs = self.sets[number]
+        record = self._choose(rng, number, picture.image.size)
+        part = _cut_out(rng, photographs, record, min(picture.image.size))
+        if part is None:
+            return
+        left = rng.randint(0, picture.image.width - part.image.width)
+        top = rng.randint(0, picture.image.height - part.image.height)
+        picture.image.paste(part.image, (left, top), _soft_edges(part.image.size))
+        picture.cover((left, top, left + part.image.width, top + part.image.height))
+        picture.add(part, left, top)
+
+    def _paste_pictograms(self, rng: random.Random, picture: Picture) -> None:
+        """Paste pictograms with names unrelated to those in the picture."""
         canvas = Canvas(picture.image)
         for _ in range(rng.randint(1, 3)):
             thing = rng.choice(self.things)
@@ -193,13 +220,9 @@ class PhotographDataset(SizedDataset):
             canvas.place(rng, thing, draw_sprite(rng, thing, side, own=0.7))
         for thing, mask in zip(canvas.things, canvas.masks, strict=True):
             x1, y1, x2, y2 = bounds_of(mask)
-            pasted, kept = (float(x1), float(y1), float(x2), float(y2)), []
-            for name, box in picture.boxes:
-                if _covered(box, pasted) > 1 - VISIBLE:
-                    picture.cut.add(name)
-                else:
-                    kept.append((name, box))
-            picture.boxes = [*kept, (thing.name, pasted)]
+            pasted = (float(x1), float(y1), float(x2), float(y2))
+            picture.cover(pasted)
+            picture.boxes.append((thing.name, pasted))
 
     def _prompt(self, rng: random.Random, picture: Picture) -> tuple[list[str], dict[str, str]]:
         """(shuffled phrases, {name in the picture: its phrase}); the dictionary is empty if the prompt names only absent things."""
@@ -273,7 +296,6 @@ def _by_shape(records: Sequence[ImageRecord]) -> dict[bool, list[ImageRecord]]:
 
 def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, size: tuple[int, int]) -> Picture:
     """A crop with about the canvas's proportions, resized to the canvas; half of the crops are as large as possible."""
-    image = open_image(record, photographs.images)
     scale = min(record.width / size[0], record.height / size[1])
     if rng.random() < 0.5:
         scale *= rng.uniform(0.3, 1.0) ** 0.5
@@ -282,10 +304,35 @@ def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, s
     width, height = (width * stretch, height) if rng.random() < 0.5 else (width, height * stretch)
     width, height = min(width, record.width), min(height, record.height)  # rounding may exceed the photograph
     left, top = rng.uniform(0, record.width - width), rng.uniform(0, record.height - height)
-    image = image.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))
-    mirrored = rng.random() < 0.5
+    return _crop(photographs, record, (left, top, left + width, top + height), size, mirrored=rng.random() < 0.5)
+
+
+def _cut_out(rng: random.Random, photographs: PhotographSet, record: ImageRecord, side: int) -> Picture | None:
+    """One object of a photograph with a margin around it; None if the photograph has no object that is large enough.
+
+    Args:
+        side: shorter side in pixels of the picture into which the cut-out goes; it gives the size of the cut-out.
+    """
+    large = [box for box in record.boxes if not is_crowd(box) and min(box.x2 - box.x1, box.y2 - box.y1) >= CUT_OUT]
+    if not large:
+        return None
+    box = rng.choice(large)
+    margin = 0.1 * max(box.x2 - box.x1, box.y2 - box.y1)
+    x1, y1 = max(box.x1 - margin, 0.0), max(box.y1 - margin, 0.0)
+    x2, y2 = min(box.x2 + margin, float(record.width)), min(box.y2 + margin, float(record.height))
+    scale = side * rng.uniform(0.2, 0.6) / max(x2 - x1, y2 - y1)
+    size = (max(round((x2 - x1) * scale), SMALLEST), max(round((y2 - y1) * scale), SMALLEST))
+    return _crop(photographs, record, (x1, y1, x2, y2), size, mirrored=rng.random() < 0.5)
+
+
+def _crop(
+    photographs: PhotographSet, record: ImageRecord, area: Box, size: tuple[int, int], *, mirrored: bool
+) -> Picture:
+    """An area (xyxy in pixels) of a photograph, resized to (width, height); things that it cuts off move to `cut`."""
+    image = open_image(record, photographs.images).resize(size, Image.Resampling.BILINEAR, area)
     if mirrored:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left, top, width, height = area[0], area[1], area[2] - area[0], area[3] - area[1]
     boxes, cut = [], set()
     for box in record.boxes:
         x1, x2 = ((x - left) * size[0] / width for x in (box.x1, box.x2))
@@ -299,6 +346,14 @@ def _view(rng: random.Random, photographs: PhotographSet, record: ImageRecord, s
         elif share > 0:
             cut.add(box.label)
     return Picture(image, boxes, cut, photographs.everywhere)
+
+
+def _soft_edges(size: tuple[int, int]) -> Image.Image:
+    """A mask for pasting: opaque inside, transparent towards the edges, so that no sharp rectangle gives the cut-out away."""
+    edge = max(min(size) // 16, 1)
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (edge, edge, size[0] - edge, size[1] - edge))
+    return mask.filter(ImageFilter.BoxBlur(edge))
 
 
 def _recoloured(rng: random.Random, image: Image.Image) -> Image.Image:

@@ -48,10 +48,10 @@ SIZES = (  # (width, height) in pixels of training pictures; most are small, to 
     *((320, 240), (240, 320), (320, 240), (240, 320), (288, 288), (384, 288), (288, 384)),
 )
 SET_WEIGHTS = {  # how often each set is drawn; all other sets share `OTHER_WEIGHT`
-    **{"voc07": 0.5, "coco_mini": 0.12, "tiny_imagenet": 0.12},
-    **{"fruit_veg": 0.05, "groceries": 0.04, "tools": 0.04},
+    **{"voc07": 0.55, "coco_mini": 0.12, "tiny_imagenet": 0.11},
+    **{"fruit_veg": 0.04, "groceries": 0.03, "tools": 0.03},
 }
-OTHER_WEIGHT = 0.13
+OTHER_WEIGHT = 0.12
 LR_SCALE = {
     **SCENE_SETTINGS.lr_scale,
     "image_backbone.backbone": 0.5,
@@ -73,7 +73,7 @@ class Stage:
 
     name: str
     settings: TrainingSettings
-    photographs: float = 0.75
+    photographs: float = 0.8
     noise: float = 0.4
     imagenet: float = 0.0
 

@@ -53,7 +53,7 @@ def photographs(tmp_path):
 
 
 def dataset(photographs, **options):
-    settings = {"batch_size": 4, "sizes": [(96, 72), (72, 96)], "mosaics": 0.0, "pasted": 0.0}
+    settings = {"batch_size": 4, "sizes": [(96, 72), (72, 96)], "mosaics": 0.0, "pasted": 0.0, "cut_outs": 0.0}
     return PhotographDataset([photographs], [1.0], NAMES, 64, **settings | options)
 
 
@@ -162,9 +162,27 @@ def test_boxes_move_with_the_pixels(photographs):
                 )
 
 
+def test_cut_outs_have_boxes_where_their_pixels_are(tmp_path):
+    photographs = read_set(write_set(tmp_path / "mine", [[("dog", (20, 30, 100, 90))], [], []]))
+    data = dataset(photographs, cut_outs=1.0, unanswered=0.0)
+    counts = set()
+    for index in range(60):
+        picture, _, _ = data.picture(index, (96, 72))
+        pixels = np.asarray(picture.image).astype(int)
+        red = pixels[..., 0] - pixels[..., 2] > 20
+        unboxed = red.copy()
+        counts.add(len(picture.boxes))
+        for _, (x1, y1, x2, y2) in picture.boxes:
+            if pixels.std(axis=2).max() > 5:  # not a picture in grey
+                assert red[round(y1) : round(y2), round(x1) : round(x2)].mean() > 0.35
+            unboxed[max(int(y1) - 2, 0) : int(y2) + 3, max(int(x1) - 2, 0) : int(x2) + 3] = False
+        assert picture.cut or not unboxed.any()  # nothing is pasted without a box
+    assert {0, 1, 2} <= counts
+
+
 def test_samples_are_valid_and_depend_on_index_and_epoch_alone(photographs):
-    data = dataset(photographs, mosaics=0.3, pasted=0.5, things=pictograms.seen()[:40])
-    other = dataset(photographs, mosaics=0.3, pasted=0.5, things=pictograms.seen()[:40])
+    data = dataset(photographs, mosaics=0.3, pasted=0.5, cut_outs=0.3, things=pictograms.seen()[:40])
+    other = dataset(photographs, mosaics=0.3, pasted=0.5, cut_outs=0.3, things=pictograms.seen()[:40])
     for index in range(24):
         sample, again = data[index], other[index]
         assert (sample.pixel_values == again.pixel_values).all()
@@ -177,7 +195,7 @@ def test_samples_are_valid_and_depend_on_index_and_epoch_alone(photographs):
 
 
 def test_absent_names_fit_nothing_in_the_picture(photographs):
-    data = dataset(photographs, mosaics=0.5, unanswered=0.3)
+    data = dataset(photographs, mosaics=0.5, cut_outs=0.5, unanswered=0.3)
     for index in range(60):
         picture, prompt, phrases = data.picture(index, (96, 72))
         used = {prompt[number] for number in phrases}
