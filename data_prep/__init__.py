@@ -1,4 +1,4 @@
-"""Other people's formats -> our records -> CSV, COCO, ODVG and Pascal VOC; needs neither torch nor gdino_lib."""
+"""Convert annotation formats into each other, through one record type; needs neither torch nor gdino_lib."""
 
 from data_prep.records import Box, Dataset, ImageRecord
 

@@ -1,4 +1,4 @@
-"""The XML files of the pictures, in Pascal VOC's layout."""
+"""The XML files of the pictures, in the layout of Pascal VOC."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ OBJECT = """    <object>
 
 
 def annotation_text(scene: Scene, boxes: Sequence[LabelledBox] | None = None) -> str:
-    """The XML file of a picture; `boxes` stand in it instead of the people's own."""
+    """The text of the XML file of a picture, with `boxes`, or by default with the boxes of the people."""
     objects = "".join(OBJECT.format(name=escape(label), box=box) for label, box in boxes or scene.boxes)
     return ANNOTATION.format(name=escape(f"{scene.stem}.jpg"), width=scene.width, height=scene.height, objects=objects)

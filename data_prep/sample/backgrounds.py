@@ -1,4 +1,4 @@
-"""Where the people stand: in a park, a city, a classroom or at a party."""
+"""The backgrounds of the pictures: a park, a city, a classroom, a party."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class _Backdrop:
         self.pen = ImageDraw.Draw(self.image)
 
     def frame(self, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
-        """Edges in pixels from edges in shares of the width and the height."""
+        """Convert edges from fractions of the width and the height to pixels."""
         return left * self.width, top * self.height, right * self.width, bottom * self.height
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
-        """A filled rectangle; its edges are shares of the width and the height."""
+        """Draw a filled rectangle; its edges are fractions of the width and the height."""
         self.pen.rectangle(self.frame(left, top, right, bottom), fill=fill)
 
     def ellipse(self, left: float, top: float, right: float, bottom: float, fill: Color) -> None:
-        """A filled ellipse in a rectangle whose edges are shares of the width and the height."""
+        """Draw a filled ellipse inside a rectangle, whose edges are fractions of the width and the height."""
         self.pen.ellipse(self.frame(left, top, right, bottom), fill=fill)
 
 
 def draw_background(size: tuple[int, int], rng: random.Random) -> Image.Image:
-    """One of the four places, chosen by `rng`; RGB, `size` pixels."""
+    """Draw one of the four backgrounds, chosen by `rng`. Returns an RGB image of `size` (width, height) pixels."""
     place = rng.choice((_park, _city, _classroom, _party))
     return place(size, rng).image
 

@@ -1,6 +1,7 @@
-"""Draw a small data set in the face-mask set's layout: cartoon people, VOC files, planted faults.
+"""Draw a small data set in the layout of the face-mask set: cartoon people, VOC files, planted faults.
 
-The book uses it wherever the real set is not at hand. Pillow draws everything; a seed decides every person and colour.
+The book uses the drawn set if the real set is not available. Pillow draws the pictures; the seed determines all people and
+colours.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from data_prep.sample.portraits import draw_person
 
 __all__ = ["CLASSES", "PlantedFault", "write"]
 
-OUTSIDE = 3  # the number of the picture in which a face leaves the picture
+OUTSIDE = 3  # index of the picture with a face that extends beyond the picture
 
 
 class PlantedFault(NamedTuple):
-    """One mistake that `write` made on purpose.
+    """One fault that `write` made on purpose.
 
     Attributes:
-        kind: what it is, in the words of `data_prep.audit.KINDS`.
-        file: the XML file that carries it, or the image that has none; only the name, without folders.
-        object: number of the object in its file, from 1; None when the fault concerns the whole file.
+        kind: a key of `data_prep.findings.KINDS`.
+        file: name of the XML file with the fault, or of the image without an XML file; without folders.
+        object: number of the object in its file, counted from 1; None if the fault is not in an object.
     """
 
     kind: str
@@ -39,19 +40,19 @@ class PlantedFault(NamedTuple):
 
 
 def write(folder: Path | str, seed: int = 0) -> list[PlantedFault]:
-    """Draw the set into `folder`: `images/*.jpg` and `annotations/*.xml`, and tell which faults were planted in it.
+    """Draw the data set into `folder`: `images/*.jpg` and `annotations/*.xml`, with planted faults.
 
-    The same seed gives the same people, boxes and XML files, byte for byte, and the same pixels with the same Pillow.
+    The same seed gives the same people, boxes and XML files, byte for byte. The pixels also depend on the version of Pillow.
 
     Args:
-        folder: created; must not exist yet, or be empty.
-        seed: decides people, colours and backgrounds. The kinds of planted faults are the same for every seed.
+        folder: the new folder; must not exist, or be empty.
+        seed: determines people, colours and backgrounds. The kinds of planted faults are the same for every seed.
 
     Returns:
-        One entry a fault, in the order of the files.
+        The planted faults, in the order of the files.
 
     Raises:
-        FileExistsError: `folder` holds something already.
+        FileExistsError: `folder` is not empty.
     """
     scenes = plan_scenes(seed, at_the_edge=(OUTSIDE,))
     texts = {scene.stem: annotation_text(scene) for scene in scenes}
@@ -79,30 +80,30 @@ def _draw_scene(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def _plant_faults(scenes: list[Scene], texts: dict[str, str]) -> list[PlantedFault]:
-    """Spoil some of `texts`, which are the XML files by stem, and drop one of them; return what was done."""
-    scene = scenes[OUTSIDE]  # `plan_scenes` has put the face there
+    """Put faults into some of `texts`, {stem: text of the XML file}, and remove one text; return the faults."""
+    scene = scenes[OUTSIDE]  # `plan_scenes` has placed the face at the edge
     number = next(number for number, person in enumerate(scene.people, 1) if person.box[2] > scene.width)
     faults = [PlantedFault("box outside", f"{scene.stem}.xml", number)]
 
-    scene = scenes[5]  # a click instead of a drag: no width
+    scene = scenes[5]  # the annotator clicked instead of dragging, so a box has no width
     texts[scene.stem] = annotation_text(scene, [*scene.boxes, (scene.people[0].label, (30, 40, 30, 62))])
     faults.append(PlantedFault("box degenerate", f"{scene.stem}.xml", len(scene.people) + 1))
 
-    scene = scenes[7]  # the same face, saved twice
+    scene = scenes[7]  # the annotator saved a face twice
     texts[scene.stem] = annotation_text(scene, [*scene.boxes, scene.boxes[0]])
     faults.append(PlantedFault("box duplicated", f"{scene.stem}.xml", len(scene.people) + 1))
 
-    scene = scenes[9]  # the picture was renamed, its <filename> was not
+    scene = scenes[9]  # the picture was renamed, but not in <filename>
     texts[scene.stem] = annotation_text(replace(scene, stem="IMG_2041"))
     faults.append(PlantedFault("file name differs", f"{scene.stem}.xml", None))
 
-    scene = scenes[12]  # the picture was shrunk after it had been annotated
+    scene = scenes[12]  # the picture was shrunk after it was annotated
     large = replace(scene, width=2 * scene.width, height=2 * scene.height)
     boxes = [(label, (2 * x1, 2 * y1, 2 * x2, 2 * y2)) for label, (x1, y1, x2, y2) in scene.boxes]
     texts[scene.stem] = annotation_text(large, boxes)
     faults.append(PlantedFault("size mismatch", f"{scene.stem}.xml", None))
 
-    scene = scenes[14]  # the copy was interrupted
+    scene = scenes[14]  # copying the file was interrupted
     texts[scene.stem] = texts[scene.stem][: 2 * len(texts[scene.stem]) // 3]
     faults.append(PlantedFault("annotation unreadable", f"{scene.stem}.xml", None))
 

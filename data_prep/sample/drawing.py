@@ -1,4 +1,4 @@
-"""Colours, curves and a pen that measures in faces: what people and backgrounds are drawn with."""
+"""Colours, curves and a pen with the face as its unit, to draw people and backgrounds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import ImageDraw
 
-SCALE = 4  # pictures are drawn this much larger, then shrunk, so that edges are smooth
+SCALE = 4  # pictures are drawn 4 times as large and then shrunk, so that edges are smooth
 
 Color = tuple[int, int, int]
 Point = tuple[float, float]
@@ -15,7 +15,7 @@ WHITE: Color = (255, 255, 255)
 
 
 def mix(color: Color, other: Color, share: float) -> Color:
-    """`color` with `share` of `other` in it."""
+    """Mix two colours; `share`, in 0..1, is the share of `other`."""
     red, green, blue = (round(a + share * (b - a)) for a, b in zip(color, other, strict=True))
     return red, green, blue
 
@@ -24,8 +24,8 @@ class FacePen:
     """Draws in units of one face: (0, 0) is its centre, 1 is half its height, y points down.
 
     Args:
-        pen: draws on the picture, which is `SCALE` times its final size.
-        x, y, radius: the face's centre and half its height, in final pixels.
+        pen: draws on a picture of `SCALE` times its final size.
+        x, y: centre of the face; radius: half its height; all in pixels of the final picture.
     """
 
     def __init__(self, pen: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
@@ -33,27 +33,27 @@ class FacePen:
         self.origin = x * SCALE, y * SCALE
 
     def at(self, x: float, y: float) -> Point:
-        """The pixel at (x, y)."""
+        """Pixel coordinates of the point (x, y)."""
         return self.origin[0] + x * self.unit, self.origin[1] + y * self.unit
 
     def frame(self, x: float, y: float, rx: float, ry: float) -> tuple[Point, Point]:
-        """Upper left and lower right pixel of the ellipse around (x, y) with half axes `rx` and `ry`."""
+        """Upper left and lower right pixel of an ellipse with centre (x, y) and half axes `rx` and `ry`."""
         return self.at(x - rx, y - ry), self.at(x + rx, y + ry)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Color) -> None:
-        """A filled ellipse around (x, y) with half axes `rx` and `ry`."""
+        """Draw a filled ellipse with centre (x, y) and half axes `rx` and `ry`."""
         self.pen.ellipse(self.frame(x, y, rx, ry), fill=fill)
 
     def ring(self, x: float, y: float, rx: float, ry: float, color: Color, width: float) -> None:
-        """The outline of an ellipse."""
+        """Draw the outline of an ellipse."""
         self.pen.ellipse(self.frame(x, y, rx, ry), outline=color, width=max(1, round(width * self.unit)))
 
     def shape(self, points: Sequence[Point], fill: Color) -> None:
-        """A filled area with a smooth outline through `points`."""
+        """Draw a filled area with a smooth outline through `points`."""
         self.pen.polygon([self.at(*point) for point in closed_curve(points)], fill=fill)
 
     def stroke(self, points: Sequence[Point], color: Color, width: float) -> None:
-        """A line through three points, as a parabola with round ends."""
+        """Draw a parabola through three points, with round ends."""
         (x0, y0), (x1, y1), (x2, y2) = points
         cx, cy = 2 * x1 - (x0 + x2) / 2, 2 * y1 - (y0 + y2) / 2
         curve = []
@@ -68,7 +68,7 @@ class FacePen:
 
 
 def closed_curve(points: Sequence[Point], steps: int = 8) -> list[Point]:
-    """Catmull-Rom spline through `points` and back to the first."""
+    """A closed Catmull-Rom spline through `points`, with `steps` points per section."""
     curve = []
     for index in range(len(points)):
         p0, p1, p2, p3 = (points[(index + offset) % len(points)] for offset in (-1, 0, 1, 2))

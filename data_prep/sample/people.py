@@ -1,4 +1,4 @@
-"""The people of the pictures: how each looks, and where they stand."""
+"""The people in the pictures: the looks and the place of each person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data_prep.sample.drawing import Color
 
 CLASSES = ("with_mask", "without_mask", "mask_weared_incorrect")
-SHARES = (0.78, 0.17, 0.05)  # of the three classes; the real set has 0.79, 0.18 and 0.03
+SHARES = (0.78, 0.17, 0.05)  # shares of the three classes; in the real set they are 0.79, 0.18 and 0.03
 PICTURES = 22
 SIZES = ((400, 300), (400, 300), (480, 320), (360, 360), (320, 400), (500, 334))
 
@@ -38,7 +38,7 @@ LabelledBox = tuple[str, tuple[int, int, int, int]]
 
 @dataclass(frozen=True)
 class Person:
-    """One cartoon person; the face's centre is (`x`, `y`) and half its height `radius`, in final pixels."""
+    """One cartoon person; (`x`, `y`) is the centre of the face, `radius` half its height, in pixels of the final picture."""
 
     label: str
     x: float
@@ -49,20 +49,26 @@ class Person:
     style: str
     clothes: Color
     mask: Color
-    on_chin: bool  # a mask worn wrongly hangs below the chin instead of below the nose
+    on_chin: bool  # where a mask is worn incorrectly: True on the chin, False below the nose
     glasses: bool
     gaze: float
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x1, y1, x2, y2 of the face: ear to ear, hairline to chin."""
+        """(x1, y1, x2, y2) of the face, from ear to ear and from hairline to chin."""
         wide, up, down = 0.88 * self.radius, 0.92 * self.radius, 1.04 * self.radius
         return round(self.x - wide), round(self.y - up), round(self.x + wide), round(self.y + down)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture to draw: its name without suffix, its size in final pixels, its people from far to near."""
+    """One picture to draw.
+
+    Attributes:
+        stem: name of the picture file without its suffix.
+        width, height: size of the final picture in pixels.
+        people: the people, from far to near.
+    """
 
     stem: str
     width: int
@@ -71,12 +77,12 @@ class Scene:
 
     @property
     def boxes(self) -> list[LabelledBox]:
-        """(class, corners) of each person's face."""
+        """(class, (x1, y1, x2, y2)) of each person's face."""
         return [(person.label, person.box) for person in self.people]
 
 
 def plan_scenes(seed: int, at_the_edge: Collection[int]) -> list[Scene]:
-    """All pictures of a seed; in those whose numbers are `at_the_edge`, one face leaves the picture."""
+    """Plan all pictures; in each picture with an index in `at_the_edge`, one face extends beyond the picture."""
     rng = random.Random(f"{seed}/scenes")
     crowds = [rng.choice((2, 3, 3, 4, 4, 5, 6, 7, 9)) for _ in range(PICTURES)]
     total = sum(crowds)
@@ -92,12 +98,12 @@ def plan_scenes(seed: int, at_the_edge: Collection[int]) -> list[Scene]:
 
 
 def _place_people(stem: str, labels: Sequence[str], rng: random.Random, at_the_edge: bool) -> Scene:
-    """Place one face a label, large in front and small behind, so that no face hides another."""
+    """Place one face per label, near faces large and far faces small, so that no face hides another."""
     width, height = rng.choice(SIZES)
     radius = 0.34 * math.sqrt(0.55 * width * height / (len(labels) + 0.6))
     radius = min(radius, 0.19 * height)
     places: list[tuple[float, float, float]] = []
-    if at_the_edge:  # this one looks in from the right: the face leaves the picture
+    if at_the_edge:  # a face that extends beyond the right edge
         places.append((width - 0.45 * radius, 0.56 * height, 1.1 * radius))
     while len(places) < len(labels):
         for _ in range(400):
@@ -110,14 +116,14 @@ def _place_people(stem: str, labels: Sequence[str], rng: random.Random, at_the_e
                 break
         else:
             radius *= 0.93
-    places.sort(key=lambda place: place[1])  # far ones first
+    places.sort(key=lambda place: place[1])  # far people first
     clothes = rng.sample(CLOTHES, len(labels))
     people = [_person(label, *place, cloth, rng) for label, place, cloth in zip(labels, places, clothes, strict=True)]
     return Scene(stem, width, height, tuple(people))
 
 
 def _is_apart(first: tuple[float, float, float], second: tuple[float, float, float]) -> bool:
-    """True when two faces, (x, y, radius) each, don't overlap."""
+    """True if two faces, each (x, y, radius), do not overlap."""
     reach = first[2] + second[2]
     return ((first[0] - second[0]) / (1.06 * reach)) ** 2 + ((first[1] - second[1]) / (1.3 * reach)) ** 2 > 1
 

@@ -1,4 +1,4 @@
-"""One cartoon person drawn: hair, clothes, face, mask."""
+"""Draw one cartoon person: hair, clothes, face, mask."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VISOR = ((-0.6, -0.58), (0, -0.66), (0.6, -0.58), (0.72, -0.44), (0, -0.42), (-0
 
 
 def draw_person(pen: ImageDraw.ImageDraw, person: Person, bottom: int) -> None:
-    """Draw one person from head to the picture's lower edge, `bottom`, which is `SCALE` times its final place."""
+    """Draw one person from the head to the lower edge of the picture, `bottom`, in pixels before shrinking by `SCALE`."""
     face = FacePen(pen, person.x, person.y, person.radius)
     shade = mix(person.skin, (96, 40, 20), 0.22)
     scarf = mix(person.clothes, WHITE, 0.25)
