@@ -1,4 +1,4 @@
-"""The command lines of `data_prep` and `gdino_lib` say in one line what is wrong with their arguments."""
+"""The argument parser of `data_prep` and `gdino_lib`, whose errors are one line, and texts that are safe to print."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from typing import Any, ClassVar, NoReturn
 
 
 def printable(text: object) -> str:
-    """A text that a terminal may show: signs that steer it, or that nobody sees, are escaped.
+    """`text` with escapes for all characters that are not printable, so that it is safe to print on a terminal.
 
-    Control characters, escape sequences and marks of the direction of writing come from names in other people's files. They
-    become "\\x1b", "\\u202e".
+    Names in other people's files may have control characters, escape sequences and marks that change the direction of
+    writing. These become, for example, "\\x1b" and "\\u202e".
     """
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
+    characters = str(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters)
 
 
 def one_line(message: object) -> str:
-    """The text of a message or an error, without line breaks, as a terminal may show it."""
+    """The text of a message or an error in one line, safe to print on a terminal."""
     return printable(" ".join(str(message).split()))
 
 
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with the arguments, and what may be meant; options are spelled in full.
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its noun: "1 box", "2 boxes"."""
+    return f"{count} {one if count == 1 else many}"
 
-    A command may set a default `advice`, a function (options understood, arguments without a place) -> text: it is put
-    behind the message that names these arguments.
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line with a suggestion. Options must be spelled in full.
+
+    A command may set a default `advice`, a function (parsed options, text of the unexpected arguments) -> text. The text is
+    appended to the message about unexpected arguments.
 
     Attributes:
-        aliases: {name that other tools have for an option: our name}.
+        aliases: {name of an option in other tools: our name}.
     """
 
     aliases: ClassVar[Mapping[str, str]] = {}
@@ -40,37 +46,37 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """As argparse's, but nothing is left unknown."""
+        """Parse the arguments as argparse does, but refuse unknown arguments instead of returning them."""
         args = sys.argv[1:] if args is None else list(args)
         self._check_names(args)
         try:
             options, others = super().parse_known_args(args, namespace)
         except ValueError:
-            self.error("'--' is no value")
-        values = vars(options).values()  # older versions of argparse make [] of "--nms=--"
+            self.error("expected a value, got '--'")
+        values = vars(options).values()  # older versions of argparse parse "--nms=--" as []
         if any(value == [] or (isinstance(value, list) and [] in value) for value in values):
-            self.error("'--' is no value")
+            self.error("expected a value, got '--'")
         if others:
             rest = " ".join(others)
             advice = getattr(options, "advice", None)
-            self.error(f"unexpected: {rest}{advice(options, rest) if advice else ''}")
+            self.error(f"unexpected arguments: {rest}{advice(options, rest) if advice else ''}")
         return options, others
 
     def error(self, message: str) -> NoReturn:
-        """One line, and exit status 2."""
-        self.exit(2, f"error: {one_line(message)}; {self.prog} --help says more\n")
+        """Print one line and exit with status 2."""
+        self.exit(2, f"error: {one_line(message)}; see {self.prog} --help\n")
 
     def _check_names(self, args: list[str]) -> None:
-        """Refuse unknown options and commands before argparse asks for those that it misses."""
+        """Refuse unknown options and commands, before argparse complains about missing arguments."""
         for text in args:
             if text == "--":
-                return  # what follows is no option
+                return  # no options after "--"
             if self._subparsers and not text.startswith("-"):
                 commands = self._commands()
                 if text not in commands:
                     near = difflib.get_close_matches(text, commands)
                     self.error(f"unknown command {text}{_hint(near) or '; expected one of ' + ', '.join(commands)}")
-                return  # what follows is the command's
+                return  # the parser of the command checks the rest
             name = text.partition("=")[0]
             if not text.startswith("--") or " " in text or name in self._option_string_actions:
                 continue

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: the kinds of faults, one fault, and where readers put theirs."""
+"""The faults of a data set: their kinds, one finding, and the list that readers add theirs to."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 from data_prep.arguments import one_line, printable
 
-# every kind of finding, with what it means; the order is the report's
+# kinds of findings and their meanings, in the order of the report
 KINDS = {
-    "annotation unreadable": "an annotation file, or what it says of one image, cannot be used",
-    "object unreadable": "an object whose name or box cannot be read",
-    "detail unreadable": "a field besides names and boxes that cannot be read",
-    "detail mended": "a value against the rules of its format that can only mean one thing",
-    "image unreadable": "the pixels cannot be decoded",
-    "file not read": "a file of a kind that is not read",
-    "file without image": "an annotation whose image is not there",
-    "image without file": "an image that no readable annotation describes",
-    "image annotated twice": "a second annotation for an image that has one",
-    "file name differs": "the annotation names another image than the one it belongs to",
-    "size mismatch": "the annotation's size is not that of the pixels",
-    "orientation uncertain": "the size does not tell whether boxes were drawn before or after the turn that EXIF asks for",
-    "image of few bits": "a 16-bit image whose values fill few bits: it is read as nearly black",
-    "box outside": "a box leaves its image",
-    "corners swapped": "a box whose right edge is left of its left one, or its bottom above its top",
-    "box degenerate": "a box without area",
-    "box duplicated": "the same rectangle again in the same image",
+    "annotation unreadable": "an annotation file, or the record of one image in it, cannot be used",
+    "object unreadable": "the label or the box of an object cannot be read",
+    "detail unreadable": "a field other than labels and boxes cannot be read",
+    "detail mended": "a value breaks the rules of its format, but can only mean one thing",
+    "image unreadable": "the pixels of an image cannot be decoded",
+    "file not read": "a file has a suffix that is not read",
+    "file without image": "the image of an annotation is missing",
+    "image without file": "no readable annotation describes an image",
+    "image annotated twice": "an image has a second annotation",
+    "file name differs": "an annotation does not name the image that it belongs to",
+    "size mismatch": "the size in an annotation is not the size of the image",
+    "orientation uncertain": "the boxes may have been drawn before or after the EXIF rotation",
+    "image of few bits": "a 16-bit image uses few of its bits, so it is read as nearly black",
+    "box outside": "a box extends beyond its image",
+    "corners swapped": "a box has its right edge left of its left edge, or its bottom edge above its top edge",
+    "box degenerate": "a box has no area",
+    "box duplicated": "an image has the same box twice",
 }
 SKIPPED = "skipped"
 MENDED = "mended"
@@ -41,13 +41,18 @@ class Finding:
 
     Attributes:
         kind: a key of `KINDS`.
-        file: the annotation or image file at fault, relative to its folder; escapes stand for what a terminal must not get.
-        object: number of the object in its file, from 1; None when the fault is the file's.
-        detail: what was given and what was expected, one line.
-        action: what the repair does: "skipped" (a file or a part of it that cannot be used), "mended" (a value is read as
-            the one thing that it can mean), "left out" (an image without an annotation, a file that is not read), "scaled"
-            or "turned" (size and boxes are those of the pixels), "corrected" (the size is, and there are no boxes, or there
-            was no size), "clipped", "swapped" or "dropped" (the box), "kept".
+        file: the annotation or image file with the fault, relative to its folder; control characters are escaped.
+        object: number of the object in its file, counted from 1; None if the fault is not in an object.
+        detail: one line with what was given and what was expected.
+        action: what the repair does with the faulty file, object, field or image:
+
+            - "skipped": it cannot be used and is left out
+            - "mended": the value is read as the only thing that it can mean
+            - "left out": the image has no annotation, or the file has a suffix that is not read
+            - "scaled", "turned": the boxes are converted to the frame of the image, and the size becomes the image's
+            - "corrected": the size becomes the image's; there are no boxes, or there was no size before
+            - "clipped", "swapped", "dropped": the box, its corners, or the whole box
+            - "kept": nothing
     """
 
     kind: str
@@ -64,18 +69,18 @@ class Finding:
 
     @property
     def is_fault(self) -> bool:
-        """True where something could not be used as it stands: a strict reader stops there."""
+        """True if something could not be used as it is, so that a strict reader stops."""
         return self.action in (SKIPPED, MENDED)
 
 
 class Faults:
-    """Where a reader puts what it cannot use, so that one bad detail costs that detail alone.
+    """Collects the faults that a reader finds, so that the reader can go on without the faulty detail.
 
     Args:
         path: the file that is read.
-        found: the findings so far, to which others are added.
-        file: the name of `path` in findings, where it is not its last part.
-        strict: raise the first fault; by default where there is no list that would take it.
+        found: the list to which findings are added.
+        file: the name of `path` for the findings; by default its last part.
+        strict: raise the first fault instead of adding it; by default True if `found` is None.
     """
 
     def __init__(
@@ -88,10 +93,11 @@ class Faults:
     def add(
         self, kind: str, detail: str, line: int | None = None, object: int | None = None, action: str = SKIPPED
     ) -> None:
-        """Note a fault, or with another action what is none.
+        """Add a finding; with the default action it is a fault.
 
         Raises:
-            ValueError: it is a fault, and the reader is strict; `path: detail`, with the line where it has one.
+            ValueError: the finding is a fault, and the reader is strict. The message is `path:line: detail`, or
+                `path: detail` without a line.
         """
         place = "" if line is None else f"line {line}: "
         finding = Finding(kind, self.file, object, place + detail, action)
@@ -100,7 +106,7 @@ class Faults:
         self.found.append(finding)
 
     def mend(self, detail: str, reading: object, line: int | None = None, object: int | None = None) -> None:
-        """Note a value that is read as the one thing that it can mean.
+        """Add a finding for a value that breaks the rules, and is read as `reading`, the only thing that it can mean.
 
         Raises:
             ValueError: as `add`.
@@ -109,16 +115,16 @@ class Faults:
         self.add("detail mended", detail + read_as, line, object, MENDED)
 
     def mender(self, place: str, line: int | None = None) -> Callable[[str, Any], None]:
-        """`mend` for the values of one place."""
+        """A function that calls `mend` with messages that begin with `place`."""
         return lambda detail, reading: self.mend(f"{place}: {detail}" if place else detail, reading, line)
 
     def is_mine(self, error: Exception) -> bool:
-        """True for an error that a strict reader raises, and that has its place already."""
+        """True for an error that `add` has raised for a strict reader; its message begins with the path already."""
         return self.strict and str(error).startswith(str(self.path))
 
     @contextmanager
     def costing(self, kind: str, place: str = "", line: int | None = None) -> Iterator[None]:
-        """A `ValueError` in the block ends the block alone: it is noted as this kind of fault, at this place."""
+        """Turn a `ValueError` that the block raises into a fault of this kind, with the place before its message."""
         try:
             yield
         except (ValueError, OverflowError) as error:  # OverflowError: an integer too long to be a coordinate
@@ -128,10 +134,10 @@ class Faults:
 
 
 def note_all(findings: Iterable[Finding], faults: Faults) -> None:
-    """Add findings about the files of a folder, which is the path of `faults`.
+    """Add findings about the files of a folder to `faults`, whose path is this folder.
 
     Raises:
-        ValueError: `faults` is strict, and one of them is a fault.
+        ValueError: `faults` is strict, and one of the findings is a fault.
     """
     for finding in findings:
         if faults.strict and finding.is_fault:

@@ -1,4 +1,8 @@
-"""The frame that boxes were drawn in, and the image's own: one is made the other, or nothing is."""
+"""Convert boxes from the frame that they were drawn in to the frame of the image, if the sizes determine how.
+
+The frame of an image is its width and height after the EXIF rotation. Boxes may have been drawn in another frame: before the
+image was resized, or before it was rotated.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,24 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
+from data_prep.arguments import counted
 from data_prep.formats.fields import without
 from data_prep.pictures import Picture
 from data_prep.records import Box, ImageRecord, Number
 
 Size = tuple[int, int]
-TOLERANCE = 1  # pixels that a box may leave its frame by and still belong to it
+TOLERANCE = 1  # pixels by which a box may extend beyond its frame and still fit
 PIXEL_FIELDS = ("area", "bndbox", "coco_bbox", "keypoints", "part", "polygon", "segmentation")
-"""Fields of `Box.extra` in pixels, which a box that is scaled or turned loses."""
+"""Fields of `Box.extra` in pixels; they are removed from boxes that are scaled or turned."""
 
 
 class Fitted(NamedTuple):
-    """A record in the frame of its image.
+    """The boxes of a record in the frame of its image, and the finding about the conversion.
 
     Attributes:
-        boxes: in pixels of the upright image; None where nothing tells how to bring them there.
-        kind, action: of the finding; "" where there is nothing to say.
-        detail: what was done to the boxes, or why nothing can be.
+        boxes: boxes in pixels of the upright image; None if the sizes do not determine the conversion.
+        kind, action: kind and action of the finding; "" if there is none.
+        detail: how the boxes were converted, or why they cannot be.
     """
 
     boxes: tuple[Box, ...] | None
@@ -32,22 +37,23 @@ class Fitted(NamedTuple):
 
 
 def fit(boxes: tuple[Box, ...], stated: Size | None, picture: Picture) -> Fitted:
-    """Bring boxes into the frame of the upright image.
+    """Convert boxes to the frame of the upright image.
 
-    - The stated size is the image's: nothing to do. Where EXIF turns the pixels by a quarter and both frames have one
-      size, nothing tells which of them the boxes are in.
-    - It has the image's proportions: the image was scaled after it was annotated; the boxes are scaled as well.
-    - It has those of the pixels as they lie in the file, and EXIF turns them by a quarter: the boxes were drawn before the
-      turn, and are turned as well.
-    - It is another one: the image was cropped, or turned, in an unknown way. Without boxes the size alone is corrected.
+    - The stated size is the size of the image: the boxes are kept. The frame is uncertain if EXIF asks for a quarter turn and
+      the image is square, or if the boxes fit only the stored image.
+    - The stated size has the proportions of the image: the image was resized after it was annotated, and the boxes are
+      scaled.
+    - The stated size has the proportions of the stored image, and EXIF asks for a quarter turn: the boxes were drawn before
+      the rotation, and are turned.
+    - Any other size: the image was cropped or rotated in an unknown way. If there are no boxes, only the size is corrected.
 
-    Boxes that lie in the image and not in the frame of the stated size show that this size is wrong, and then nothing tells
-    what they mean. A missing size is taken from the image if all boxes fit into it.
+    A box that fits the image but not the stated size shows that the stated size is wrong; the frame is then unknown. A
+    missing size is taken from the image if all boxes fit into the image.
 
     Args:
-        boxes: in absolute pixels of the frame of the stated size.
-        stated: (width, height) by the annotation; None where it has none.
-        picture: what the pixels say.
+        boxes: boxes in absolute pixels of the frame of the stated size.
+        stated: (width, height) in the annotation; None if it has no size.
+        picture: properties of the pixels.
     """
     is_turned = picture.orientation >= 5
     if not boxes:
@@ -56,11 +62,11 @@ def fit(boxes: tuple[Box, ...], stated: Size | None, picture: Picture) -> Fitted
         return _fit_without_size(boxes, picture)
     if stated == picture.size:
         if is_turned and ((_fits(boxes, picture.stored_size) and not _fits(boxes, stated)) or stated[0] == stated[1]):
-            why = "nothing tells whether its boxes were drawn before or after the turn that EXIF asks for"
+            why = "the boxes may have been drawn before or after the EXIF rotation"
             return Fitted(None, "orientation uncertain", "", f"{why}: save the image upright, and check the boxes")
         if picture.orientation > 1 and not is_turned:
             what = {2: "mirrored", 3: "upside down", 4: "mirrored"}[picture.orientation]
-            detail = f"stored {what}; the boxes are taken to be those of the upright image"
+            detail = f"the image is stored {what}; the boxes are taken to be in the frame of the upright image"
             return Fitted(boxes, "orientation uncertain", "kept", detail)
         return Fitted(boxes)
 
@@ -68,17 +74,17 @@ def fit(boxes: tuple[Box, ...], stated: Size | None, picture: Picture) -> Fitted
     as_stored = is_turned and _is_scaled(stated, picture.stored_size)
     outside = [box for box in boxes if not _fits([box], stated) and _fits([box], picture.size)]
     if as_upright == as_stored or outside:
-        why = "the boxes do not fit the size given" if outside else "nothing tells what was done to the image"
+        why = "the boxes do not fit the stated size" if outside else "it is unknown how the image was changed"
         return Fitted(None, "size mismatch", "", f"{why}: correct the size and the boxes")
     if as_upright:
-        return Fitted(_scaled(boxes, stated, picture.size), "size mismatch", "scaled", _said(boxes, "scaled as well"))
+        return Fitted(_scaled(boxes, stated, picture.size), "size mismatch", "scaled", _change_text(boxes, "scaled"))
     scaled = _scaled(boxes, stated, picture.stored_size)
     turned = tuple(_turned(box, picture) for box in scaled)
-    return Fitted(turned, "size mismatch", "turned", _said(boxes, "turned as EXIF turns the pixels"))
+    return Fitted(turned, "size mismatch", "turned", _change_text(boxes, "turned by the EXIF rotation"))
 
 
 def fit_record(record: ImageRecord, picture: Picture) -> tuple[ImageRecord | None, Fitted]:
-    """`fit` for a record; None in its place where it cannot be used."""
+    """Apply `fit` to a record; the record in the result is None if it cannot be used."""
     fitted = fit(record.boxes, (record.width, record.height), picture)
     if fitted.boxes is None:
         return None, fitted
@@ -89,14 +95,15 @@ def _fit_without_size(boxes: tuple[Box, ...], picture: Picture) -> Fitted:
     fits_upright, fits_stored = _fits(boxes, picture.size), _fits(boxes, picture.stored_size)
     if picture.orientation >= 5 and fits_stored and not fits_upright:
         turned = tuple(_turned(box, picture) for box in boxes)
-        return Fitted(turned, "size mismatch", "turned", _said(boxes, "turned as EXIF turns the pixels"))
+        return Fitted(turned, "size mismatch", "turned", _change_text(boxes, "turned by the EXIF rotation"))
     if not fits_upright or (picture.orientation >= 5 and fits_stored):
-        return Fitted(None, "size mismatch", "", "nothing tells the size that the boxes were drawn in: state it")
+        why = "the size of the image in which the boxes were drawn is unknown: add it to the annotation"
+        return Fitted(None, "size mismatch", "", why)
     return Fitted(boxes, "size mismatch", "corrected")
 
 
 def _fits(boxes: Iterable[Box], size: Size) -> bool:
-    """True when no box leaves a frame of this size by more than `TOLERANCE`."""
+    """True if no box extends beyond a frame of this size by more than `TOLERANCE`."""
     width, height = size
     return all(
         min(box.x1, box.x2) >= -TOLERANCE and max(box.x1, box.x2) <= width + TOLERANCE
@@ -106,7 +113,7 @@ def _fits(boxes: Iterable[Box], size: Size) -> bool:
 
 
 def _is_scaled(stated: Size, size: Size) -> bool:
-    """True when some factor leads from `stated` to `size`, each side rounded to a whole pixel."""
+    """True if `size` is `stated` times some factor, with each side rounded to a whole pixel."""
     (w, h), (width, height) = stated, size
     return abs(width * h - height * w) < w + h  # |width / w - height / h| < 1 / w + 1 / h
 
@@ -128,13 +135,13 @@ def _scaled(boxes: tuple[Box, ...], stated: Size, size: Size) -> tuple[Box, ...]
 
 
 def _times(value: Number, numerator: int, denominator: int) -> Number:
-    """`value` times a fraction, an integer where both are."""
+    """`value * numerator / denominator`; an integer if `value` is an integer and the result is whole."""
     product = value * numerator
     return product // denominator if isinstance(product, int) and not product % denominator else product / denominator
 
 
 def _turned(box: Box, picture: Picture) -> Box:
-    """A box of the pixels as they lie in the file, where EXIF's turn by a quarter brings it."""
+    """Apply the quarter turn of EXIF to a box in the frame of the stored image."""
     width, height = picture.stored_size
     x1, y1, x2, y2 = box.xyxy
     corners = {
@@ -146,7 +153,7 @@ def _turned(box: Box, picture: Picture) -> Box:
     return Box(box.label, *corners, extra=without(box.extra, *PIXEL_FIELDS))
 
 
-def _said(boxes: tuple[Box, ...], what: str) -> str:
+def _change_text(boxes: tuple[Box, ...], what: str) -> str:
     lost = sorted({name for box in boxes for name in box.extra if name in PIXEL_FIELDS})
-    number = f"{len(boxes)} box{'es' if len(boxes) > 1 else ''} {what}"
-    return f"{number}, without {', '.join(lost)}" if lost else number
+    text = f"{counted(len(boxes), 'box', 'boxes')} {what}"
+    return f"{text}, without {', '.join(lost)}" if lost else text

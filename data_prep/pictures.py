@@ -1,4 +1,4 @@
-"""Image files: which there are, how large they are when upright, and how a record's name finds its own."""
+"""Image files: find them in folders, measure them, and find the image file of a record."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga"}
     | {".tif", ".tiff", ".webp"}
 )
-"""What folders are searched for, in lower case: by the audit, the conversions, training and `gdino detect` alike."""
+"""Suffixes of image files, in lower case. The audit, the conversions, training and `gdino detect` use the same list."""
 TEXT_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".md", ".odvg", ".txt", ".xml", ".yaml", ".yml"})
-"""What may lie among images without being named."""
-DARK_BITS = 14  # a 16-bit image with no more than so many bits in use is nearly black when its high bytes are read
+"""Suffixes of files that may be among images and are passed over without a finding."""
+DARK_BITS = 14  # a 16-bit image that uses at most 14 bits is nearly black, because only its high bytes are read
 
 
 class Picture(NamedTuple):
-    """What the pixels of an image file say.
+    """Properties of the pixels of an image file.
 
     Attributes:
-        width, height: pixels of the upright image.
-        orientation: EXIF's, 1 to 8; 1 where the pixels are stored upright.
-        few_bits: a 16-bit image that uses so few of its bits that it is nearly black when read.
+        width, height: size of the upright image in pixels.
+        orientation: EXIF orientation, 1 to 8; 1 if the pixels are stored upright.
+        few_bits: True for a 16-bit image that uses so few of its bits that it is read as nearly black.
     """
 
     width: int
@@ -48,18 +48,19 @@ class Picture(NamedTuple):
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(width, height) as the pixels lie in the file, before the turn that EXIF asks for."""
+        """(width, height) of the image as it is stored, before the EXIF rotation."""
         return (self.height, self.width) if self.orientation >= 5 else self.size
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The files of a folder and of all folders in it, hidden ones passed over.
+    """The files of a folder and its sub-folders, without hidden ones.
 
     Attributes:
         path: the folder.
-        names: of the files that were searched for, "/" between folders, sorted.
-        findings: the others: of a suffix that is not read, links that lead nowhere, pipes, folders that cannot be listed.
+        names: the files with a searched suffix, relative to `path`, "/" between folders, sorted.
+        findings: findings about everything else: files with other suffixes, dangling links, pipes, folders that cannot be
+            listed.
     """
 
     path: Path
@@ -67,7 +68,7 @@ class Folder:
     findings: tuple[Finding, ...]
 
     def ignores_case(self) -> bool:
-        """True where the file system takes "a.jpg" and "A.JPG" for one file."""
+        """True if "a.jpg" and "A.JPG" are one file on the file system of this folder."""
         for name in self.names:
             if name.swapcase() != name:
                 return name.swapcase() not in self.names and (self.path / name.swapcase()).exists()
@@ -80,13 +81,13 @@ def search(
     passed_over: frozenset[str] = frozenset(),
     unusable: str = "image unreadable",
 ) -> Folder:
-    """Find all files of some suffixes in a folder and below.
+    """Find all files with certain suffixes in a folder and its sub-folders.
 
     Args:
-        folder: must be there.
-        suffixes: what to search for, in lower case.
-        passed_over: suffixes that are neither found nor named.
-        unusable: kind of finding for what has the right suffix and is no file.
+        folder: a folder that exists.
+        suffixes: suffixes of the files to find, in lower case.
+        passed_over: suffixes of files that need no finding.
+        unusable: kind of the finding for anything with a searched suffix that is not a file.
     """
     names: list[str] = []
     findings: list[Finding] = []
@@ -105,20 +106,20 @@ def search(
             if suffix in suffixes and os.path.isfile(os.path.join(here, file)):
                 names.append(name)
             elif suffix in suffixes:
-                findings.append(Finding(unusable, name, None, what_stands_at(Path(here, file)), SKIPPED))
+                findings.append(Finding(unusable, name, None, not_a_file(Path(here, file)), SKIPPED))
             elif suffix not in passed_over:
                 findings.append(Finding("file not read", name, None, f"expected {_known(suffixes)}", LEFT_OUT))
         for name in folders:
             if os.path.splitext(name)[1].lower() in suffixes:
-                findings.append(Finding(unusable, str(prefix / name), None, "a folder, expected a file", SKIPPED))
+                findings.append(Finding(unusable, str(prefix / name), None, "expected a file, got a folder", SKIPPED))
             if os.path.islink(os.path.join(here, name)):
-                detail = "a link to a folder, which is not followed"
+                detail = "a link to a folder; such links are not followed"
                 findings.append(Finding("file not read", str(prefix / name), None, detail, LEFT_OUT))
     return Folder(folder, tuple(sorted(names)), tuple(sorted(findings, key=lambda finding: finding.file)))
 
 
 def search_images(folder: Path | str) -> Folder:
-    """All image files in a folder and below.
+    """Find all image files in a folder and its sub-folders.
 
     Raises:
         FileNotFoundError: `folder` is not a folder.
@@ -129,7 +130,7 @@ def search_images(folder: Path | str) -> Folder:
 
 
 def list_images(folder: Path | str) -> list[str]:
-    """Names of the image files in `folder` and below, "/" between folders, sorted; hidden ones are passed over.
+    """Names of all image files in `folder` and its sub-folders, "/" between folders, sorted; hidden files are passed over.
 
     Raises:
         FileNotFoundError: `folder` is not a folder.
@@ -138,7 +139,7 @@ def list_images(folder: Path | str) -> list[str]:
 
 
 def image_path(folder: Path | str, name: str) -> Path:
-    """Where the image of a record is; a file system may store its accents as one code point or as two."""
+    """Path of the image of a record, in the Unicode form, NFC or NFD, that the file system uses for its name."""
     path = Path(folder) / name
     if name.isascii() or path.exists():
         return path
@@ -148,23 +149,29 @@ def image_path(folder: Path | str, name: str) -> Path:
 
 
 def undescribed(folder: Folder, described: Sequence[str], why: Callable[[str], str]) -> list[Finding]:
-    """A finding for each image that none of the names `described` means; `why` tells the reason for a name."""
+    """Findings for the images without a record.
+
+    Args:
+        folder: the image files.
+        described: file names of all records.
+        why: gives the detail of the finding for an image name.
+    """
     ignore_case = folder.ignores_case()
     keys = {picture_key(name, ignore_case) for name in described}
     rest = [name for name in folder.names if picture_key(name, ignore_case) not in keys]
     return [Finding("image without file", name, None, why(name), LEFT_OUT) for name in rest]
 
 
-def what_stands_at(path: Path) -> str:
-    """What is at `path` in place of a file, in words."""
+def not_a_file(path: Path) -> str:
+    """Describe what is at `path` if it is not a file: a dangling link, a folder, a pipe or a device."""
     if path.is_symlink() and not path.exists():
-        return "a link that leads nowhere"
-    return "a folder, expected a file" if path.is_dir() else "a pipe or a device, expected a file"
+        return "expected a file, got a dangling link"
+    return f"expected a file, got {'a folder' if path.is_dir() else 'a pipe or a device'}"
 
 
 def measure(paths: Sequence[Path]) -> list[Picture | str]:
-    """Decode every image: what its pixels say, or in one line why it cannot be decoded."""
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while it decodes
+    """Decode every image. Returns the properties of each, or one line that says why it cannot be decoded."""
+    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(_measure, paths)
         return list(tqdm(results, total=len(paths), desc="decoding", unit=" images", delay=1, disable=None))
 
@@ -172,12 +179,12 @@ def measure(paths: Sequence[Path]) -> list[Picture | str]:
 def _measure(path: Path) -> Picture | str:
     try:
         with Image.open(path) as image:
-            is_deep = any(";16" in str(tile[3]) for tile in image.tile)  # Pillow's word for how the file has its pixels
-            image.load()  # before asking for the orientation: Pillow applies it to TIFF files by itself
+            is_deep = any(";16" in str(tile[3]) for tile in image.tile)  # the raw mode of the file, such as "I;16B"
+            image.load()  # before the orientation is read, because Pillow rotates TIFF files itself
             orientation = _orientation(image)
             width, height = image.size
             few_bits = is_deep and _has_few_bits(image)
-    except Exception as error:  # Pillow raises many types for broken files; each means "cannot be decoded"
+    except Exception as error:  # Pillow raises many types of exceptions for broken files
         return one_line(f"{path.name}: {type(error).__name__}: {error}".replace(str(path), path.name))
     size = (height, width) if orientation >= 5 else (width, height)
     return Picture(*size, orientation, few_bits)
@@ -186,7 +193,7 @@ def _measure(path: Path) -> Picture | str:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a broken EXIF block is no reason to refuse good pixels
+    except Exception:  # an image with a broken EXIF block can still be used
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

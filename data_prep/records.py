@@ -1,4 +1,4 @@
-"""The one type that every reader fills and every writer takes: a box, an image with its boxes, a data set."""
+"""The types that all readers return and all writers take: a box, an image with its boxes, a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 Number = int | float
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_ .-]*")
-MAX_PIXEL = 10**9  # no image is larger; infinities, NaN and slipped digits are refused with it
+MAX_PIXEL = 10**9  # larger than any image; the limit also refuses infinity, NaN and numbers with digits too many
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,13 @@ class Box:
 
     Attributes:
         label: class name, or the phrase that the box grounds.
-        x1, y1: left and top edge; x2, y2: right and bottom edge. Pixels from the image's upper left corner; integers
-            stay integers. Nothing is clipped here: a box may be empty or leave its image until `data_prep.audit` has
-            repaired it.
-        extra: what a format says beyond the above (VOC's `difficult`, COCO's `segmentation`), by its name in that
-            format; values are what JSON can hold.
+        x1, y1: left and top edge; x2, y2: right and bottom edge. Unit: pixels from the upper left corner of the image.
+            Integers stay integers. A box may have no area or extend beyond its image until `data_prep.audit` repairs it.
+        extra: further fields of the format (VOC's `difficult`, COCO's `segmentation`), by their names in the format. The
+            values are JSON values.
 
     Raises:
-        ValueError: a coordinate that is not a number below `MAX_PIXEL`, or a label that is empty or holds control
+        ValueError: the absolute value of a coordinate is not below `MAX_PIXEL`, or the label is empty or has control
             characters.
     """
 
@@ -57,15 +56,15 @@ class Box:
 
     @property
     def is_degenerate(self) -> bool:
-        """True when the box has no area: its right edge is not right of its left, or its bottom not below its top."""
+        """True if the box has no area: its right edge is not right of its left edge, or its bottom not below its top."""
         return self.x2 <= self.x1 or self.y2 <= self.y1
 
     def is_inside(self, width: int, height: int) -> bool:
-        """True when no edge leaves an image of `width` x `height` pixels; touching the border is inside."""
+        """True if the box is inside an image of `width` x `height` pixels; its edges may touch the border."""
         return all(0 <= x <= width for x in (self.x1, self.x2)) and all(0 <= y <= height for y in (self.y1, self.y2))
 
     def clipped(self, width: int, height: int) -> Box:
-        """The part of the box within an image of `width` x `height` pixels; degenerate when nothing is left."""
+        """The part of the box inside an image of `width` x `height` pixels; degenerate if no part is inside."""
         if self.is_inside(width, height):
             return self
         x1, x2 = (min(max(x, 0), width) for x in (self.x1, self.x2))
@@ -75,18 +74,17 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image and what is known about it.
+    """One image and its annotations.
 
     Attributes:
-        file_name: path relative to the image folder, "/" between folders; never absolute, never through "..". "./a.jpg"
-            is kept as "a.jpg".
-        width, height: pixels.
-        boxes: in the order of the source.
+        file_name: path relative to the image folder, "/" between folders, without "..". "./a.jpg" becomes "a.jpg".
+        width, height: size in pixels.
+        boxes: boxes in the order of the source.
         caption: the sentence whose phrases the boxes ground (ODVG grounding lines); None for detection data.
-        extra: what a format says beyond the above, by its name in that format.
+        extra: further fields of the format, by their names in the format.
 
     Raises:
-        ValueError: a file name that leaves its folder, or a size that is not a positive integer.
+        ValueError: the file name leads out of its folder, or the size is not a positive integer.
     """
 
     file_name: str
@@ -109,10 +107,9 @@ class Dataset:
     """Images in a fixed order, with their class names.
 
     Attributes:
-        images: the records; several may share a `file_name` (one image, several captions).
-        categories: class names in the order of their indices; may name classes that no box has. Empty for grounding
-            data.
-        extra: what a format says about the whole set (COCO's `info` and `licenses`).
+        images: the records; several may share a `file_name` (one image with several captions).
+        categories: class names in the order of their indices, including classes without boxes. Empty for grounding data.
+        extra: fields of the format about the whole data set (COCO's `info` and `licenses`).
     """
 
     images: tuple[ImageRecord, ...] = ()
@@ -121,23 +118,23 @@ class Dataset:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Boxes per class: `categories` first, in their order and with zeros, then other labels alphabetically."""
+        """Number of boxes of each class: `categories` in their order, zeros included, then other labels alphabetically."""
         counts = Counter(box.label for image in self.images for box in image.boxes)
         others = sorted(set(counts) - set(self.categories))
         return {name: counts[name] for name in (*self.categories, *others)}
 
 
 def check_file_name(name: str) -> str:
-    """Refuse a name that would lead out of the folder it is relative to.
+    """Refuse a file name that leads out of its folder.
 
     Returns:
-        The name as `ImageRecord` keeps it: without "./" and doubled "/".
+        The name as `ImageRecord` stores it: without "./" and doubled "/".
 
     Raises:
-        ValueError: an empty or absolute name, one with "..", a backslash, a drive letter or a control character.
+        ValueError: the name is empty or absolute, or has "..", a backslash, a drive letter or a control character.
     """
     if isinstance(name, str) and PLAIN_NAME.fullmatch(name):
-        return name  # most names; the rest decides the others
+        return name  # most names end here, which is faster than the checks below
     path = PurePosixPath(name) if isinstance(name, str) else None
     if path is None or not path.name or not _is_plain(name):
         raise ValueError(f"a file name of one line of text is needed, got {name!r}")
@@ -149,26 +146,26 @@ def check_file_name(name: str) -> str:
 
 
 def picture_key(name: str, ignore_case: bool = False) -> str:
-    """What all spellings of one picture's name share: "./a.jpg" and "a.jpg", "é" as one code point or as two.
+    """A key that is equal for all spellings of one image's name: "./a.jpg" and "a.jpg", "é" as one code point or as two.
 
     Args:
         name: path relative to the image folder.
-        ignore_case: the file system takes "a.jpg" and "A.JPG" for one file.
+        ignore_case: "a.jpg" and "A.JPG" are one file on the file system.
     """
     key = name if PLAIN_NAME.fullmatch(name) else unicodedata.normalize("NFC", str(PurePosixPath(name)))
     return key.casefold() if ignore_case else key
 
 
 def _is_plain(text: str) -> bool:
-    """True for text that UTF-8 and one line can hold: no control characters, no half of a surrogate pair."""
+    """True for text without control characters, line breaks and unpaired surrogates."""
     return text.isprintable() or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 def parse_number(text: str) -> Number:
-    """The number that `text` spells, an int when it is spelled as one: "79" -> 79, "79.0" -> 79.0.
+    """Parse a finite number; digits alone give an int: "79" -> 79, "79.0" -> 79.0.
 
     Raises:
-        ValueError: anything else, "nan", "inf" and "1e400" among it.
+        ValueError: any other text, such as "nan", "inf" and "1e400".
     """
     text = text.strip()
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
@@ -181,10 +178,13 @@ def parse_number(text: str) -> Number:
 
 
 def parse_flag(value: object) -> bool:
-    """Whether a flag such as COCO's `iscrowd` is set, in a number, a truth value or, as text formats have it, a text.
+    """Parse a flag such as COCO's `iscrowd`: a number, a truth value, or text as in XML.
+
+    Returns:
+        True for true, 1, "1" and "true"; False for false, 0, "0", "false", "" and None.
 
     Raises:
-        ValueError: something other than true, 1, "1", "true" (set) and false, 0, "0", "false", "", None (not set).
+        ValueError: any other value.
     """
     text = "" if value is None else str(value).strip().lower()
     if text in ("1", "1.0", "true"):
@@ -195,7 +195,7 @@ def parse_flag(value: object) -> bool:
 
 
 def as_whole_number(value: object) -> int | None:
-    """The integer that `value` spells, as 640, 640.0, "640" or "640.0"; None where it spells none."""
+    """The integer that `value` stands for, such as 640, 640.0, "640" or "640.0"; None if it is no whole number."""
     try:
         number = parse_number(value) if isinstance(value, str) else value
     except ValueError:
@@ -206,5 +206,5 @@ def as_whole_number(value: object) -> int | None:
 
 
 def base_name(path: str) -> str:
-    """The last part of a path of any system: "a.jpg" of "C:\\images\\a.jpg" and of "/images/a.jpg"."""
+    """The last part of a Windows or POSIX path: "a.jpg" for "C:\\images\\a.jpg" and for "/images/a.jpg"."""
     return path if PLAIN_NAME.fullmatch(path) else PureWindowsPath(path).name

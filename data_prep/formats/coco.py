@@ -1,17 +1,17 @@
-"""COCO: one JSON file with `images`, `annotations` and `categories`, tied by ids; boxes as [x, y, width, height].
+"""COCO: one JSON file with `images`, `annotations` and `categories`, linked by ids; boxes as [x, y, width, height].
 
-COCO is open: any object may have more fields than the format knows. All of them are kept in `extra`, under their own names:
+Every object of a COCO file may have further fields. All of them are kept in `extra`, under their own names:
 
-- a field of an annotation (`id`, `area`, `iscrowd`, `segmentation`, `score`...) in `Box.extra`,
-- a field of an image (`id`, `license`, `coco_url`...) in `ImageRecord.extra`; its `caption` is `ImageRecord.caption`,
-- a field of the file (`info`, `licenses`...) in `Dataset.extra`; and `categories` there too, if they say more than names
-  (further fields, or other ids than 1, 2, ...).
+- fields of an annotation (`id`, `area`, `iscrowd`, `segmentation`, `score`...) in `Box.extra`,
+- fields of an image (`id`, `license`, `coco_url`...) in `ImageRecord.extra`; its `caption` is `ImageRecord.caption`,
+- fields of the file (`info`, `licenses`...) in `Dataset.extra`; `categories` is among them if the categories have further
+  fields, or other ids than 1, 2, ...
 
-So file -> `read` -> `write` -> file gives equal JSON, up to two things: annotations are grouped by image (images, and the
-annotations of each, stay in their order), and fields that COCO requires are added where they were missing (see `write`).
+A file that is read and written again thus gives equal JSON, with two exceptions. Annotations are grouped by image; the images,
+and the annotations of one image, keep their order. Missing fields that COCO requires are added (see `write`).
 
-The other way round, a box of integers keeps its coordinates. Of floats, x2 comes back as x1 + (x2 - x1), and y2 likewise, which
-may differ in the last bit: often there is no float width that leads there.
+A data set that is written and read again keeps integer coordinates. With float coordinates, x2 becomes x1 + (x2 - x1), and y2
+likewise. The last bit may differ, because for many pairs of floats no float width gives exactly x2.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ __all__ = ["ORIGINAL_BBOX", "left_out", "read", "write"]
 
 
 def write(dataset: Dataset, path: Path | str) -> None:
-    """Write a COCO file that the COCO tools load, whatever format the data set was read from.
+    """Write a COCO file that the COCO tools can load, from a data set of any format.
 
-    Everything in `extra` becomes a field under its name. What COCO requires and `extra` lacks is added: ids (1, 2, ... past
-    those in use), `area` (width * height of the box), `iscrowd` (0). `categories` are those of the data set, then labels that
-    it does not list, sorted; those in `dataset.extra["categories"]` keep their ids and fields. What `extra` holds is written
-    as it is: `area` and `segmentation` of a box that was clipped since are still the old ones; `area` and `iscrowd` that are
-    texts, as in XML, become numbers. The same data set gives the same bytes.
+    Each entry of `extra` becomes a field under its name. Fields that COCO requires are added if `extra` lacks them: ids (1, 2,
+    ... without those in use), `area` (width * height of the box), `iscrowd` (0). The categories of the file are those of the
+    data set, then other labels in alphabetical order; categories in `dataset.extra["categories"]` keep their ids and fields.
+    Values in `extra` are written unchanged, so a clipped box still has its old `area` and `segmentation`; only texts in `area`
+    and `iscrowd`, as they come from XML, become numbers. The same data set gives the same bytes.
 
     Raises:
-        ValueError: an id or a category is used twice, or a name in `extra` is one that COCO itself writes.
+        ValueError: an id or a category is used twice, or `extra` has a field with a name that COCO itself writes.
         OSError: the folder of `path` does not exist, or the disk is full or not writable.
     """
     with located(path):
@@ -51,7 +51,10 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What COCO has no place for, as `csv_table.left_out` tells it: fields under names of its own that say something else."""
+    """The fields that COCO has no place for, as `csv_table.left_out` counts them.
+
+    They are fields with names that COCO itself uses, and values of `id`, `area` and `iscrowd` that COCO's tools cannot use.
+    """
     lost = Counter(name for name in dataset.extra if name in ("images", "annotations"))
     for image in dataset.images:
         lost.update(name for name in ("file_name", "width", "height", "caption") if name in image.extra)
@@ -91,7 +94,7 @@ def _write_box(box: Box, fields: Mapping[str, Any]) -> dict[str, Any]:
     own = {**fields, "bbox": bbox}
     required = {"area": bbox[2] * bbox[3], "iscrowd": 0}
     extra = required | without(box.extra, "id", ORIGINAL_BBOX)
-    if isinstance(extra["area"], str):  # as other programs' XML has all numbers
+    if isinstance(extra["area"], str):  # in XML of other programs, numbers are texts
         extra["area"] = parse_number(extra["area"])
     if isinstance(extra["iscrowd"], str):
         extra["iscrowd"] = int(parse_flag(extra["iscrowd"]))
@@ -113,11 +116,11 @@ def _is_flag(value: object) -> bool:
 
 
 SOUND = {"id": is_id, "area": _is_number, "iscrowd": _is_flag}
-"""The fields that COCO's tools compute with, and what their values must be."""
+"""{field that COCO's tools compute with: check of its value}."""
 
 
 def _bbox(box: Box) -> list[Number]:
-    """[x, y, width, height], as the file had it if the box still stands where it stood there."""
+    """[x, y, width, height] of a box; if the box has not moved since it was read, the numbers of the file."""
     if ORIGINAL_BBOX in box.extra:
         x, y, width, height = original = four_numbers(box.extra[ORIGINAL_BBOX])
         if (x, y, x + width, y + height) == box.xyxy:
@@ -147,7 +150,7 @@ def _category_names(categories: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> None:
-    """Ids may be missing; those that are there must be integers or texts, each once."""
+    """Refuse ids that are neither integers nor texts, and repeated ids; missing ids are allowed."""
     for position, item in enumerate(items):
         if "id" in item and not is_id(item["id"]):
             raise ValueError(f"{kind} number {position + 1}: expected an integer or text as id, got {item['id']!r}")
@@ -155,7 +158,7 @@ def _check_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _fill_ids(kind: str, items: Sequence[Mapping[str, Any]]) -> list[Id]:
-    """The ids of `items`, with 1, 2, ... for those that have none."""
+    """The ids of `items`; an item without an id gets the next of 1, 2, ... that is not in use."""
     _check_ids(kind, items)
     taken = {item["id"] for item in items if "id" in item}
     unused = (number for number in count(1) if number not in taken)

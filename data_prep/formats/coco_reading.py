@@ -1,4 +1,4 @@
-"""Reading COCO: what belongs to what by ids, and what each fault costs."""
+"""Read COCO files: link images, annotations and categories by their ids, and leave out only what has a fault."""
 
 from __future__ import annotations
 
@@ -15,48 +15,52 @@ from data_prep.records import Box, Dataset, ImageRecord, as_whole_number, parse_
 Id = int | str
 
 ORIGINAL_BBOX = "coco_bbox"
-"""Name in `Box.extra` of the file's [x, y, width, height], where the floats of the corners do not lead back to it."""
+"""Field of `Box.extra` for the file's [x, y, width, height], if they cannot be computed exactly from the corners."""
 
 
 def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
     """Read a COCO file.
 
     `images` is required; `annotations` and `categories` may be missing (COCO's own test sets have no annotations). Ids are
-    integers or texts, each unique among its kind; they need not be contiguous, and one that is missing is made by `write`.
+    integers or texts, and each id occurs once among the images, the annotations or the categories. Ids need not be
+    contiguous, and `write` adds missing ids.
 
     Args:
         path: the file.
-        found: takes what cannot be used, and each fault costs only what it is in: an image, an annotation, a field. What can
-            only mean one thing is mended: sizes and ids as 640.0 or "640", paths such as "images\\\\a.jpg", `coco_url` in
-            place of `file_name`, a category that only groups others. None: the first fault is raised.
+        found: list to which faults are added. Only the image, annotation or field with a fault is left out. Values that break
+            the rules but can only mean one thing are mended: sizes and ids such as 640.0 or "640", paths such as
+            "images\\\\a.jpg", `coco_url` instead of `file_name`, a category that only groups others. Without a list, the first
+            fault is raised.
 
     Returns:
-        A data set with xyxy boxes in pixels, images and categories in the order of the file.
+        A data set with xyxy boxes in pixels; images and categories are in the order of the file.
 
     Raises:
         FileNotFoundError: there is no file at `path`.
-        ValueError: the file is no such JSON or, without `found`, the first fault of it, with file and id: an id or a
-            category's name is used twice, an annotation names an image or a category that is not there, or has no `bbox`
-            (captions, keypoints alone).
+        ValueError: the file is not JSON with a list of `images`. Or `found` is None, and there is a fault: an id or the name of
+            a category is used twice, an annotation refers to an image or a category that does not exist, or an annotation has
+            no `bbox` (because it has only a caption or keypoints). The message names the file and the id.
     """
     path = Path(path)
     faults = Faults(path, found)
     root = parse(read_text(path), path, faults=faults)
     with located(path):
         if {"phrases", "films", "failed"} <= root.keys():
-            raise ValueError("this is gdino detect's own JSON; detections.coco.json beside it is the COCO file")
+            raise ValueError(
+                "expected COCO, got the detections.json of gdino detect; use detections.coco.json beside it"
+            )
         lists = {
             name: take(root, name, list) if name in root or name == "images" else []
             for name in ("images", "annotations", "categories")
         }
-    images, not_told = _one_per_id("image", "file_name", _objects("images", lists["images"], faults), faults)
+    images, unclear_images = _one_per_id("image", "file_name", _objects("images", lists["images"], faults), faults)
     annotations, _ = _one_per_id("annotation", "", _objects("annotations", lists["annotations"], faults), faults)
-    given, unclear = _one_per_id("category", "name", _objects("categories", lists["categories"], faults), faults)
+    given, unclear_names = _one_per_id("category", "name", _objects("categories", lists["categories"], faults), faults)
     categories, name_of = _read_categories(given, annotations, faults)
 
     boxes_of: dict[Id, list[Box]] = {image["id"]: [] for image in images if "id" in image}
-    boxes_of = {key: boxes for key, boxes in boxes_of.items() if key not in not_told}
-    name_of = {key: name for key, name in name_of.items() if key not in unclear}
+    boxes_of = {key: boxes for key, boxes in boxes_of.items() if key not in unclear_images}
+    name_of = {key: name for key, name in name_of.items() if key not in unclear_names}
     for position, annotation in enumerate(annotations):
         place = _place("annotation", annotation, position)
         with faults.costing("object unreadable", place):
@@ -76,7 +80,7 @@ def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
 
 
 def plain_categories(names: Sequence[str]) -> list[dict[str, Any]]:
-    """What `write` makes of names alone."""
+    """The categories that `write` makes from names alone."""
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
@@ -96,13 +100,17 @@ def _objects(name: str, values: list[Any], faults: Faults) -> list[dict[str, Any
 def _one_per_id(
     kind: str, name: str, items: Iterable[dict[str, Any]], faults: Faults
 ) -> tuple[list[dict[str, Any]], set[Id]]:
-    """Items whose ids are integers or texts, each once.
+    """Make ids integers or texts that occur only once.
 
     Args:
-        kind: of the items; name: the field that two items of one id must share to be one; "": they never are.
+        kind: the kind of the items, for messages.
+        name: a field. If two items share an id and the value of this field, the second item is left out as a repetition. ""
+            if no such field exists.
+        items: the images, annotations or categories of the file.
+        faults: receives the faults.
 
     Returns:
-        (the items, those of the second use of an id without it; ids that mean two things).
+        (the items, without the id where it was used before; ids of different items, which are ambiguous).
     """
     kept: list[dict[str, Any]] = []
     first: dict[Id, dict[str, Any]] = {}
@@ -140,7 +148,11 @@ def _with_sound_id(kind: str, item: dict[str, Any], position: int, faults: Fault
 def _read_categories(
     given: list[dict[str, Any]], annotations: Iterable[Mapping[str, Any]], faults: Faults
 ) -> tuple[list[dict[str, Any]], dict[Id, str]]:
-    """The categories, and the name that each id means: that of a category, or of another one of its name."""
+    """Check the names of the categories.
+
+    Returns:
+        (the categories, each name once; {id: name} for all ids of the file, also those of left out categories).
+    """
     used = {_spelling(annotation.get("category_id")) for annotation in annotations}
     named: list[dict[str, Any]] = []
     for position, category in enumerate(given):
@@ -153,20 +165,20 @@ def _read_categories(
     unused = [category for category in named if _spelling(category.get("id")) not in used]
     groups = Counter(str(category.get("supercategory")) for category in named)
     chosen: dict[str, dict[str, Any]] = {}
-    for category in in_use + unused:  # in this order: of two with one name, the one in use is meant
+    for category in in_use + unused:  # of two categories with one name, keep the one that is in use
         name = category["name"]
         members = groups[name] - (category.get("supercategory") == name)
         if name in chosen:
             faults.mend(f"expected each category name once, got more than once: {name!r}", chosen[name].get("id"))
-        elif members and _spelling(category.get("id")) not in used:  # Roboflow's first category
-            faults.mend(f"category {name!r} only groups others and has no box", "no category")
+        elif members and _spelling(category.get("id")) not in used:  # Roboflow's files begin with such a category
+            faults.mend(f"category {name!r} has no box and only groups other categories", "no category")
         else:
             chosen[name] = category
     return [category for category in named if chosen.get(category["name"]) is category], name_of
 
 
 def _spelling(value: object) -> str:
-    """What the spellings 3, 3.0 and "3" of an id share."""
+    """A key that is equal for the ids 3, 3.0 and "3"."""
     number = as_whole_number(value)
     return str(value if number is None else number)
 
@@ -189,9 +201,9 @@ def _read_image(image: Mapping[str, Any], boxes: Sequence[Box], place: str, faul
 
 def _file_name(image: Mapping[str, Any], mend: Mend) -> str:
     address = image.get("coco_url")
-    if "file_name" not in image and isinstance(address, str):  # LVIS
+    if "file_name" not in image and isinstance(address, str):  # as in LVIS
         name = address.partition("?")[0].rpartition("/")[2]
-        mend("expected 'file_name' to be a text, got nothing but 'coco_url'", name)
+        mend("expected 'file_name', got only 'coco_url'", name)
         return plain_file_name(name, mend)
     return plain_file_name(take(image, "file_name", str), mend)
 
@@ -205,7 +217,7 @@ def _read_box(annotation: Mapping[str, Any], name_of: Mapping[Id, str], place: s
         del extra[ORIGINAL_BBOX]
         detail = f"the extra field {ORIGINAL_BBOX!r} has a name that data_prep itself uses; rename or drop it"
         faults.add("detail unreadable", f"{place}: {detail}")
-    # repr tells 2 from 2.0, which == does not: integers shall come back as integers
+    # repr distinguishes 2 from 2.0, so that integers are written as integers again
     if repr([x2 - x, y2 - y]) != repr([width, height]):
         extra[ORIGINAL_BBOX] = bbox
     for name, read_text_as in (("iscrowd", parse_flag), ("area", parse_number)):
@@ -222,7 +234,9 @@ def _lookup(values: Mapping[Id, Any], annotation: Mapping[str, Any], name: str, 
     key = annotation.get(name)
     if is_id(key) and key in values:
         return values[key]
-    problem = f"expected {name!r} to be one of the file's {len(values)} {name.removesuffix('_id')} ids, got {key!r:.40}"
+    problem = (
+        f"expected {name!r} to be one of {len(values)} {name.removesuffix('_id')} ids of the file, got {key!r:.40}"
+    )
     number = as_whole_number(key)
     spellings: tuple[Id, ...] = () if number is None else (number, str(number))
     for other in spellings:

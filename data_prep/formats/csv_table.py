@@ -1,4 +1,4 @@
-"""The CSV table: one row a box, eight columns, absolute pixels."""
+"""The CSV table: one row per box, eight columns, absolute pixels."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ COLUMNS = (
 )
 BOX_COLUMNS = COLUMNS[:5]
 NUMBER_COLUMNS = (*COLUMNS[1:5], *COLUMNS[6:])
-INDEX = re.compile(r"|Unnamed: \d+")  # how pandas heads the column of its index
-GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # 1,234: a thousand and more, or one and a fraction
+INDEX = re.compile(r"|Unnamed: \d+")  # names that pandas gives to the column of its index
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # ambiguous: 1,234 may be 1234 or 1.234
 
 
 def write(dataset: Dataset, path: Path | str) -> None:
-    """Write one row a box, in the order of the images and their boxes; UTF-8, "\\n" line ends, numbers as they are.
+    """Write one row per box, in the order of the images and their boxes, in UTF-8 with "\\n" line ends.
 
-    An image without boxes has one row, whose label and box are empty. The table has the eight `COLUMNS` and nothing else:
-    `left_out` tells what that leaves behind.
+    An image without boxes has one row with an empty label and an empty box. The table has only the eight `COLUMNS`;
+    `left_out` counts the fields that have no column.
 
     Raises:
-        OSError: `path` cannot be written; what stood there stays.
+        OSError: `path` cannot be written; an existing file stays as it is.
     """
     with atomic_file(path) as file:
         table = csv.writer(file, lineterminator="\n")
@@ -52,7 +52,7 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What the table has no column for: {field name: how often it stands in the data set}; empty when it says all."""
+    """The fields that have no column: {name of the field: number of occurrences in the data set}."""
     lost = Counter(dict.fromkeys(dataset.extra, 1))
     for image in dataset.images:
         lost.update(list(image.extra))
@@ -63,28 +63,32 @@ def left_out(dataset: Dataset) -> dict[str, int]:
 
 
 def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
-    """Read a table with the eight `COLUMNS`, in any order; rows of one image need not be neighbours.
+    """Read a table with the eight `COLUMNS`, in any order; the rows of one image may be anywhere.
 
-    UTF-8 (with or without a byte-order mark) and UTF-16 with one, any line ends. Columns may be separated by commas,
-    semicolons or tabs, decimals by a point or, quoted where commas separate columns, a comma; pandas' column of row numbers
-    is passed over. A row whose label and box are empty says that the image has no boxes. Integers stay integers. Images come
-    in the order of their first row, categories in alphabetical order.
+    The encoding is UTF-8, with or without a byte order mark, or UTF-16 with one. Commas, semicolons or tabs separate the
+    columns. Numbers may have a decimal point or a decimal comma; in a table with commas between columns, a number with a
+    decimal comma must be quoted. The column of row numbers that pandas writes is ignored. A row with an empty label and an
+    empty box means an image without boxes. Integers stay integers.
 
     Args:
         path: the file.
-        found: takes the rows that cannot be used; None: the first one is raised.
+        found: list to which a fault is added for each row that cannot be used. Without a list, the first fault is raised.
+
+    Returns:
+        A data set with its images in the order of their first rows, and its categories in alphabetical order.
 
     Raises:
-        FileNotFoundError: no file at `path`.
-        ValueError: a missing, unknown or repeated column or, without `found`, the first row with a wrong number of fields, a
-            value that does not fit its column, another size than its image had; the message starts with `path:line`.
+        FileNotFoundError: there is no file at `path`.
+        ValueError: a column is missing, unknown or repeated. Or `found` is None, and a row has the wrong number of fields, a
+            value that does not fit its column, or another image size than an earlier row of the image. The message begins
+            with `path:line`.
     """
     path = Path(path)
     faults = Faults(path, found)
     rows = list(_rows(path, faults))
     has_commas = any(_is_decimal_comma(row[name]) for _, row in rows for name in NUMBER_COLUMNS)
     images: dict[str, _Image] = {}
-    names: dict[str, str] = {}  # as spelled -> as kept, so that what is wrong with a name is said once
+    names: dict[str, str] = {}  # name in the table -> name in the records, so that each bad name gives one finding
     for line, row in rows:
         with faults.costing("object unreadable", line=line):
             name = row["image_name"]
@@ -97,7 +101,13 @@ def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
 
 @dataclass
 class _Image:
-    """An image so far: its first row, without boxes; the name as the table spells it; the boxes of all its rows."""
+    """An image while its rows are read.
+
+    Attributes:
+        record: the record of its first row, without boxes.
+        spelling: its name in the table, as a `picture_key`.
+        boxes: the boxes of the rows so far.
+    """
 
     record: ImageRecord
     spelling: str
@@ -105,7 +115,7 @@ class _Image:
 
 
 def _read_row(row: dict[str, str], name: str, has_commas: bool, images: dict[str, _Image]) -> None:
-    """Add what a row says to its image, whose name is `name` within the folder."""
+    """Add the box of a row to its image in `images`; `name` is the image's name in the records."""
     width, height = (_parse_size(row[column], has_commas) for column in COLUMNS[6:])
     record = ImageRecord(name, width, height)
     boxes = []
@@ -116,16 +126,18 @@ def _read_row(row: dict[str, str], name: str, has_commas: bool, images: dict[str
     image = images.setdefault(picture_key(name), _Image(record, spelling))
     first = image.record
     if image.spelling != spelling:
-        raise ValueError(f"{row['image_name']!r} would be {name!r}, which is another image further up")
+        raise ValueError(
+            f"{row['image_name']!r} becomes {name!r}, which is the name of another image in an earlier row"
+        )
     if (first.width, first.height) != (record.width, record.height):
         raise ValueError(
-            f"{name!r} is {record.width} x {record.height} here and {first.width} x {first.height} further up"
+            f"{name!r} is {record.width} x {record.height} here and {first.width} x {first.height} in an earlier row"
         )
     image.boxes += boxes
 
 
 def _rows(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, {column: text}) for each row that is not blank and has as many fields as there are columns."""
+    """Yield (line number, {column: text}) for each row that is not blank and has the right number of fields."""
     if not path.is_file():
         raise FileNotFoundError(f"no CSV file at {path}")
     with path.open(encoding=_encoding(path), newline="") as file:
@@ -146,22 +158,24 @@ def _rows(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, str]]]:
                 if all(name in COLUMNS or as_whole_number(text) is not None for name, text in row.items()):
                     yield line, row
                 else:
-                    faults.add("object unreadable", "the column without a name holds more than row numbers", line)
+                    faults.add(
+                        "object unreadable", "the column without a name holds values that are no row numbers", line
+                    )
         except csv.Error as error:
             detail = f"not a readable CSV row: {error}; the rows from here on are not read"
             faults.add("annotation unreadable", detail, table.line_num)
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{path}: expected UTF-8 or UTF-16 text, got something else: {error.reason}; "
+                f"{path}: expected UTF-8 or UTF-16 text, got another encoding ({error.reason}); "
                 "in a spreadsheet, save as 'CSV UTF-8'"
             ) from None
 
 
 def _header(first: str, second: str, path: Path) -> tuple[str, list[str], int]:
-    """(what separates columns, their names, the line they stand in); Excel may have "sep=;" in a line before."""
+    """(separator of the columns, their names, number of the header line). Excel may write "sep=;" in the line before."""
     line = 1
-    if told := re.fullmatch(r"sep=(.)\s*", first):
-        line, first, delimiters = 2, second, told[1]
+    if stated := re.fullmatch(r"sep=(.)\s*", first):
+        line, first, delimiters = 2, second, stated[1]
     else:
         delimiters = ",;\t"
     for delimiter in delimiters:
@@ -182,18 +196,19 @@ def _encoding(path: Path) -> str:
 
 
 def _is_decimal_comma(text: str) -> bool:
-    """True for a number whose comma can be no other: 79,5 and 0,125, but neither 1,234 nor 1,234,567."""
+    """True for a number whose comma must be a decimal comma: 79,5 and 0,125, but neither 1,234 nor 1,234,567."""
     text = text.strip()
     return "," in text and re.fullmatch(r"[+-]?\d*,\d+", text) is not None and not GROUPED.fullmatch(text)
 
 
 def _parse_number(text: str, has_commas: bool) -> Number:
-    """A number of a table in which some number has a decimal comma, or none has."""
+    """Parse a number; `has_commas` is True if some number of the table certainly has a decimal comma."""
     if "," not in text and not (has_commas and "." in text):
         return parse_number(text)
     if not has_commas or "." in text:
         raise ValueError(
-            f"expected a number, got {text[:40]!r}, which may be decimal or grouped in thousands; write it with one point"
+            f"expected a number, got {text[:40]!r}, which may have decimals or groups of thousands; "
+            "write decimals after a point, and no groups"
         )
     return parse_number(text.replace(",", "."))
 

@@ -1,4 +1,4 @@
-"""The fields of annotation objects: checked when read, none lost when written, and errors that say where."""
+"""Read the fields of annotation objects with checks, and write them without losing any."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_prep.records import Dataset, Number, as_whole_number, base_name, check
 
 Value = TypeVar("Value")
 Mend: TypeAlias = Callable[[str, object], None]
-"""Takes what is wrong with a value, and what it is read as; a strict reader raises `ValueError` there."""
+"""(message about a value that breaks the rules, the value that it is read as); for a strict reader it raises `ValueError`."""
 
 _KINDS = {dict: "an object", list: "a list", str: "a text", int: "an integer"}
 
@@ -30,7 +30,7 @@ def take(item: Mapping[str, Any], name: str, kind: type[Value]) -> Value:
     """The value of `item` under `name`.
 
     Raises:
-        ValueError: it is missing, or not of `kind`; true and false are no integers.
+        ValueError: it is missing, or not of `kind`; true and false do not count as integers.
     """
     value = item.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -40,10 +40,10 @@ def take(item: Mapping[str, Any], name: str, kind: type[Value]) -> Value:
 
 
 def take_whole(item: Mapping[str, Any], name: str, mend: Mend) -> int:
-    """The integer of `item` under `name`; 640.0, "640" and "640.0" are mended.
+    """The integer of `item` under `name`; 640.0, "640" and "640.0" are read as 640, with a call of `mend`.
 
     Raises:
-        ValueError: it is missing, or no integer.
+        ValueError: it is missing, or not a whole number.
     """
     value = item.get(name)
     number = as_whole_number(value)
@@ -54,10 +54,10 @@ def take_whole(item: Mapping[str, Any], name: str, mend: Mend) -> int:
 
 
 def plain_file_name(name: str, mend: Mend) -> str:
-    """A file name that stays in its folder: "images\\a.jpg" is mended to "images/a.jpg", "/home/me/a.jpg" to "a.jpg".
+    """A file name inside its folder; "images\\a.jpg" is mended to "images/a.jpg", "/home/me/a.jpg" to "a.jpg".
 
     Raises:
-        ValueError: no file name is left.
+        ValueError: the path has no file name.
     """
     try:
         return check_file_name(name)
@@ -76,7 +76,7 @@ def take_objects(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """The list of objects of `item` under `name`.
 
     Raises:
-        ValueError: it is missing, no list, or has an element that is no object.
+        ValueError: it is missing or not a list, or one of its items is not an object.
     """
     values = take(item, name, list)
     for index, value in enumerate(values):
@@ -86,10 +86,10 @@ def take_objects(item: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def four_numbers(value: Any, mend: Mend | None = None) -> list[Number]:
-    """`value`, when it is a list of four numbers; texts that spell numbers are mended, if `mend` is given.
+    """Check that `value` is a list of four numbers; with `mend`, numbers may also be texts such as "3.5".
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `value` is anything else.
     """
     problem = f"expected 'bbox' to be four numbers, got {reprlib.repr(value)}"
     if not isinstance(value, list) or len(value) != 4 or any(isinstance(number, bool) for number in value):
@@ -107,19 +107,19 @@ def four_numbers(value: Any, mend: Mend | None = None) -> list[Number]:
 
 
 def check_unique(values: Iterable[str | int], kind: str) -> None:
-    """Refuse a value that comes twice.
+    """Refuse repeated values.
 
     Raises:
-        ValueError: names the doubles, the first five if there are more.
+        ValueError: a value is repeated; the message names the first five repeated values.
     """
-    doubles = [repr(value) for value, times in Counter(values).items() if times > 1]
-    if doubles:
-        more = ", ..." if len(doubles) > 5 else ""
-        raise ValueError(f"expected each {kind} once, got more than once: {', '.join(doubles[:5])}{more}")
+    repeated = [repr(value) for value, times in Counter(values).items() if times > 1]
+    if repeated:
+        more = ", ..." if len(repeated) > 5 else ""
+        raise ValueError(f"expected each {kind} once, got more than once: {', '.join(repeated[:5])}{more}")
 
 
 def without(item: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """The fields of `item` but those in `names`."""
+    """The fields of `item` except those in `names`."""
     return {name: value for name, value in item.items() if name not in names}
 
 
@@ -127,7 +127,7 @@ def joined(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
     """The fields that a format writes itself, then those of `extra`.
 
     Raises:
-        ValueError: a name is in both; one of the two values would be lost.
+        ValueError: a name is in both, so that one of its two values would be lost.
     """
     for name in extra:
         if name in fields:
@@ -136,9 +136,10 @@ def joined(fields: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any
 
 
 def lost_categories(dataset: Dataset) -> dict[str, int]:
-    """What is lost of the categories, as `Format.left_out` tells it, where only the labels of boxes name them."""
-    used = sorted(name for name, count in dataset.class_counts.items() if count)
-    unused = len(dataset.class_counts) - len(used)
+    """What a format loses of the categories if it stores only the labels of boxes; counted as by `Format.left_out`."""
+    counts = dataset.class_counts
+    used = sorted(name for name, count in counts.items() if count)
+    unused = len(counts) - len(used)
     lost = {"category without boxes": unused} if unused else {}
-    in_order = [name for name in dataset.categories if name in set(used)]
+    in_order = [name for name in dataset.categories if counts[name]]
     return lost | ({"order of the categories": 1} if in_order and in_order != used else {})

@@ -1,4 +1,4 @@
-"""JSON: strict when read, deterministic when written, and errors that say where."""
+"""Strict reading of JSON, with the place of each fault, and deterministic writing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from data_prep.findings import Faults
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """The text of a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+    """Read a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
     Args:
         path: the file.
-        errors: "surrogateescape" puts halves of letters in place of bytes in another encoding.
+        errors: as for `bytes.decode`; "surrogateescape" replaces bytes that are not UTF-8 by unpaired surrogates.
 
     Raises:
         FileNotFoundError: there is no file at `path`.
-        ValueError: bytes in another encoding, with file and line.
+        ValueError: the file has another encoding; the message names the file and the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -38,30 +38,35 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
-"""What may be half of a letter: a pair of such escapes is a whole one."""
+"""A surrogate in JSON text. A pair of escaped surrogates is one character; an unpaired surrogate is a fault."""
 
 
 @dataclass(frozen=True)
 class _Unusable:
-    """Stands for a value that strict JSON refuses."""
+    """A placeholder for a value that strict JSON refuses.
+
+    Attributes:
+        reason: why it is refused.
+        is_object: True for an object with a repeated key, False for a number.
+    """
 
     reason: str
     is_object: bool
 
 
 def parse(text: str, path: Path, line: int | None = None, faults: Faults | None = None) -> dict[str, Any]:
-    """The object that `text` holds.
+    """Parse a JSON object.
 
     Args:
-        text: one JSON value; the whole file, or one line of it.
+        text: the text of the whole file, or of one line.
         path: the file, for messages.
-        line: the number of the line that `text` is, counted from 1; None when it is the whole file.
-        faults: takes NaN, infinities, halves of letters and keys that stand twice; the fields that hold them are left
-            out, and so are the elements of a list.
+        line: the number of the line, counted from 1; None if `text` is the whole file.
+        faults: receives a fault for NaN, infinity, unpaired surrogates and repeated keys. A field with such a value is left
+            out; an object with a repeated key becomes None where it is an item of a list.
 
     Raises:
-        ValueError: no JSON (with line and column), a key twice in one object, NaN or infinity, or a value that is no
-            object.
+        ValueError: the text is not JSON (with line and column) or not an object; or there is a fault, and `faults` is None
+            or strict.
     """
     place = path if line is None else f"{path}:{line}"
 
@@ -94,10 +99,10 @@ def parse(text: str, path: Path, line: int | None = None, faults: Faults | None 
 
 
 def decode(text: str) -> Any:
-    """The value that `text` spells in strict JSON.
+    """Parse any JSON value, strictly.
 
     Raises:
-        ValueError: it spells none.
+        ValueError: the text is not strict JSON.
     """
     try:
         return _DECODER.decode(text)
@@ -106,24 +111,30 @@ def decode(text: str) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """`value` as one line of JSON in UTF-8, with its line end; keys in their order, all scripts unescaped.
+    """`value` as one line of JSON in UTF-8 that ends with "\\n"; keys keep their order, non-ASCII characters are not escaped.
 
     Raises:
-        ValueError: something that JSON cannot hold, NaN and infinity among it.
+        ValueError: JSON cannot represent `value`; NaN and infinity are refused, too.
     """
     try:
         return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except TypeError as error:
-        raise ValueError(f"JSON cannot hold this: {error}") from None
+        raise ValueError(f"JSON cannot represent this: {error}") from None
 
 
 def _usable(value: Any, place: str, note: Callable[[str], None]) -> Any:
-    """`value` without the fields that hold something unusable; None in place of such an object in a list."""
+    """`value` without fields that hold a refused value; in a list, a refused object becomes None.
+
+    Args:
+        value: a value that may hold `_Unusable` placeholders.
+        place: path of `value` in the document, for messages.
+        note: is called with a message for each refused value.
+    """
     if isinstance(value, dict):
         kept = {}
         for name, field in value.items():
             where = f"{place}.{name}" if place else name
-            if reason := _reason(field):
+            if reason := _reason(name) or _reason(field):
                 note(f"{where}: {reason}")
             else:
                 kept[name] = _usable(field, where, note)
@@ -137,11 +148,11 @@ def _usable(value: Any, place: str, note: Callable[[str], None]) -> Any:
 
 
 def _reason(field: Any) -> str:
-    """Why a field cannot be used: it is no number or text that JSON can hold, or a list with such a one."""
+    """Why a field must be left out, from its name or its value: a refused number or text, or a list with one; else ""."""
     if isinstance(field, list):
         return next((reason for item in field if (reason := "" if _is_object(item) else _reason(item))), "")
     if isinstance(field, str) and re.search("[\ud800-\udfff]", field):
-        return "half of a letter, which no UTF-8 can hold"
+        return "expected Unicode text, got an unpaired surrogate"
     return field.reason if isinstance(field, _Unusable) else ""
 
 
@@ -150,13 +161,13 @@ def _is_object(item: Any) -> bool:
 
 
 def _double_key(pairs: list[tuple[str, Any]]) -> str:
-    """Which key stands twice, in words; "" if none does."""
+    """A message that names a repeated key; "" if no key is repeated."""
     fields = dict(pairs)
     if len(fields) == len(pairs):
         return ""
     names = [name for name, _ in pairs]
     double = next(name for name in names if names.count(name) > 1)
-    return f"the key {double!r} stands twice in the object {reprlib.repr(fields)}"
+    return f"the key {double!r} occurs twice in the object {reprlib.repr(fields)}"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -180,7 +191,7 @@ def _mark_constant(name: str) -> _Unusable:
 
 def _finite(digits: str) -> float:
     number = float(digits)
-    if not math.isfinite(number):  # 1e999 is fine JSON
+    if not math.isfinite(number):  # JSON allows 1e999
         _refuse_constant(digits)
     return number
 

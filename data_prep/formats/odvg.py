@@ -1,22 +1,23 @@
-"""ODVG: one image a line, as Open-GroundingDINO and MM-Grounding-DINO train on; boxes as [x1, y1, x2, y2].
+"""ODVG, the format of Open-GroundingDINO and MM-Grounding-DINO: one JSON line per image; boxes as [x1, y1, x2, y2].
 
-A line holds a detection or a grounding sample; a file may mix both (though those trainers take one kind a file):
+A line is a detection sample or a grounding sample. A file may mix both, although these two trainers expect one kind per file:
 
     {"filename": "a.jpg", "height": 480, "width": 640,
      "detection": {"instances": [{"bbox": [10, 20, 30, 40], "label": 0, "category": "cat"}]}}
     {"filename": "a.jpg", "height": 480, "width": 640,
      "grounding": {"caption": "two cats", "regions": [{"bbox": [10, 20, 30, 40], "phrase": "two cats"}]}}
 
-The label map beside it, `{"0": "cat", "1": "dog"}`, names the labels of detection lines.
+A second file, the label map, gives the names of the labels of detection lines: `{"0": "cat", "1": "dog"}`.
 
-Further fields are kept in `extra` under their own names: those of an instance or a region in `Box.extra`, those of a
-line in `ImageRecord.extra`, those beside `instances` or `regions` there too, in an object named `detection` or
-`grounding`. So file -> `read` -> `write` -> file gives equal JSON line by line, but that instances without a `category`
-get theirs.
+Further fields are kept in `extra` under their own names. Fields of an instance or a region are in `Box.extra`, fields of a line
+in `ImageRecord.extra`. Fields beside `instances` or `regions` are also in `ImageRecord.extra`, in an object named `detection` or
+`grounding`. A file that is read and written again thus gives equal JSON in each line, except that every instance then has a
+`category`.
 
-A region may have several boxes, `"bbox": [[...], [...]]`: each becomes a `Box` with the phrase and fields of the
-region, and `extra["odvg_region"]`, the region's index in its line, puts them together again. A phrase may be a list of
-pieces (MM-Grounding-DINO's GoldG): the label is the pieces joined by spaces, `extra["odvg_phrase"]` the list.
+A region may have several boxes, `"bbox": [[...], [...]]`. Each becomes a `Box` with the phrase and the fields of the region.
+`extra["odvg_region"]`, the index of the region in its line, lets `write` join these boxes again. A phrase may be a list of texts
+(in the GoldG files of MM-Grounding-DINO). The label is then the joined texts, with spaces between them, and
+`extra["odvg_phrase"]` is the list.
 """
 
 from __future__ import annotations
@@ -46,36 +47,37 @@ from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 
 LABEL_MAP = "label_map"
-"""Name in `Dataset.extra` of a label map whose labels are not simply 0, 1, 2, ..."""
+"""Field of `Dataset.extra` for a label map whose labels are not 0, 1, 2, ..."""
 REGION = "odvg_region"
-"""Name in `Box.extra` of the region's index, where the region lists several boxes (or lists one)."""
+"""Field of `Box.extra` for the index of a region that has a list of boxes."""
 PHRASE_PIECES = "odvg_phrase"
-"""Name in `Box.extra` of a phrase that is a list of texts."""
+"""Field of `Box.extra` for a phrase that is a list of texts."""
 OWN_OF_SAMPLE = {"detection": {"instances"}, "grounding": {"caption", "regions"}}
 
 
 def read(path: Path | str, label_map: Path | str | None = None, found: list[Finding] | None = None) -> Dataset:
     """Read an ODVG file (JSON lines).
 
-    Blank lines are skipped; several lines may name the same image.
+    Blank lines are skipped. Several lines may have the same image.
 
     Args:
         path: the file.
-        label_map: the JSON file `{"0": name, ...}`; without it `<stem>_label_map.json` beside `path` is taken if it is
-            there, and without both, every instance must carry its `category`.
-        found: takes what cannot be used, and each fault costs only what it is in: a line, a box, a field. What can only
-            mean one thing is mended: numbers as 640.0 or "640", paths such as "images\\a.jpg". None: the first fault is
-            raised.
+        label_map: the JSON file `{"0": name, ...}`; by default `<stem>_label_map.json` beside `path`, if it exists. Without a
+            label map, every instance must have a `category`.
+        found: list to which faults are added. Only the line, box or field with a fault is left out. Values that break the
+            rules but can only mean one thing are mended: numbers such as 640.0 or "640", paths such as "images\\a.jpg".
+            Without a list, the first fault is raised.
 
     Returns:
-        A data set with a record a line: caption None for detection lines, and for grounding lines a box for each box
-        of each region, its label the phrase, letter for letter. The categories are the label map's, in the order of
-        their labels, or those of the instances; `extra["label_map"]` has the map if its labels are not 0, 1, 2, ...
+        A data set with one record per line. The record of a detection line has the caption None. The record of a grounding
+        line has one box for each box of each region, with the phrase as its label, letter for letter. The categories are
+        those of the label map in the order of their labels, or else those of the instances. `extra["label_map"]` is the label
+        map, if its labels are not 0, 1, 2, ...
 
     Raises:
-        FileNotFoundError: there is no file at `path`, or none at `label_map` if that is given.
-        ValueError: the text is not UTF-8 or, without `found`, a line is no such JSON, a region has no box, a label is not in
-            the map or means another category there; with file and line.
+        FileNotFoundError: there is no file at `path`, or `label_map` is given and does not exist.
+        ValueError: `found` is None, and the text is not UTF-8, a line is not a sample, a region has no box, or a label is not
+            in the label map or has another category there. The message names the file and the line.
     """
     path = Path(path)
     map_path = label_map_path(path, label_map)
@@ -84,8 +86,11 @@ def read(path: Path | str, label_map: Path | str | None = None, found: list[Find
     classes = _Classes(names, is_open=not has_map)
     faults = Faults(path, found)
     records = []
-    whole = read_text(path, "strict" if faults.strict else "surrogateescape")  # a byte that is no UTF-8 costs its line
-    for number, text in enumerate(whole.split("\n"), start=1):  # splitlines() would also split within strings
+    # unless strict, a byte that is not UTF-8 becomes a surrogate, which is a fault of its line alone
+    whole = read_text(path, "strict" if faults.strict else "surrogateescape")
+    for number, text in enumerate(
+        whole.split("\n"), start=1
+    ):  # splitlines() would also split at U+2028 within a string
         if text.strip():
             with faults.costing("annotation unreadable", line=number):
                 records.append(_read_line(parse(text, path, number, faults), classes, _Line(faults, number)))
@@ -96,36 +101,35 @@ def read(path: Path | str, label_map: Path | str | None = None, found: list[Find
 
 
 def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = None) -> Path | None:
-    """Write an ODVG file, and its label map.
+    """Write an ODVG file and its label map.
 
-    Records with a caption become grounding lines, the others detection lines. Everything in the `extra` of records and
-    boxes becomes a field under its name. `tokens_positive`, which MM-Grounding-DINO needs in regions, is written where
-    it is in `extra`, not made up. The same data set gives the same bytes.
+    Records with a caption become grounding lines, the others become detection lines. Each entry in the `extra` of records and
+    boxes becomes a field under its name. MM-Grounding-DINO needs `tokens_positive` in regions; it is written if it is in
+    `extra`, and never computed. The same data set gives the same bytes.
 
-    The labels are 0, 1, 2, ... in the order of `dataset.categories`, then of labels of detection records that it does
-    not list, sorted; `dataset.extra["label_map"]` comes first. Lines have no place for anything else in `dataset.extra`
-    (such as COCO's `info`, `licenses` and `categories`), which is refused: to drop it, pass
-    `dataclasses.replace(dataset, extra={})`.
+    Categories keep their labels in `dataset.extra["label_map"]`. The other labels are the next of 0, 1, 2, ..., first for
+    `dataset.categories` in their order, then for other labels of detection records in alphabetical order. ODVG has no place for
+    other fields of `dataset.extra` (such as COCO's `info`, `licenses` and `categories`), so they are refused. To drop them,
+    pass `dataclasses.replace(dataset, extra={})`.
 
     Args:
         dataset: the records.
         path: the file to write.
-        label_map: where the map goes; `<stem>_label_map.json` beside `path` if not given. There is none for data
-            without categories, unless a file already stands there: that one would be read with the new lines, so it is
-            replaced by an empty map.
+        label_map: the file for the label map; by default `<stem>_label_map.json` beside `path`. For data without categories, no
+            label map is written, but an existing file is replaced by an empty label map, because `read` would use it.
 
     Returns:
-        The label map's file; None where there is none.
+        The file of the label map; None if there is none.
 
     Raises:
-        ValueError: a name in `extra` is one that ODVG itself writes, or one of the data set's that has no place.
+        ValueError: a field in `extra` has a name that ODVG itself writes, or a field of `dataset.extra` has no place.
         OSError: the folder of `path` does not exist, or the disk is full or not writable.
     """
     path = Path(path)
     map_path = label_map_path(path, label_map)
     with located(path):
         if map_path == path:
-            raise ValueError("expected another file for the label map, got the same")
+            raise ValueError("expected another file for the label map, got the file of the lines")
         label_of = _labels(dataset)
         lines = []
         for record in dataset.images:
@@ -142,16 +146,16 @@ def write(dataset: Dataset, path: Path | str, label_map: Path | str | None = Non
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What ODVG has no place for, as `csv_table.left_out` tells it.
+    """The fields that ODVG has no place for, as `csv_table.left_out` counts them.
 
-    That is all of `dataset.extra` but the label map, and fields under names of its own that say something else.
+    They are all fields of `dataset.extra` except the label map, and fields with names that ODVG itself uses.
     """
     lost = Counter(dict.fromkeys(without(dataset.extra, LABEL_MAP), 1))
     for image in dataset.images:
         kind, other = ("detection", "grounding") if image.caption is None else ("grounding", "detection")
         lost.update(name for name in ("filename", "height", "width", other) if name in image.extra)
         if kind in image.extra:
-            beside = image.extra[kind]  # of the instances or regions
+            beside = image.extra[kind]  # fields beside `instances` or `regions`
             fits = isinstance(beside, dict) and beside and not OWN_OF_SAMPLE[kind] & beside.keys()
             lost.update([] if fits else [kind])
         own = ("bbox", "label", "category") if image.caption is None else ("bbox", "phrase")
@@ -161,7 +165,12 @@ def left_out(dataset: Dataset) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class _Classes:
-    """The class names by label: those of a label map or, if `is_open`, those that the instances tell in turn."""
+    """The names of the labels.
+
+    Attributes:
+        names: {label: name}.
+        is_open: True without a label map: names are added from the `category` fields of the instances.
+    """
 
     names: dict[int, str]
     is_open: bool
@@ -184,24 +193,25 @@ class _Classes:
 
 @dataclass(frozen=True)
 class _Line:
-    """Where the faults of a line go."""
+    """Collects the faults of one line."""
 
     faults: Faults
     number: int
 
     def costing(self, place: str) -> AbstractContextManager[None]:
-        """What is wrong in the block costs an object."""
+        """Turn a `ValueError` that the block raises into a fault of an object."""
         return self.faults.costing("object unreadable", place, self.number)
 
     def mender(self, place: str = "") -> Mend:
-        """Takes the values that are mended."""
+        """A function that adds a finding for each mended value."""
         return self.faults.mender(place, self.number)
 
 
 def _read_line(line: Mapping[str, Any], classes: _Classes, here: _Line) -> ImageRecord:
     kinds = [kind for kind in ("detection", "grounding") if kind in line]
     if len(kinds) != 1:
-        raise ValueError(f"expected one of 'detection' and 'grounding' a line, got {' and '.join(kinds) or 'none'}")
+        got = " and ".join(kinds) or "none"
+        raise ValueError(f"expected one of 'detection' and 'grounding' in a line, got {got}")
     kind = kinds[0]
     sample = take(line, kind, dict)
     if kind == "detection":
@@ -252,7 +262,7 @@ def _as_object(value: Any) -> dict[str, Any]:
 
 
 def _read_phrase(region: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The phrase of a region, and what `extra` must hold to give it back."""
+    """The phrase of a region, and the fields of `extra` that `write` needs to restore it."""
     if PHRASE_PIECES in region:
         raise ValueError(f"the extra field {PHRASE_PIECES!r} has a name that data_prep itself uses; rename or drop it")
     phrase = region.get("phrase")
@@ -271,7 +281,7 @@ def _write_line(record: ImageRecord, label_of: Mapping[str, int]) -> dict[str, A
     if other in record.extra:
         raise ValueError(f"the extra field {other!r} does not belong in a {kind} line; rename or drop it")
     extra = record.extra
-    if kind in extra:  # fields that stood beside the instances or regions
+    if kind in extra:  # fields beside `instances` or `regions`
         sample = joined(sample, take(extra, kind, dict))
         extra = without(extra, kind)
     return joined({"filename": record.file_name, "height": record.height, "width": record.width, kind: sample}, extra)
@@ -286,7 +296,7 @@ def _write_regions(boxes: Sequence[Box]) -> Iterator[dict[str, Any]]:
         parts = list(group)
         fields = [_region_fields(box) for box in parts]
         if index is None or fields.count(fields[0]) < len(fields):
-            # apart: boxes that never shared a region, or no longer agree; REGION, if any, stays and says they once did
+            # one region per box: the boxes never shared a region, or their fields differ now; then REGION is kept as a field
             yield from (joined({"bbox": list(box.xyxy)}, own) for box, own in zip(parts, fields, strict=True))
         else:
             yield joined({"bbox": [list(box.xyxy) for box in parts]}, without(fields[0], REGION))
@@ -299,7 +309,7 @@ def _region_fields(box: Box) -> dict[str, Any]:
 
 
 def label_map_path(path: Path, label_map: Path | str | None = None) -> Path:
-    """Where the label map of an ODVG file is, if not elsewhere."""
+    """Path of the label map of an ODVG file: `label_map`, or `<stem>_label_map.json` beside the file."""
     return path.with_name(f"{path.stem}_label_map.json") if label_map is None else Path(label_map)
 
 
@@ -313,7 +323,7 @@ def _check_label_map(label_map: Mapping[str, Any], faults: Faults) -> dict[int, 
     for label, name in label_map.items():
         with faults.costing("detail unreadable"):
             if not (label.isascii() and label.isdigit() and str(int(label)) == label):
-                raise ValueError(f'expected a label map {{"0": name, "1": name}}, got the label {label!r}')
+                raise ValueError(f'expected labels such as "0" and "1" in the label map, got the label {label!r}')
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(f"expected the name of label {label}, got {name!r}")
             if name in taken:
@@ -324,18 +334,17 @@ def _check_label_map(label_map: Mapping[str, Any], faults: Faults) -> dict[int, 
 
 
 def _labels(dataset: Dataset) -> dict[str, int]:
-    """The label of each class name; phrases of grounding records are no class names."""
+    """{class name: label}. Phrases of grounding records are not class names."""
     if lost := without(dataset.extra, LABEL_MAP):
         names = ", ".join(map(repr, lost))
         raise ValueError(
-            f"ODVG has no place for what `Dataset.extra` says in {names}; "
-            "to drop it, pass dataclasses.replace(dataset, extra={}); to keep it, write COCO"
+            f"ODVG has no place for these fields of `Dataset.extra`: {names}; "
+            "to drop them, pass dataclasses.replace(dataset, extra={}); to keep them, write COCO"
         )
     check_unique(dataset.categories, "category")
     used = {box.label for record in dataset.images if record.caption is None for box in record.boxes}
     names = (*dataset.categories, *sorted(used - set(dataset.categories)))
-    # the path of the label map stands before what `write` raises already
-    faults = Faults(Path(LABEL_MAP))
+    faults = Faults(Path(LABEL_MAP))  # strict; the path is only a name for messages
     given = _check_label_map(take(dataset.extra, LABEL_MAP, dict), faults) if LABEL_MAP in dataset.extra else {}
     label_of = {name: label for label, name in given.items() if name in names}
     unused = (label for label in count() if label not in given)

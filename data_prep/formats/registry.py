@@ -1,4 +1,4 @@
-"""The formats by name and by suffix. A new format is one module beside this one and one entry in `FORMATS`."""
+"""All formats, by name and by suffix. To add a format, add a module to this package and an entry to `FORMATS`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from data_prep.records import Box, Dataset
 
 @dataclass(frozen=True)
 class Format:
-    """What a program needs to know of a format, whichever it is.
+    """The common interface of all formats.
 
     Attributes:
-        name: its part of the commands' names, such as "voc" in `voc-to-coco`.
-        description: what `read` takes and `write` makes, such as "a .json file".
-        suffixes: of its files, in lower case; none for a format that fills a folder.
-        read: (path, findings so far or None) -> the data set that a path holds. What cannot be used is added to the findings;
-            without any, the first fault is raised as `ValueError`.
-        write: writes a data set to a path, whatever stands there; returns the second file, where the format has one.
-        left_out: {field: how often it stands in the data set} for all that the format has no place for; None where
-            the format has a place for everything. `write` drops these fields or refuses them: see `fit`.
-        place: what the format lacks for them, as messages call it.
-        second_file: where `write` puts the second file for a path; None where the format has none.
+        name: the format's part of command names, such as "voc" in `voc-to-coco`.
+        description: the input of `read` and output of `write`, such as "a .json file".
+        suffixes: suffixes of the format's files, in lower case; empty if a data set is a folder.
+        read: (path, list of findings or None) -> data set. Faults are added to the list. Without a list, the first fault is
+            raised as `ValueError`.
+        write: (data set, path) -> path of the second file, or None. Replaces an existing file, or an existing folder that
+            an earlier run wrote.
+        left_out: data set -> {field that the format has no place for: number of occurrences}; None if the format has a
+            place for every field. `write` drops or refuses these fields; `fit` removes them before.
+        place: the word for "place" in messages about these fields, such as "column".
+        second_file: path -> path of the second file that `write` may write; None if the format has no second file.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Format:
     second_file: Callable[[Path], Path] | None = None
 
     def fit(self, dataset: Dataset) -> tuple[Dataset, dict[str, int]]:
-        """The data set without the fields that the format has no place for, and these, as `left_out` tells them."""
+        """Remove the fields that the format has no place for. Returns the data set and the result of `left_out`."""
         lost = self.left_out(dataset) if self.left_out else {}
         if not lost:
             return dataset, lost
@@ -51,7 +52,7 @@ class Format:
         return replace(dataset, images=images, extra=without(dataset.extra, *lost)), lost
 
     def files(self, path: Path) -> tuple[Path, ...]:
-        """All files and folders that `write` makes for `path`."""
+        """All files and folders that `write` may write for `path`."""
         return (path, self.second_file(path)) if self.second_file else (path,)
 
 
@@ -95,10 +96,10 @@ _ODVG = Format(
 )
 
 FORMATS: dict[str, Format] = {each.name: each for each in (_VOC, _CSV, _COCO, _ODVG)}
-"""All formats by name; commands stand in this order."""
+"""All formats by name, in the order of the commands."""
 
 BY_SUFFIX: dict[str, Format] = {}
-"""The format of a file by its suffix in lower case; the first format where several share a suffix."""
+"""The format of each suffix, in lower case. If several formats share a suffix, the first of them."""
 for _format in FORMATS.values():
     for _suffix in _format.suffixes:
         BY_SUFFIX.setdefault(_suffix, _format)

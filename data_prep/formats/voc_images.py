@@ -1,4 +1,4 @@
-"""Pascal VOC files and the images that they belong to."""
+"""Read Pascal VOC files together with the images that they belong to."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from data_prep.records import ImageRecord, base_name, check_file_name, picture_k
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One annotation file and the image it belongs to.
+    """One annotation file and the image that it belongs to.
 
     Attributes:
-        annotation: the XML file; name: its path in the folder of annotations, "/" between folders.
+        annotation: the XML file; name: its path relative to the folder of annotations, "/" between folders.
         image: the image file.
-        record: what the XML says, with the image file's own name and size; boxes in pixels of the upright image, and
-            otherwise as they stand, unrepaired.
-        numbers: of the boxes' objects in the file, from 1.
+        record: the contents of the XML file, with the name and the size of the image file. Boxes are in pixels of the
+            upright image and not yet repaired.
+        numbers: for each box, the number of its object in the XML file, counted from 1.
     """
 
     annotation: Path
@@ -39,26 +39,26 @@ class Source:
 def read_folder(
     images: Path | str, annotations: Path | str, strict: bool = False
 ) -> tuple[list[Source], list[Finding]]:
-    """Read every XML file in a folder and the folders in it, and find its image.
+    """Read every XML file in a folder and its sub-folders, and find the image of each file.
 
-    An annotation belongs to the image of its own stem in the folder of its own name (`sub/a.xml`, `sub/a.jpg`), whatever its
-    `<filename>` says; where there is none, to the image that `<filename>` names, or to the only image of its stem in any
-    folder, or to the only one of the name in `<filename>`.
+    An annotation belongs to the image with the same stem in the same sub-folder (`sub/a.xml`, `sub/a.jpg`), whatever its
+    `<filename>` is. If there is no such image, it belongs to the image at the path in `<filename>`; else to the only image
+    with its stem in any sub-folder; else to the only image with the name in `<filename>`.
 
-    The image decides the size. Where the annotation has another one, boxes are brought into the frame of the image if the two
-    sizes tell how (`data_prep.frames.fit`); else the file is left out.
+    The size of an image is taken from its pixels. If the annotation states another size, the boxes are converted to the
+    image's frame where the two sizes determine how (`data_prep.frames.fit`); otherwise the file is left out.
 
     Args:
         images: folder of images; annotations: folder of XML files.
-        strict: raise at the first fault instead of leaving out what it is in.
+        strict: raise the first fault instead of leaving out the file, object or field with the fault.
 
     Returns:
-        (sources in the order of their annotation files' names, findings). Files that cannot be used are among the
-        findings, with the action "skipped", and not among the sources; so are objects and fields.
+        (sources, ordered by the names of their annotation files; findings). For each file, object and field that cannot be
+        used there is a finding with the action "skipped".
 
     Raises:
-        FileNotFoundError: a folder is not there, or holds nothing to read.
-        ValueError: `strict`, and there is something that cannot be used as it stands.
+        FileNotFoundError: a folder does not exist, or holds nothing to read.
+        ValueError: `strict`, and a file, object or field cannot be used as it is.
     """
     folder, files = search_images(images), search_annotations(annotations)
     findings: list[Finding] = []
@@ -88,7 +88,7 @@ def read_folder(
 
 
 class _Images:
-    """The images of a folder by what an annotation may know of them."""
+    """The images of a folder, indexed by stem and by name, to find the image of an annotation."""
 
     def __init__(self, folder: Folder) -> None:
         self._by_stem: dict[str, list[str]] = defaultdict(list)
@@ -102,13 +102,14 @@ class _Images:
                 self._by_key[self._key(spelling)].append(name)
 
     def of(self, file: str, stated: str) -> str:
-        """The name of the image of an annotation file.
+        """The name of the image that an annotation file belongs to.
 
         Args:
-            file: the annotation's path in its folder; stated: its `<filename>`, which may be empty.
+            file: path of the annotation file, relative to the folder of annotations.
+            stated: the text of `<filename>`, which may be empty.
 
         Raises:
-            ValueError: no image, or several of which nothing tells the right one.
+            ValueError: no image fits, or several images fit equally well.
         """
         path, plain = PurePosixPath(file), PurePosixPath(stated.replace("\\", "/"))
         base = base_name(stated)
@@ -122,28 +123,28 @@ class _Images:
         ]
         candidates = exact or self._by_stem[self._key(path.stem)] or (self._by_key[self._key(base)] if base else [])
         if not candidates:
-            raise ValueError(f"no image is called {path.stem}.*, or as <filename> {stated!r} says")
+            raise ValueError(f"there is no image {path.stem}.*, and none with the name in <filename>, {stated!r}")
         if len(candidates) > 1:
             by_path = [name for name in candidates if f"/{plain}".endswith(f"/{name}")]
             if len(by_path) != 1:
-                raise ValueError(f"several images may be meant: {', '.join(candidates[:3])}")
+                raise ValueError(f"several images fit: {', '.join(candidates[:3])}")
             candidates = by_path
         return candidates[0]
 
     def stem_key(self, name: str) -> str:
-        """What a file shares with the image of its own stem in the folder of its own name."""
+        """A key that an annotation shares with the image of the same stem in the same sub-folder."""
         return self._key(name[: len(name) - len(PurePosixPath(name).suffix)])
 
     def _key(self, name: str) -> str:
         return picture_key(name, self._ignore_case)
 
     def _named(self, names: Sequence[str], base: str) -> str:
-        """The one of `names` that is called `base`, or ""."""
+        """The path among `names` whose last part is `base`; "" if there is none."""
         return next((name for name in names if self._key(PurePosixPath(name).name) == self._key(base)), "")
 
 
 def _pair(folder: Folder, files: Folder, found: list[Finding], strict: bool) -> dict[str, tuple[str, Contents]]:
-    """{image name: (annotation file, its contents)} for each file that can be used."""
+    """{name of an image: (its annotation file, the contents of that file)} for all files that can be used."""
     images = _Images(folder)
     owner_of = {images.stem_key(file): file for file in files.names}
     pairs: dict[str, tuple[str, Contents]] = {}
@@ -165,7 +166,7 @@ def _pair(folder: Folder, files: Folder, found: list[Finding], strict: bool) -> 
 
 
 def _note_other_name(stated: str, name: str, faults: Faults) -> None:
-    """Say where `<filename>` differs from the image that it belongs to."""
+    """Add a finding if `<filename>` is not the name of the image that its file belongs to."""
     note_path(stated, name, faults)
     if stated and picture_key(base_name(stated)) != picture_key(PurePosixPath(name).name):
         faults.add("file name differs", f"<filename> {stated}, image {name}", action="kept")

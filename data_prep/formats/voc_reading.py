@@ -1,4 +1,4 @@
-"""Reading Pascal VOC: what one XML file says, and what each fault costs."""
+"""Read one Pascal VOC file; a fault costs only the object or the field that it is in."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ OWN_OF_BOX = ("name", "bndbox")
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What one XML file says, before it is known which image it belongs to.
+    """The contents of one XML file, before its image is known.
 
     Attributes:
-        filename: the text of `<filename>`, "" without one.
-        size: (width, height); None without one.
-        boxes: of the objects that can be read; numbers: theirs in the file, from 1.
-        extra: what else the file says.
+        filename: the text of `<filename>`; "" if there is none.
+        size: (width, height); None if there is none.
+        boxes: the boxes of all objects that can be read.
+        numbers: for each box, the number of its object in the file, counted from 1.
+        extra: all other fields of the file.
     """
 
     filename: str
@@ -37,10 +38,10 @@ class Contents:
 
 
 def search_annotations(folder: Path | str) -> Folder:
-    """All .xml files of a folder and the folders in it, however the suffix is spelled; hidden ones are passed over.
+    """Find all .xml files of a folder and its sub-folders, in any letter case; hidden files are passed over.
 
     Raises:
-        FileNotFoundError: no folder there, or no .xml file in it.
+        FileNotFoundError: the folder does not exist, or holds no .xml file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -52,11 +53,11 @@ def search_annotations(folder: Path | str) -> Folder:
 
 
 def read_contents(path: Path, faults: Faults) -> Contents:
-    """Read one annotation file, whatever image it belongs to.
+    """Read one annotation file without looking for its image.
 
     Raises:
-        FileNotFoundError: nothing stands at `path`.
-        ValueError: it cannot be used at all, or `faults` is strict.
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: the whole file cannot be used, or `faults` is strict and a part of the file cannot be used.
     """
     try:
         root = parse(path)
@@ -80,28 +81,29 @@ def read_contents(path: Path, faults: Faults) -> Contents:
     size, more = None, {}
     sizes = root.findall("size")
     if len(sizes) > 1:
-        note("<size> stands more than once in <annotation>")
+        note("<size> occurs more than once in <annotation>")
     elif sizes:
         size = _size(sizes[0], faults)
         more = values(sizes[0], ("width", "height"), note)
     names = root.findall("filename")
     if len(names) > 1:
-        note("<filename> stands more than once in <annotation>")
+        note("<filename> occurs more than once in <annotation>")
     name = (names[0].text or "").strip() if len(names) == 1 else ""
     extra = values(root, OWN_OF_IMAGE, note) | ({"size": more} if more else {})
     return Contents(name, size, tuple(boxes), tuple(numbers), extra)
 
 
 def record_of(contents: Contents, folder: PurePosixPath, faults: Faults) -> ImageRecord:
-    """The record that a file makes by itself.
+    """Make a record from the contents of a file alone, without its image.
 
     Args:
-        contents: what the file says.
-        folder: that of the file within that of all files; the image is in the folder of that name.
-        faults: takes a path in `<filename>`.
+        contents: the contents of the file.
+        folder: the sub-folder that the file is in, relative to the folder of annotations. The image is taken to be in the
+            sub-folder of the same name.
+        faults: receives a fault if `<filename>` has another path.
 
     Raises:
-        ValueError: no size, no `<filename>`, or `faults` is strict.
+        ValueError: there is no size or no `<filename>`, or `faults` is strict and there is a fault.
     """
     if contents.size is None:
         raise ValueError("no <size> with a width and a height")
@@ -109,23 +111,28 @@ def record_of(contents: Contents, folder: PurePosixPath, faults: Faults) -> Imag
     inside = check_file_name(f"{folder}/{name}" if name and folder != PurePosixPath() else name)
     note_path(contents.filename, inside, faults)
     if PurePosixPath(name).stem != faults.path.stem:
-        detail = f"<filename> {name}, which is taken for the image: no folder of images tells"
+        detail = f"<filename> {name} is taken as the name of the image, because no folder of images was given"
         faults.add("file name differs", detail, action="kept")
     return ImageRecord(inside, *contents.size, contents.boxes, extra=contents.extra)
 
 
 def note_path(stated: str, name: str, faults: Faults) -> None:
-    """Note a `<filename>` with a path that is not the one of the image within its folder, `name`.
+    """Note a fault if `<filename>` holds a path, and it is not the path of the image in its folder.
+
+    Args:
+        stated: the text of `<filename>`.
+        name: path of the image, relative to the folder of images.
+        faults: receives the fault.
 
     Raises:
-        ValueError: `faults` is strict.
+        ValueError: there is a fault, and `faults` is strict.
     """
     if base_name(stated) == stated:
         return
     if str(PurePosixPath(stated)) not in (name, PurePosixPath(name).name):
         try:
             check_file_name(stated)
-            problem = f"{stated!r} has a path; expected the name of an image"
+            problem = f"expected the name of an image, got the path {stated!r}"
         except ValueError as error:
             problem = str(error)
         faults.mend(f"<filename>: {problem}", name)
@@ -151,7 +158,7 @@ def _box(element: Element, number: int, faults: Faults) -> Box:
         raise ValueError("expected a <name> and a <bndbox>")
     for found in (names, boxes):
         if len(found) > 1:
-            raise ValueError(f"<{found[0].tag}> stands more than once in <object>")
+            raise ValueError(f"<{found[0].tag}> occurs more than once in <object>")
     tags = [child.tag for child in boxes[0]]
     corners = []
     for corner in CORNERS:

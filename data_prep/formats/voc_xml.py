@@ -1,7 +1,7 @@
-"""XML of Pascal VOC: any encoding that Python knows, no entities, and values that come back as the types they were.
+"""The XML of Pascal VOC: read in any encoding that Python knows, without entities, and written so that types survive.
 
-An element holds text, or other elements. Everything else that a field may be (a number, true, null, a list of numbers) is
-written as JSON into an element with the attribute `data_prep="json"`, which other programs pass over:
+A plain element holds text or other elements. A value of any other type (a number, true, null, a list of numbers) is written
+as JSON into an element with the attribute `data_prep="json"`, which other programs ignore:
 `<iscrowd data_prep="json">0</iscrowd>`.
 """
 
@@ -20,30 +20,31 @@ import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
 from data_prep.formats.json_text import decode, encode
-from data_prep.pictures import what_stands_at
+from data_prep.pictures import not_a_file
 
-DEEPEST = 50  # levels of elements within a field
+DEEPEST = 50  # most levels of nested elements in a field
 MARK = "data_prep"
 """The attribute of an element whose text is JSON."""
 DECLARED = re.compile(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
 NATIVE = frozenset({"iso-8859-1", "us-ascii", "utf-8", "utf-16", "utf-16be", "utf-16le"})
-"""The encodings that the parser itself knows; it takes every other for one of a byte a letter."""
+"""The encodings that the parser decodes itself; it would read any other encoding as one byte per character."""
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def parse(path: Path) -> Element:
-    """The `<annotation>` of a file.
+    """Parse a file and return its `<annotation>` element.
 
     Raises:
-        FileNotFoundError: nothing stands at `path`.
-        ValueError: no file, no XML, entities or document types, another element at the top; without the path.
-        OSError: not readable.
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: `path` is not a file, or the file is not XML, has entities or a document type, or begins with another
+            element. The message does not name the path.
+        OSError: the file is not readable.
     """
     if not path.is_file():
         if not path.exists() and not path.is_symlink():
             raise FileNotFoundError(f"no annotation file at {path}")
-        raise ValueError(what_stands_at(path))
+        raise ValueError(not_a_file(path))
     data = path.read_bytes()
     try:
         root = _parse(data)
@@ -52,25 +53,25 @@ def parse(path: Path) -> Element:
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"not readable as XML: {error}") from None
     if root.tag != "annotation":
-        raise ValueError(f"expected <annotation> at the top, got <{root.tag[:40]}>")
+        raise ValueError(f"expected <annotation> as the outermost element, got <{root.tag[:40]}>")
     return root
 
 
 def _parse(data: bytes) -> Element:
     declared = DECLARED.match(data)
     name = declared[1].decode("ascii").lower() if declared else "utf-8"
-    # a text is parsed whatever encoding it declares
+    # the parser ignores the declared encoding of a document that is already decoded
     document = data if name in NATIVE else data.decode(name)
     return defusedxml.ElementTree.fromstring(document, forbid_dtd=True)
 
 
 def values(element: Element, without: tuple[str, ...], note: Callable[[str], None]) -> dict[str, Any]:
-    """An element's attributes and children as plain values; children of one name become a list.
+    """An element's attributes and children as plain values; children with the same name become a list.
 
     Args:
-        element: what to read.
-        without: names of children that somebody else reads.
-        note: takes what cannot be read; the child that holds it is left out.
+        element: the element to read.
+        without: names of children to skip, because the caller reads them itself.
+        note: is called with a message for each child that cannot be read; that child is left out.
     """
     read = []
     for child in element:
@@ -83,10 +84,15 @@ def values(element: Element, without: tuple[str, ...], note: Callable[[str], Non
 
 
 def fill(parent: Element, fields: Mapping[str, Any], levels: int = DEEPEST) -> None:
-    """The inverse of `values`.
+    """Add fields to an element so that `values` returns them again.
+
+    Args:
+        parent: the element that receives the fields.
+        fields: names and values, as `values` returns them.
+        levels: most levels of nested elements; a value nested more deeply is written as JSON.
 
     Raises:
-        ValueError: what `refusal` names, or a value that JSON cannot hold.
+        ValueError: `refusal` names a problem of a field, or JSON cannot represent a value.
     """
     for key, value in fields.items():
         if problem := refusal(key, value):
@@ -103,7 +109,7 @@ def fill(parent: Element, fields: Mapping[str, Any], levels: int = DEEPEST) -> N
 
 
 def refusal(key: str, value: Any) -> str:
-    """Why XML cannot hold a field under this name, "" if it can."""
+    """The reason why XML cannot hold a field; "" if it can."""
     is_attribute = key.startswith("@")
     if (is_attribute or key == "#text") and not _is_text(value):
         return f"the extra field {key!r} has a value that XML cannot hold there; rename or drop it"
@@ -115,7 +121,7 @@ def refusal(key: str, value: Any) -> str:
 
 @lru_cache(maxsize=1000)
 def _is_name(text: str) -> bool:
-    """True for a name that the parser takes, of letters that are not all ASCII."""
+    """True for an element name with non-ASCII letters that the parser accepts."""
     if not re.fullmatch(r"[^\W\d][\w.-]*", text):
         return False
     try:
@@ -125,10 +131,10 @@ def _is_name(text: str) -> bool:
 
 
 def text_of(value: object) -> str:
-    """A text or a number as text.
+    """`value` as a string.
 
     Raises:
-        ValueError: a character that XML cannot hold.
+        ValueError: it has a character that XML cannot hold.
     """
     if strange := NOT_XML.search(str(value)):
         raise ValueError(f"XML cannot hold the character {strange[0]!r} of {str(value)[:40]!r}")
@@ -142,13 +148,13 @@ def _value(element: Element, levels: int) -> Any:
     if not len(element) and element.attrib == {MARK: "json"}:
         return decode(text)
     if not levels:
-        raise ValueError(f"more than {DEEPEST} elements one in another")
+        raise ValueError(f"expected at most {DEEPEST} levels of nested elements, got more")
     fields = _joined(element, [(child.tag, _value(child, levels - 1)) for child in element])
     return fields | {"#text": text} if text else fields
 
 
 def _joined(element: Element, read: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The attributes of an element, and what was read of its children."""
+    """The attributes of an element, and the values of its children; repeated names become a list."""
     found: dict[str, Any] = {f"@{key}": value for key, value in element.attrib.items()}
     lists: set[str] = set()
     for name, value in read:
@@ -170,16 +176,16 @@ def _fill_child(child: Element, value: Any, levels: int) -> None:
     else:
         child.set(MARK, "json")
         text = encode(value).decode().rstrip("\n")
-        child.text = json.dumps(value) if NOT_XML.search(text) else text  # which escapes all but ASCII
+        child.text = json.dumps(value) if NOT_XML.search(text) else text  # json.dumps escapes what XML cannot hold
 
 
 def _is_text(value: Any) -> bool:
-    """True for a text that `_value` gives back as it is."""
+    """True for a string that `_value` returns unchanged when an element holds it as text."""
     return isinstance(value, str) and value == value.strip() and "\r" not in value and not NOT_XML.search(value)
 
 
 def _is_plain(value: Any, levels: int) -> bool:
-    """True for a mapping that `_value` gives back as it is when its values are elements."""
+    """True for a mapping that `_value` returns unchanged when each of its values is an element."""
     if not isinstance(value, Mapping) or not levels or set(value) <= {"#text"}:
         return False
     if f"@{MARK}" in value or value.get("#text") == "":
@@ -188,7 +194,7 @@ def _is_plain(value: Any, levels: int) -> bool:
 
 
 def _is_repeated(value: Any, levels: int) -> bool:
-    """True for a list that `values` makes of elements of one name."""
+    """True for a list that `values` returns unchanged when each of its items is an element with the same name."""
     return (
         isinstance(value, (list, tuple))
         and len(value) > 1

@@ -121,7 +121,7 @@ def test_fields_in_pixels_do_not_stay_behind():
     box = Box("cat", 4, 4, 8, 8, extra)
     fitted = fit((box,), (40, 30), Picture(80, 60))
     assert fitted.boxes == (Box("cat", 8, 8, 16, 16, {"difficult": "1"}),)
-    assert fitted.detail == "1 box scaled as well, without area, segmentation"
+    assert fitted.detail == "1 box scaled, without area, segmentation"
     assert all(isinstance(value, int) for value in fitted.boxes[0].xyxy)
 
 
@@ -144,5 +144,5 @@ def test_the_conversion_scales_turns_counts_and_names(voc_folder, tmp_path, caps
     assert {f["file"]: f["action"] for f in report["findings"] if f["kind"] == "size mismatch"} == {
         "crop.xml": "skipped", "swapped.xml": "skipped", "large.xml": "scaled", "photo.xml": "turned",
     }  # fmt: skip
-    assert "1600 x 1200 given, 400 x 300" in " ".join(capsys.readouterr().out.split())
+    assert "states 1600 x 1200, large.jpg has 400 x 300 pixels" in " ".join(capsys.readouterr().out.split())
     assert main(["voc-to-csv", *folders, "--out", str(tmp_path / "strict"), "--train", "2", "--strict"]) == 2

@@ -66,7 +66,8 @@ COCO_FAULTS = {
     "path that leaves": ("nothing", lambda image, box: image.update(file_name="../../" + image["file_name"])),
     "LVIS": ("nothing", lambda image, box: image.update(coco_url=f"http://x/val2017/{image.pop('file_name')}")),
     "caption a number": ("nothing", coco_image(caption=5)),
-    "half a letter": ("nothing", coco_box(note=["\ud83d"])),
+    "unpaired surrogate": ("nothing", coco_box(note=["\ud83d"])),
+    "unpaired surrogate in a name": ("nothing", coco_box(**{"\ud83d": 1})),
 }
 
 
@@ -104,7 +105,8 @@ ODVG_FAULTS = {
     "height missing": ("image", lambda line: line.pop("height")),
     "backslashes": ("nothing", lambda line: line.update(filename="images\\" + line["filename"])),
     "absolute path": ("nothing", lambda line: line.update(filename="/home/me/" + line["filename"])),
-    "half a letter": ("nothing", odvg_instance(note="\ud83d")),
+    "unpaired surrogate": ("nothing", odvg_instance(note="\ud83d")),
+    "unpaired surrogate in a name": ("nothing", odvg_instance(**{"\ud83d": 1})),
     "cut off": ("image", lambda line: line.update(cut=True)),
 }
 
@@ -314,7 +316,7 @@ def test_a_key_that_stands_twice_costs_its_object(tmp_path, capsys):
     text = (tmp_path / "a.json").read_text().replace('{"id": 3,', '{"id": 3, "image_id": 1,')
     (tmp_path / "a.json").write_text(text)
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 1
-    assert "the key 'image_id' stands twice" in capsys.readouterr().err
+    assert "the key 'image_id' occurs twice" in capsys.readouterr().err
     assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 1}
 
 

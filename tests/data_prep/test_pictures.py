@@ -46,9 +46,9 @@ def test_images_that_are_no_files_are_named(tmp_path, capsys):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).touch()
     found = search_images(tmp_path)
     assert {(f.file, f.detail) for f in found.findings} == {
-        ("link.jpg", "a link that leads nowhere"),
-        ("pipe.png", "a pipe or a device, expected a file"),
-        ("folder.jpg", "a folder, expected a file"),
+        ("link.jpg", "expected a file, got a dangling link"),
+        ("pipe.png", "expected a file, got a pipe or a device"),
+        ("folder.jpg", "expected a file, got a folder"),
     }
     csv_table.write(Dataset(), tmp_path / "a.csv")
     command = ["audit", "--data", str(tmp_path / "a.csv"), "--images", str(tmp_path), "--out", str(tmp_path / "report")]

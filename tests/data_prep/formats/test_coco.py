@@ -280,7 +280,7 @@ def test_other_encodings_are_refused_with_their_line(path):
     [
         (Dataset(extra={"images": 1}), "the extra field 'images'"),
         (Dataset(extra={"categories": 1}), "expected 'categories' to be a list"),
-        (Dataset(extra={"info": {1, 2}}), "JSON cannot hold"),
+        (Dataset(extra={"info": {1, 2}}), "JSON cannot represent"),
         (Dataset(extra={"info": float("nan")}), "JSON compliant"),
         (Dataset(extra={"info": "\ud800"}), "surrogates"),
         (Dataset(categories=("a", "a")), "each category once, got more than once: 'a'"),

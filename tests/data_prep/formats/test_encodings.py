@@ -102,7 +102,7 @@ def test_what_spreadsheets_write_is_read_or_refused_and_never_misread(
     back = csv_table.read(path, found)
     if found:  # all commas of the table may be those of thousands
         assert has_commas
-        assert all("may be decimal or grouped in thousands; write it with one point" in f.detail for f in found)
+        assert all("may have decimals or groups of thousands; write decimals after a point" in f.detail for f in found)
         kept = {(image.file_name, box) for image in back.images for box in image.boxes}
         assert kept <= {(image.file_name, box) for image in dataset.images for box in image.boxes}
     else:
@@ -136,7 +136,7 @@ def test_what_is_refused_names_the_remedy(tmp_path):
     for text, words in [
         (f"{table}cat,1,5,2,3,4,a.jpg,40,30".encode(), "decimal commas need quotes, or semicolons"),
         (f"{table}café,1,2,3,4,a.jpg,40,30".encode("latin-1"), "in a spreadsheet, save as 'CSV UTF-8'"),
-        (f",{table}one,cat,1,2,3,4,a.jpg,40,30".encode(), "holds more than row numbers"),
+        (f",{table}one,cat,1,2,3,4,a.jpg,40,30".encode(), "holds values that are no row numbers"),
         (f"score,{table}1,cat,1,2,3,4,a.jpg,40,30".encode(), "expected the columns"),
     ]:
         (tmp_path / "a.csv").write_bytes(text)

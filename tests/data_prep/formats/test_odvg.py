@@ -274,7 +274,7 @@ def test_lines_come_back_equal(tmp_path_factory, source, has_map):
 @pytest.mark.parametrize(
     ("second", "place", "words"),
     [
-        (line(), ":2", "expected one of 'detection' and 'grounding' a line, got none"),
+        (line(), ":2", "expected one of 'detection' and 'grounding' in a line, got none"),
         (detection() | grounding(), ":2", "got detection and grounding"),
         (line(detection=[]), ":2", "expected 'detection' to be an object, got []"),
         (line(detection={}), ":2", "expected 'instances' to be a list, got nothing"),
@@ -323,7 +323,7 @@ def test_what_cannot_be_read_is_named_with_its_line(path, second, place, words):
     [
         ("[]", "set_label_map.json", "expected an object"),
         ('{"0": "cat"', "set_label_map.json:1:12", "cut off"),
-        ('{"0": "a", "0": "b"}', "set_label_map.json", "'0' stands twice"),
+        ('{"0": "a", "0": "b"}', "set_label_map.json", "'0' occurs twice"),
         ('{"a": "cat"}', "set_label_map.json", "got the label 'a'"),
         ('{"01": "cat"}', "set_label_map.json", "got the label '01'"),
         ('{"0": 1}', "set_label_map.json", "name of label 0, got 1"),
@@ -346,7 +346,7 @@ def one(boxes=(), caption=None, **extra):
 @pytest.mark.parametrize(
     ("dataset", "words"),
     [
-        (Dataset(extra={"info": {}, "licenses": []}), "'info', 'licenses'; to drop it, pass dataclasses.replace"),
+        (Dataset(extra={"info": {}, "licenses": []}), "'info', 'licenses'; to drop them, pass dataclasses.replace"),
         (Dataset(extra={"label_map": {"x": "cat"}}), "got the label 'x'"),
         (Dataset(categories=("a", "a")), "each category once, got more than once: 'a'"),
         (one(filename="b"), "image 'a.jpg': the extra field 'filename'"),

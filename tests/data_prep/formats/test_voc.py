@@ -52,7 +52,7 @@ def test_encodings(tmp_path, encoding, newline):
     [
         ("", "not readable as XML"),
         (voc_xml()[:-40], "not readable as XML"),
-        ("<html/>", "expected <annotation> at the top, got <html>"),
+        ("<html/>", "expected <annotation> as the outermost element, got <html>"),
         (BOMB + voc_xml("&y;"), "document types and entities are refused"),
         (EXTERNAL + voc_xml("&x;"), "document types and entities are refused"),
         ('<?xml version="1.0" encoding="klingon"?>' + voc_xml(), "not readable as XML"),
@@ -71,8 +71,8 @@ def test_encodings(tmp_path, encoding, newline):
         (voc_xml(objects=[("cat", (1, 2, "1e300", 4))]), "object 1: x2 of a box must be a number of pixels below"),
         (voc_xml(objects=[(" ", (1, 2, 3, 4))]), "object 1: a box needs a label"),
         (voc_xml().replace("<name>cat</name>", ""), "object 1: expected a <name> and a <bndbox>"),
-        (voc_xml().replace("<name>cat</name>", "<name>cat</name><name>dog</name>"), "<name> stands more than once"),
-        (voc_xml().replace("<object>", "<size/><object>"), "<size> stands more than once"),
+        (voc_xml().replace("<name>cat</name>", "<name>cat</name><name>dog</name>"), "<name> occurs more than once"),
+        (voc_xml().replace("<object>", "<size/><object>"), "<size> occurs more than once"),
     ],
 )
 def test_faults_are_named_in_one_line(tmp_path, xml, message):
@@ -214,8 +214,8 @@ def test_the_pixels_decide_the_size(voc_folder):
     sources, findings = voc.read_folder(voc_folder.images, voc_folder.annotations)
     assert [(source.record.width, source.record.height) for source in sources] == [(40, 30), (40, 30)]
     assert [finding.detail for finding in findings] == [
-        "400 x 300 given, 40 x 30 pixels in a.jpg; 1 box scaled as well",
-        "no size given, 40 x 30 pixels in b.jpg",
+        "the annotation states 400 x 300, a.jpg has 40 x 30 pixels; 1 box scaled",
+        "the annotation states no size, b.jpg has 40 x 30 pixels",
     ]
 
 
