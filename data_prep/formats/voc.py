@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file an image, absolute pixels, corners."""
+"""Pascal VOC: one XML file per image; a box is its corners in absolute pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xml.etree.ElementTree import Element
 
 from tqdm import tqdm
 
-from data_prep.atomic import atomic_folder
+from data_prep.atomic import atomic_folder, read_manifest, write_manifest
 from data_prep.findings import Faults, Finding, note_all
 from data_prep.formats.fields import joined, located, lost_categories
 from data_prep.formats.voc_images import Source, read_folder
@@ -33,38 +33,38 @@ def read_file(path: Path | str) -> ImageRecord:
     """Read one annotation file.
 
     Args:
-        path: an XML file in any encoding that it declares; entities and document types are refused.
+        path: an XML file. It may declare any encoding that Python knows; entities and document types are refused.
 
     Returns:
-        The record, `file_name` from `<filename>`. What the file says beyond name, size and boxes is kept in `extra` as
-        text, nested elements as dicts, attributes under "@name"; repeated elements become lists. What `write` has marked
-        comes back as the type that it was.
+        The record; its `file_name` is the text of `<filename>`. `extra` holds all other elements and attributes: an element
+        as text, nested elements as a dict, repeated elements as a list, an attribute under "@name". Values that `write`
+        has marked have the type that they had before.
 
     Raises:
         FileNotFoundError: no file at `path`.
-        ValueError: not XML, no `<annotation>`, no `<filename>` or `<size>`, an object without name or box, a coordinate
-            that is not a number, a `<filename>` that leaves its folder; the message names the file and the object's
-            number from 1.
+        ValueError: the file is not XML; `<annotation>`, `<filename>` or `<size>` is missing; an object has no name or no
+            box; a coordinate is not a number; `<filename>` leads out of its folder. The message names the file and the
+            number of the object, counted from 1.
     """
     faults = Faults(Path(path))
     with faults.costing("annotation unreadable"):
         return record_of(read_contents(Path(path), faults), PurePosixPath(), faults)
-    raise AssertionError("strict faults raise")
+    raise AssertionError("unreachable: strict faults are raised")
 
 
 def read(annotations: Path | str, found: list[Finding] | None = None) -> Dataset:
-    """Read a folder of annotation files alone, and all folders in it; every file must state its size.
+    """Read the annotation files of a folder and its sub-folders, without images; each file must state the image's size.
 
-    The image of a file in a folder below is in the folder of that name, whatever path `<filename>` has.
+    The record of `sub/a.xml` names an image in `sub/`, whatever path its `<filename>` has.
 
     Args:
         annotations: the folder.
-        found: takes what cannot be used, and each fault costs only what it is in: a file, an object, a field. None: the
+        found: list to which faults are added. Only the file, object or field with a fault is left out. Without a list, the
             first fault is raised.
 
     Raises:
-        FileNotFoundError: no folder there, or no .xml file in it.
-        ValueError: without `found`, as `read_file`.
+        FileNotFoundError: the folder does not exist, or holds no .xml file.
+        ValueError: `found` is None; as `read_file`.
     """
     folder = search_annotations(annotations)
     note_all(folder.findings, Faults(folder.path, found))
@@ -79,18 +79,20 @@ def read(annotations: Path | str, found: list[Finding] | None = None) -> Dataset
 
 
 def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None:
-    """Write one XML file an image into a new folder, in folders like those of the images' names.
+    """Write one XML file per image into a new folder; `sub/a.jpg` becomes `sub/a.xml`.
 
-    Fields of `extra` become elements; what is no text is marked so that `read` gives it back as the type that it was.
+    Fields of `extra` become elements. A value that is not text is marked, so that `read` returns it with its type. A hidden
+    file, `data_prep.atomic.MANIFEST`, lists the files for a later `overwrite`.
 
     Args:
-        dataset: no two images of one stem; captions cannot be written.
+        dataset: no two images may share a stem, and no image may have a caption.
         folder: must not exist, or be empty, unless `overwrite`.
+        overwrite: replace the files that an earlier call wrote. If `folder` holds any other file, nothing is replaced.
 
     Raises:
-        ValueError: what VOC cannot hold: two images of one stem, a caption, data about the whole set, an extra field with a
-            name of VOC's own or none that XML can hold.
-        FileExistsError: `folder` holds something and `overwrite` is off, or it holds other files than .xml ones.
+        ValueError: two images share a stem; an image has a caption; `Dataset.extra` is not empty; an extra field has a name
+            that VOC itself uses or that XML cannot hold.
+        FileExistsError: `folder` is not empty and `overwrite` is False, or it holds a file that no call wrote.
     """
     if dataset.extra:
         raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
@@ -101,20 +103,21 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
             raise ValueError(f"VOC needs one image a stem, got {record.file_name!r}")
         if record.caption is not None:
             raise ValueError(f"VOC cannot hold the caption of {record.file_name!r}")
-    with atomic_folder(folder, overwrite, r"(?i).+\.xml") as aside:
+    with atomic_folder(folder, overwrite, read_manifest(folder)) as aside:
         for record, path in zip(dataset.images, paths, strict=True):
             with located(f"image {record.file_name!r}"):
                 tree = ElementTree.ElementTree(_element(record))
             ElementTree.indent(tree)
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
             tree.write(aside / path, encoding="utf-8", xml_declaration=True)
+        write_manifest(aside)
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """What VOC has no place for, as `csv_table.left_out` tells it.
+    """The fields that VOC has no place for, as `csv_table.left_out` counts them.
 
-    That is all of `dataset.extra`, fields whose names XML cannot hold or VOC itself uses, and of the categories what boxes
-    do not tell.
+    They are all fields of `dataset.extra`, fields with names that XML cannot hold or that VOC itself uses, and the
+    categories as far as the labels of the boxes do not determine them.
     """
     lost = Counter(dict.fromkeys(dataset.extra, 1))
     for image in dataset.images:
@@ -126,7 +129,13 @@ def left_out(dataset: Dataset) -> dict[str, int]:
 
 
 def _refused(extra: Mapping[str, Any], own: tuple[str, ...], shared: str, inner: tuple[str, ...]) -> list[str]:
-    """The fields that VOC has no place for; `shared` is VOC's own, and may hold more than `inner`."""
+    """Names of the fields that VOC has no place for.
+
+    Args:
+        extra: fields of an image or a box.
+        own: names that VOC itself uses.
+        shared: the name of VOC's own element to which `extra` may add fields, except those in `inner`.
+    """
     more = extra.get(shared, {})
     fits = (
         isinstance(more, Mapping)
@@ -160,14 +169,14 @@ def _element(record: ImageRecord) -> Element:
 
 
 def _set(parent: Element, name: str, text: str) -> None:
-    """Set the text of a child, even one that `fill` would write as JSON: other programs read it."""
+    """Set the text of a child. `fill` would write some texts as JSON, which other programs do not understand."""
     child = parent.find(name)
     assert child is not None
     child.text = text_of(text)
 
 
 def _joined(fields: dict[str, Any], extra: dict[str, Any], name: str) -> dict[str, Any]:
-    """An element's own fields, and what `extra`, which loses it, has under its name."""
+    """An element's own fields, joined with the fields that `extra` has under `name`, which are removed from `extra`."""
     more = extra.pop(name, {})
     if not isinstance(more, Mapping):
         raise ValueError(f"the extra field {name!r} has a name that the format itself uses; rename or drop it")

@@ -42,7 +42,7 @@ WRITERS: dict[str, Callable[[Dataset, Path], object]] = {
     "odvg": lambda dataset, folder: odvg.write(dataset, folder / "annotations.jsonl"),
     "csv": lambda dataset, folder: csv_table.write(dataset, folder / "annotations.csv"),
 }
-WRITTEN = r"images/\d{6}\.png|annotations(/\d{6}\.xml|\.\w+|_label_map\.json)|LICENSE\.txt"
+WRITTEN = r"images/\d{6}\.png|annotations(/(\d{6}\.xml|\.data_prep\.json)|\.\w+|_label_map\.json)|LICENSE\.txt"
 
 
 class Scene(NamedTuple):

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from data_prep.atomic import atomic_file, atomic_files, atomic_folder
+from data_prep.atomic import (
+    MANIFEST,
+    atomic_file,
+    atomic_files,
+    atomic_folder,
+    other_file,
+    read_manifest,
+    write_manifest,
+)
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -173,7 +181,10 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
-    with pytest.warns(UserWarning, match="its disk has no locks; start no second run"), atomic_folder(tmp_path / "out"):
+    with (
+        pytest.warns(UserWarning, match="this disk has no locks; do not start a second run"),
+        atomic_folder(tmp_path / "out"),
+    ):
         pass
     assert (tmp_path / "out").is_dir()
 
@@ -245,6 +256,24 @@ def test_a_pair_is_absent_after_a_kill_between_its_renames(tmp_path, moment):
     assert killed.returncode == -signal.SIGKILL
     there = {name: (tmp_path / name).read_text() for name in "ab" if (tmp_path / name).exists()}
     assert "b" not in there or set(there.values()) == {"new"}
+
+
+def test_a_manifest_names_every_file_of_its_folder(tmp_path):
+    for name in ("a.png", "deep/er/b.png", ".hidden"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert read_manifest(tmp_path) == frozenset()
+    write_manifest(tmp_path)
+    assert read_manifest(tmp_path) == {"a.png", "deep/er/b.png", ".hidden", MANIFEST}
+    assert other_file(tmp_path, read_manifest(tmp_path)) is None
+    (tmp_path / "deep" / "mine.png").touch()
+    assert other_file(tmp_path, read_manifest(tmp_path)) == "deep/mine.png"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": [3]}', "[" * 100_000, '{"files": null}'])
+def test_a_damaged_manifest_names_no_file(tmp_path, text):
+    (tmp_path / MANIFEST).write_text(text)
+    assert read_manifest(tmp_path) == frozenset()
 
 
 def write_much(*files):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.split import split
+from data_prep.split import split, split_in_three
 
 NAMES = st.sets(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8), max_size=30)
 
@@ -25,7 +25,31 @@ def test_order_and_repetition_change_nothing(names, data):
     assert split(shuffled + shuffled[:3], count, seed=5) == split(sorted(names), count, seed=5)
 
 
-def test_another_seed_deals_another_split():
+@given(NAMES, st.integers(0, 2**40), st.data())
+def test_validation_images_are_taken_from_the_training_part_alone(names, seed, data):
+    train = data.draw(st.integers(0, len(names)))
+    val = data.draw(st.integers(0, len(names) - train))
+    training, validation, test = split_in_three(names, train, val, seed)
+    assert (len(training), len(validation)) == (train, val)
+    assert sorted(training + validation + test) == sorted(names)
+    assert (sorted(training + validation), test) == split(names, train + val, seed)
+    assert training == split(names, train, seed)[0]
+
+
+def test_without_validation_images_the_split_is_the_plain_one():
+    names = [f"{n}.jpg" for n in range(853)]
+    assert split_in_three(names, 600, 0) == (split(names, 600)[0], [], split(names, 600)[1])
+    assert split_in_three(names, 500, 100)[2] == split(names, 600)[1]
+
+
+@pytest.mark.parametrize(("train", "val"), [(-1, 1), (1, -1), (2, 2)])
+def test_parts_that_do_not_fit_are_refused(train, val):
+    wanted = f"cannot take {train} training and {val} validation images from 3; expected 0 to 3 together"
+    with pytest.raises(ValueError, match=wanted):
+        split_in_three(["a", "b", "c"], train, val)
+
+
+def test_another_seed_gives_another_split():
     names = [f"{n}.jpg" for n in range(100)]
     assert split(names, 50, seed=0) != split(names, 50, seed=1)
 
