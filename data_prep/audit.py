@@ -1,4 +1,4 @@
-"""The validation report: what is wrong with a data set, where, and what a repair does about it."""
+"""Check and repair data sets, and report every fault: its kind, its place, and what the repair does about it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.arguments import printable
-from data_prep.atomic import atomic_files, json_text
+from data_prep.arguments import counted, printable
+from data_prep.atomic import atomic_files, check_free, json_text, reserved
 from data_prep.findings import KINDS, SKIPPED, Finding
 from data_prep.frames import Fitted, fit_record
 from data_prep.pictures import Picture, image_path, measure, search_images, undescribed
 from data_prep.records import Box, Dataset, ImageRecord, picture_key
 
+REPORT_FILES = ("audit.json", "audit.txt")
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """An audit's outcome: the counts of what was read, per part where it was split, and every finding.
+    """The result of an audit: counts, one set for each part of a split data set, and all findings.
 
     Attributes:
-        images, objects: how many were read, before any repair.
-        parts: {"train" | "test" | "all": {"images", "without boxes", "boxes", "classes": {name: boxes}}}, after the
-            repair.
+        images, objects: numbers of images and objects that were read, before the repair.
+        parts: counts after the repair: {"train" | "val" | "test" | "all": {"images", "without boxes", "boxes",
+            "classes": {name: boxes}}}.
         findings: ordered by kind, file, object.
     """
 
@@ -39,11 +41,11 @@ class Report:
 
     @property
     def has_skipped(self) -> bool:
-        """True when a file, or a part of it, could not be used as it stands."""
+        """True if a file or a part of a file could not be used as it is."""
         return any(finding.is_fault for finding in self.findings)
 
     def counts(self) -> dict[str, int]:
-        """Findings per kind, all `KINDS` in order, zeros included."""
+        """Number of findings of each kind, for all `KINDS` in their order, zeros included."""
         counts = Counter(finding.kind for finding in self.findings)
         return {kind: counts[kind] for kind in KINDS}
 
@@ -59,7 +61,7 @@ class Report:
         }
 
     def to_text(self, limit: int | None = None) -> str:
-        """The report as tables of at most 120 columns; at most `limit` findings in full, all of them by default."""
+        """The report as tables of at most 120 columns, with all findings, or with the first `limit`."""
         text = StringIO()
         console = Console(file=text, width=120, color_system=None, legacy_windows=False, force_jupyter=False)
         console.print(_parts_table(self))
@@ -77,23 +79,46 @@ class Report:
                 )
             console.print(each)
         if len(shown) < len(self.findings):
-            console.print(f"... and {len(self.findings) - len(shown)} more, all in audit.txt and audit.json")
+            console.print(f"... and {len(self.findings) - len(shown)} more; audit.txt and audit.json list them all")
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
-    def write(self, folder: Path | str) -> None:
-        """Write `audit.json` and `audit.txt` into `folder`, both or neither."""
-        with atomic_files(Path(folder) / "audit.json", Path(folder) / "audit.txt") as (document, text):
-            document.write(json_text(self.to_json()))
-            text.write(self.to_text())
+    def write(self, folder: Path | str, overwrite: bool = False) -> None:
+        """Write `audit.json` and `audit.txt` into `folder`, either both or neither.
+
+        Args:
+            folder: a folder that exists.
+            overwrite: replace an earlier report.
+
+        Raises:
+            FileExistsError: as `check_report_free`.
+            BlockingIOError: another process is writing the report.
+            OSError: the disk is full or not writable.
+        """
+        paths = [Path(folder) / name for name in REPORT_FILES]
+        with reserved(paths[0], overwrite):
+            check_report_free(folder, overwrite)
+            with atomic_files(*paths) as (document, text):
+                document.write(json_text(self.to_json()))
+                text.write(self.to_text())
+
+
+def check_report_free(folder: Path | str, overwrite: bool = False) -> None:
+    """Refuse a folder with an earlier report unless `overwrite`.
+
+    Raises:
+        FileExistsError: one of the `REPORT_FILES` exists, and `overwrite` is False.
+    """
+    for name in REPORT_FILES:
+        check_free(Path(folder) / name, overwrite)
 
 
 def report(read: Iterable[ImageRecord], parts: Mapping[str, Dataset], findings: Iterable[Finding]) -> Report:
-    """Put a report together from the records as read, the data sets as repaired, and the findings.
+    """Make a report from the records that were read, the repaired data sets, and the findings.
 
     Args:
-        read: all records before the repair, skipped files excluded.
-        parts: {"train": ..., "test": ...} or {"all": ...}.
-        findings: in any order.
+        read: all records before the repair, without skipped files.
+        parts: the repaired data sets, {"train": ..., "test": ...} or {"all": ...}.
+        findings: all findings, in any order.
     """
     read = tuple(read)
     order = list(KINDS)
@@ -116,7 +141,15 @@ def report(read: Iterable[ImageRecord], parts: Mapping[str, Dataset], findings: 
 def repair_all(
     items: Iterable[tuple[str, ImageRecord]], numbers: Iterable[Sequence[int] | None] | None = None
 ) -> tuple[tuple[ImageRecord, ...], list[Finding]]:
-    """`repair` for many: (name that findings carry, record) each -> (repaired records in order, findings)."""
+    """Repair many records.
+
+    Args:
+        items: (file name for the findings, record) pairs.
+        numbers: for each record, the `numbers` of `repair`; None if no object was skipped.
+
+    Returns:
+        (the repaired records, in their order; all findings).
+    """
     items = list(items)
     each = [None] * len(items) if numbers is None else numbers
     pairs = [repair(record, file, given) for (file, record), given in zip(items, each, strict=True)]
@@ -126,15 +159,17 @@ def repair_all(
 def repair(
     record: ImageRecord, file: str | None = None, numbers: Sequence[int] | None = None
 ) -> tuple[ImageRecord, list[Finding]]:
-    """Clip boxes that leave the image, swap corners that stand the wrong way round, drop boxes without area, and say so.
+    """Clip boxes that extend beyond the image, swap corners in the wrong order, drop boxes without area.
 
     Args:
-        record: boxes in absolute pixels; `width` and `height` bound them.
-        file: the name that findings carry; by default the record's.
-        numbers: of the boxes in their file, where some objects of the file were skipped; by default 1, 2, ...
+        record: a record with boxes in absolute pixels.
+        file: the file name for the findings; by default that of the record.
+        numbers: for each box, the number of its object in the file, if objects of the file were skipped; by default
+            1, 2, ...
 
     Returns:
-        (the record with the remaining boxes in their order, findings). Boxes given twice are found and kept.
+        (the record with the remaining boxes in their order, one finding for each fault). Duplicated boxes are reported and
+        kept.
     """
     file = file or record.file_name
     kept: list[Box] = []
@@ -165,17 +200,17 @@ def repair(
 
 
 def first_records(dataset: Dataset, ignore_case: bool = False) -> tuple[Dataset, list[Finding]]:
-    """A data set with one record for each picture of detection data: the first.
+    """Keep the first of several detection records of one image.
 
-    Two records would contradict each other: what one of them shows is absent by the other. Captions are another matter: a
-    picture may have many.
+    Two detection records of one image contradict each other: the objects of one record are missing from the other. Records
+    with captions are all kept, because an image may have many captions.
 
     Args:
-        dataset: as read.
+        dataset: the data set as it was read.
         ignore_case: see `picture_key`.
 
     Returns:
-        (the data set without the records that come second, a finding for each of these).
+        (the data set without the further records, a finding for each of them).
     """
     kept, findings = [], []
     first: dict[str, str] = {}
@@ -183,7 +218,7 @@ def first_records(dataset: Dataset, ignore_case: bool = False) -> tuple[Dataset,
         if record.caption is None:
             key = picture_key(record.file_name, ignore_case)
             if key in first:
-                detail = f"a second entry, after that of {first[key]}; its {len(record.boxes)} boxes are not used"
+                detail = f"second record of {first[key]}; its {len(record.boxes)} boxes are not used"
                 findings.append(Finding("image annotated twice", record.file_name, None, detail, SKIPPED))
                 continue
             first[key] = record.file_name
@@ -192,16 +227,16 @@ def first_records(dataset: Dataset, ignore_case: bool = False) -> tuple[Dataset,
 
 
 def audit(dataset: Dataset, images: Path | str | None = None, found: Iterable[Finding] = ()) -> tuple[Dataset, Report]:
-    """Check a data set of any format, and its image files when their folder is given.
+    """Check a data set of any format, and its image files if their folder is given.
 
     Args:
-        dataset: as read, unrepaired.
-        images: folder that the file names are relative to; None checks the records alone.
-        found: what the reader found.
+        dataset: the data set as it was read, not repaired.
+        images: folder that the file names are relative to. If None, only the records are checked.
+        found: the findings of the reader.
 
     Returns:
-        (the repaired data set, its report). Records whose image is missing, unreadable, of a size that the boxes do not
-        belong to, or described already are left out, and the report says so.
+        (the repaired data set, its report). A record is left out, with a finding, if its image is missing, unreadable or has
+        an earlier record, or if the image's size does not fit the boxes.
 
     Raises:
         FileNotFoundError: `images` is not a folder.
@@ -215,9 +250,9 @@ def audit(dataset: Dataset, images: Path | str | None = None, found: Iterable[Fi
         described = [record.file_name for record in records]
         findings += [*folder.findings, *undescribed(folder, described, lambda _: "no record names it")]
         path_of = {name: image_path(folder.path, name) for name in described}
-        missing = [name for name, path in path_of.items() if not path.is_file()]
-        findings += [Finding("file without image", name, None, "the image is not there", SKIPPED) for name in missing]
-        records, more = check_pixels([record for record in records if record.file_name not in set(missing)], path_of)
+        missing = {name: None for name, path in path_of.items() if not path.is_file()}
+        findings += [Finding("file without image", name, None, "the image is missing", SKIPPED) for name in missing]
+        records, more = check_pixels([record for record in records if record.file_name not in missing], path_of)
         findings += more
     repaired, more = repair_all((record.file_name, record) for record in records)
     cleaned = replace(dataset, images=repaired)
@@ -227,10 +262,11 @@ def audit(dataset: Dataset, images: Path | str | None = None, found: Iterable[Fi
 def check_pixels(
     records: Sequence[ImageRecord], path_of: Mapping[str, Path]
 ) -> tuple[list[ImageRecord], list[Finding]]:
-    """Decode every image, and bring the boxes into its frame where that can be told.
+    """Decode every image, and convert the boxes to the image's frame where the sizes determine how.
 
     Args:
-        records: as read; path_of: the image file of each file name.
+        records: the records as they were read.
+        path_of: {file name of a record: its image file}.
 
     Returns:
         (the records that can be used, in the frames of their images; findings).
@@ -251,22 +287,22 @@ def check_pixels(
 def pixel_findings(
     file: str, image: str, stated: tuple[int, int] | None, picture: Picture, fitted: Fitted
 ) -> list[Finding]:
-    """What is to be said of an image that could be decoded.
+    """Findings about the size, the orientation and the bit depth of an image that could be decoded.
 
     Args:
-        file: the name that findings carry; image: the name of the image file.
-        stated: (width, height) by the annotation.
-        picture: what the pixels say.
-        fitted: what became of the boxes.
+        file: the file name for the findings; image: the name of the image file.
+        stated: (width, height) in the annotation; None if it has no size.
+        picture: properties of the pixels.
+        fitted: the boxes in the frame of the image.
     """
     findings = []
     if picture.few_bits:
         detail = f"{image}: scale its values to 16 bits, or save it with 8"
         findings.append(Finding("image of few bits", file, None, detail))
     if fitted.kind:
-        given = "no size" if stated is None else f"{stated[0]} x {stated[1]}"
+        given = "states no size" if stated is None else f"states {stated[0]} x {stated[1]}"
         turn = f", EXIF orientation {picture.orientation}" if picture.orientation > 1 else ""
-        detail = f"{given} given, {picture.width} x {picture.height} pixels in {image}{turn}"
+        detail = f"the annotation {given}, {image} has {picture.width} x {picture.height} pixels{turn}"
         detail = f"{detail}; {fitted.detail}" if fitted.detail else detail
         findings.append(Finding(fitted.kind, file, None, detail, fitted.action or SKIPPED))
     return findings
@@ -286,13 +322,13 @@ def _where(box: Box, record: ImageRecord) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text as a table shows it: rich would read "[...]" as markup, and the terminal control characters as commands."""
+    """`text` escaped for a table: rich would read "[...]" as markup, the terminal would obey control characters."""
     return escape(printable(text))
 
 
 def _parts_table(result: Report) -> Table:
     names = dict.fromkeys(name for part in result.parts.values() for name in part["classes"])
-    title = f"{result.images} images, {result.objects} objects read"
+    title = f"{counted(result.images, 'image', 'images')}, {counted(result.objects, 'object', 'objects')} read"
     table = Table("after the repair", *result.parts, title=title, title_justify="left")
     for field in ("images", "without boxes", "boxes"):
         table.add_row(field, *(str(part[field]) for part in result.parts.values()))

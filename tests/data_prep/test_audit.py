@@ -109,7 +109,7 @@ def test_the_report_says_the_same_in_json_and_text(tmp_path):
     assert data["counts"] == {kind: int(kind == "box outside") for kind in KINDS}
     assert data["parts"]["train"]["classes"] == {"cat": 1}
     text = (tmp_path / "audit.txt").read_text("utf-8")
-    for part in ("1 images, 1 objects read", "ж [b]1[/b].xml", "clipped", *KINDS):
+    for part in ("1 image, 1 object read", "ж [b]1[/b].xml", "clipped", *KINDS):
         assert part in text
 
 

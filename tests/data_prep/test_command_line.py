@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from voc_files import VocFolder, voc_xml
 from data_prep import __version__
 from data_prep.__main__ import main
 from data_prep.formats import csv_table
+from data_prep.records import Dataset
 
 
 def files(folder):
@@ -108,7 +110,7 @@ def test_an_earlier_result_is_replaced_only_when_asked(voc_folder, tmp_path, cap
     assert files(tmp_path / "out") == first
     (tmp_path / "out" / "thesis.txt").touch()
     assert main([*command, "--overwrite"]) == 2
-    assert "thesis.txt, which is not of an earlier result" in capsys.readouterr().err
+    assert "thesis.txt, which no run wrote" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
@@ -133,7 +135,7 @@ def test_nothing_to_convert_is_an_error(voc_folder, tmp_path, capsys):
     assert "nothing to convert" in capsys.readouterr().err
     voc_folder.write("a", voc_xml())
     assert main(voc_to_csv(voc_folder, tmp_path / "out")) == 2
-    assert "could be used: a.xml: no image is called a.*, or" in capsys.readouterr().err
+    assert "could be used: a.xml: there is no image a.*, and none with the name" in capsys.readouterr().err
 
 
 def test_no_escape_reaches_a_file_outside(voc_folder, tmp_path, capsys):
@@ -248,7 +250,7 @@ def test_a_folder_of_ones_own_is_never_replaced(voc_folder, tmp_path, capsys):
         (tmp_path / "out" / part / "images").mkdir(parents=True)
         (tmp_path / "out" / part / "images" / "mine.png").touch()
     assert main([*voc_to_csv(voc_folder, tmp_path / "out"), "--overwrite"]) == 2
-    assert "no result of voc-to-csv" in capsys.readouterr().err
+    assert "which no run wrote" in capsys.readouterr().err
     assert len(list((tmp_path / "out").rglob("mine.png"))) == 2
 
 
@@ -304,9 +306,9 @@ def test_each_file_that_is_written_is_named(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     assert main(["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.jsonl")]) == 0
     names = f"{tmp_path / 'a.jsonl'} and {tmp_path / 'a_label_map.json'}"
-    assert capsys.readouterr().out == f"1 images, 1 boxes written to {names}\n"
+    assert capsys.readouterr().out == f"1 image, 1 box written to {names}\n"
     assert main(["odvg-to-coco", str(tmp_path / "a.jsonl"), str(tmp_path / "a.json")]) == 0
-    assert capsys.readouterr().out == f"1 images, 1 boxes written to {tmp_path / 'a.json'}\n"
+    assert capsys.readouterr().out == f"1 image, 1 box written to {tmp_path / 'a.json'}\n"
 
 
 @pytest.mark.parametrize(
@@ -318,11 +320,11 @@ def test_each_file_that_is_written_is_named(voc_folder, tmp_path, capsys):
         (["voc-to-csv", "--image", "a"], "unknown option --image; did you mean --images; "),
         (
             ["csv-to-coco", "a.csv"],
-            "the following arguments are required: OUTPUT; python -m data_prep csv-to-coco --help",
+            "the following arguments are required: OUTPUT; see python -m data_prep csv-to-coco --help",
         ),
         (
             ["voc-to-csv", "--images", "a", "--annotations", "b", "--out", "c", "--train", "0.7"],
-            "argument --train: expected a number of images, as in --train 14, got '0.7'; ",
+            "argument --train: expected a number of images, such as 14, got '0.7'; ",
         ),
     ],
 )
@@ -333,7 +335,7 @@ def test_usage_errors_are_one_line(capsys, arguments, said):
     error = capsys.readouterr().err
     assert_one_line(error)
     assert error.startswith(f"error: {said}")
-    assert error.endswith(" --help says more\n")
+    assert re.search(r"; see python -m data_prep.* --help\n$", error)
 
 
 def test_the_version(capsys):
@@ -360,7 +362,7 @@ def test_a_folder_of_annotations_is_replaced_only_when_asked_and_when_it_holds_n
     (tmp_path / "out" / "thesis.txt").touch()
     capsys.readouterr()
     assert main([*command, "--overwrite"]) == 2
-    assert "thesis.txt, which is not of an earlier result" in capsys.readouterr().err
+    assert "thesis.txt, which no run wrote" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.txt").exists()
 
 
@@ -388,12 +390,55 @@ def test_audit_reads_every_format(voc_folder, tmp_path, capsys, kind):
     before = data[kind].read_bytes() if data[kind].is_file() else b""
     capsys.readouterr()
     assert main(command) == 0
-    assert "the data are as they were" in capsys.readouterr().out
+    assert "the data set is unchanged" in capsys.readouterr().out
     assert before == (data[kind].read_bytes() if data[kind].is_file() else b"")
     assert json.loads((tmp_path / "report" / "audit.json").read_text())["counts"]["box outside"] == 1
     (voc_folder.images / "a.jpg").unlink()
     (voc_folder.images / "b.jpg").write_bytes(b"")
-    assert main(command) == 1
+    assert main([*command, "--overwrite"]) == 1
+
+
+@pytest.mark.parametrize("there", ["audit.json", "audit.txt"])
+def test_a_report_is_replaced_only_when_asked(tmp_path, capsys, there):
+    csv_table.write(Dataset(), tmp_path / "a.csv")
+    (tmp_path / there).write_text("mine")
+    command = ["audit", "--data", str(tmp_path / "a.csv"), "--out", str(tmp_path)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert f"{there} exists" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", there}
+    assert (tmp_path / there).read_text() == "mine"
+    assert main([*command, "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "audit.json", "audit.txt"}
+
+
+def test_a_validation_part_leaves_the_test_part_as_it_is(voc_folder, tmp_path):
+    for number in range(9):
+        voc_folder.add(f"{number}")
+    assert main(voc_to_csv(voc_folder, tmp_path / "two", train=6)) == 0
+    assert main(voc_to_csv(voc_folder, tmp_path / "three", "--val", "2", train=4)) == 0
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        ".data_prep.json", "audit.json", "audit.txt", "train", "test",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "three").iterdir()} == {
+        ".data_prep.json", "audit.json", "audit.txt", "train", "val", "test",
+    }  # fmt: skip
+    two, three = (
+        {
+            part.name: {image.file_name for image in csv_table.read(part / "annotations.csv").images}
+            for part in (tmp_path / out).iterdir()
+            if part.is_dir()
+        }
+        for out in ("two", "three")
+    )
+    assert three["test"] == two["test"]
+    assert (len(three["train"]), len(three["val"])) == (4, 2)
+    assert three["train"] | three["val"] == two["train"]
+    assert {path.name for path in (tmp_path / "three" / "val" / "images").iterdir()} == three["val"]
+    assert len(list((tmp_path / "three" / "val" / "labels").iterdir())) == 2
+    parts = json.loads((tmp_path / "three" / "audit.json").read_text())["parts"]
+    assert {name: part["images"] for name, part in parts.items()} == {"train": 4, "val": 2, "test": 3}
 
 
 def test_an_odvg_file_may_end_as_training_takes_it(voc_folder, tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_the_folder(folder, tmp_path):
         examine(RECORDS, folder, tmp_path)
     examine(RECORDS, folder, tmp_path, overwrite=True)
     (tmp_path / "report" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds mine\.txt, which is not of an earlier result"):
+    with pytest.raises(FileExistsError, match=r"holds mine\.txt, which no run wrote"):
         examine(RECORDS, folder, tmp_path, overwrite=True)
     with pytest.raises(FileNotFoundError, match="no folder of images"):
         examine(RECORDS, tmp_path / "none", tmp_path / "2")

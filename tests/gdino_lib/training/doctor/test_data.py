@@ -46,7 +46,7 @@ def test_two_records_for_one_image(folder, tmp_path):
     records = data_prep.Dataset((*with_images().images, ImageRecord("./0.png", 96, 72, SQUARES[0])))
     report = examine(records, folder, tmp_path)
     assert one_problem(report) == "two records for the image '0.png'; expected one with all its boxes"
-    assert "a second entry, after that of 0.png" in warning(report, "image annotated twice (1)")
+    assert "second record of 0.png" in warning(report, "image annotated twice (1)")
 
 
 def test_more_boxes_than_queries(folder, tmp_path):
