@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_prep.atomic import check_free, write_json
+from data_prep.atomic import check_free, reserved, write_json
 from gdino_lib.data.datasets import read_records
 from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
@@ -59,32 +60,31 @@ def evaluate_files(
     Raises:
         FileNotFoundError: a file or folder does not exist.
         FileExistsError: `json_file` or `thresholds_file` exists, and `overwrite` is False.
+        BlockingIOError: another run is writing `json_file` or `thresholds_file`.
         ValueError: no record has a box; the earlier run is of other data; thresholds are asked for, and no class has boxes;
             an image, a model or a file cannot be used.
         OSError: a file cannot be written.
     """
     thresholds_file = _thresholds_beside(model) if thresholds_file == "" else thresholds_file
-    for path in (json_file, thresholds_file):
-        if path is not None:
-            _check_target(Path(path), overwrite)
-    records = read_records(data)
-    about = {
-        "file": str(data),
-        "images": len(records.images),
-        "boxes": sum(len(record.boxes) for record in records.images),
-        "classes": list(class_names(records)),
-    }
-    before = None if compare is None else _read_earlier(compare, about)
-    result = evaluate(Detector.from_pretrained(model, device, dtype), records, images)
-    if thresholds_file is not None and result.thresholds is None:
-        raise ValueError(f"{data}: expected boxes of classes to choose thresholds by, got none")
-    document = {"model": str(model), "data": about, "evaluation": result.to_json()}
-    show(document["evaluation"], before and before["evaluation"], console or Console())
-    if json_file is not None:
-        write_json(json_file, document)
-    if thresholds_file is not None and result.thresholds is not None:
-        result.thresholds.save(thresholds_file)
-    return document
+    with _reserved_targets(json_file, thresholds_file, overwrite=overwrite):
+        records = read_records(data)
+        about = {
+            "file": str(data),
+            "images": len(records.images),
+            "boxes": sum(len(record.boxes) for record in records.images),
+            "classes": list(class_names(records)),
+        }
+        before = None if compare is None else _read_earlier(compare, about)
+        result = evaluate(Detector.from_pretrained(model, device, dtype), records, images)
+        if thresholds_file is not None and result.thresholds is None:
+            raise ValueError(f"{data}: expected boxes of classes to choose thresholds by, got none")
+        document = {"model": str(model), "data": about, "evaluation": result.to_json()}
+        show(document["evaluation"], before and before["evaluation"], console or Console())
+        if json_file is not None:
+            write_json(json_file, document)
+        if thresholds_file is not None and result.thresholds is not None:
+            result.thresholds.save(thresholds_file)
+        return document
 
 
 def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Console) -> None:
@@ -229,6 +229,17 @@ def _thresholds_beside(model: str | os.PathLike[str]) -> Path:
         hub.check(model)
         raise ValueError(f"thresholds: {model!r} is not a file, so nothing can be written beside it; name a file")
     return thresholds_path(model)
+
+
+@contextmanager
+def _reserved_targets(*paths: Path | str | None, overwrite: bool) -> Iterator[None]:
+    """Check the files that are to be written, and keep other runs from writing them while the block runs."""
+    with ExitStack() as stack:
+        for path in paths:
+            if path is not None:
+                _check_target(Path(path), overwrite)
+                stack.enter_context(reserved(path, overwrite))
+        yield
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
