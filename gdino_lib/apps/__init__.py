@@ -1,4 +1,4 @@
-"""What people run: detection in files and films."""
+"""The programs that people run: detection in image files and films."""
 
 from gdino_lib.companion import require_data_prep
 

@@ -1,19 +1,20 @@
-"""What `gdino detect` does: images, folders and films in; drawn copies and tables of boxes out.
+"""Detect in images, folders and films, and write drawn copies and tables of boxes: the work of `gdino detect`.
 
-With NAME for an input's path within the common folder of all inputs, the folder of results holds:
+NAME is the path of an input relative to the common folder of all inputs. The folder of results holds:
 
-- NAME with its boxes drawn, as .png (NAME.png) unless it is .jpg, .jpeg or .png; of a film NAME or NAME.mp4, and beside it
-  NAME.mp4.jsonl, one line a frame: `frame`, `seconds`, `boxes`;
-- `detections.json`: everything but the films' boxes, inputs that could not be read among it (`failed`);
-- `detections.csv`: the eight columns of `data_prep.formats.csv_table`, which have no place for a confidence; one row a box,
-  and one without a box for an image in which nothing was found;
+- for each image, a copy with drawn boxes: NAME if its suffix is .jpg, .jpeg or .png, otherwise NAME.png;
+- for each film, a copy with drawn boxes, NAME or NAME.mp4, and a file with one line per frame, `frame`, `seconds` and `boxes`,
+  whose name has .jsonl appended;
+- `detections.json`: everything except the boxes of films; `failed` lists the inputs that could not be read;
+- `detections.csv`: the eight columns of `data_prep.formats.csv_table`, without confidences; one row per box, and one row with
+  an empty box for an image in which nothing was found;
 - `detections.coco.json`: a COCO data set of all images and phrases, with a `score` for each box.
 
-In the tables an image is called NAME, so that they go with the originals; what a table cannot hold in a name becomes "_".
-Coordinates and confidences lead back to the Detector's float32 numbers, bit for bit.
+The tables call an image NAME, so that they fit the original files; a character that a table cannot hold becomes "_".
+Coordinates and confidences are written so that reading them gives the Detector's float32 numbers, bit for bit.
 
-The folder appears when all is done. After an interrupt it appears with what was done until then (`complete` is false),
-unless it would take the place of an older one: that stays. What a killed run leaves, `.OUT.partial`, the next run removes.
+The folder appears when the run is complete. After an interrupt, it appears with the results so far and `complete` set to false,
+unless it would replace an older folder, which then stays. If a run is killed, `.OUT.partial` remains; the next run removes it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from data_prep.arguments import counted
 from data_prep.atomic import atomic_folder
 from data_prep.formats.json_text import encode, read_text
 from data_prep.records import Box
 from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder, files_of_results
-from gdino_lib.apps.terminal import counted, listed, print_line
+from gdino_lib.apps.terminal import listed, print_line
 from gdino_lib.apps.video import Film, UnwritableFilmError
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.drawing import draw_detections
@@ -49,7 +51,8 @@ from gdino_lib.prompts import split_phrases, word_pieces
 if TYPE_CHECKING:
     import supervision as sv
 
-LONGEST_JPEG = 65_500  # pixels a side
+LONGEST_JPEG = 65_500  # pixels per side
+SHOWN = 10  # names of files to print in one line
 
 
 def detect_files(
@@ -64,33 +67,38 @@ def detect_files(
     thresholds: str | None = None,
     **options: Any,
 ) -> int:
-    """Detect in files, write the folder of results (see this module's first lines), print a line for each file.
+    """Detect in files, write the folder of results that this module describes, and print one line per file.
 
     Args:
-        inputs: images, films, folders and patterns, as `gdino_lib.apps.input_files.find_input_files` takes them.
-        phrases: what to look for.
-        model, device, dtype: as `Detector.from_pretrained` takes them.
+        inputs: images, films, folders and patterns, as for `gdino_lib.apps.input_files.find_input_files`.
+        phrases: the phrases to look for.
+        model, device, dtype: as for `Detector.from_pretrained`.
         out: the folder of results.
-        overwrite: replace `out`, if all that it holds are results.
-        options: `box_threshold`, `text_threshold`, `nms_iou`, `top_k` and `score` of the `Detector`, all of them.
-        thresholds: a file of `gdino_lib.detect.thresholds.Thresholds`, in place of both thresholds; "saved" is the
-            one that stands beside the model's weights.
+        overwrite: replace `out`, if it holds nothing but results of an earlier run.
+        options: all of `box_threshold`, `text_threshold`, `nms_iou`, `top_k` and `score`, as for the `Detector`.
+        thresholds: a file of `gdino_lib.detect.thresholds.Thresholds`, to be used instead of both thresholds; "saved" is the
+            file beside the weights of the model.
 
     Returns:
-        0: done. 1: done, but for inputs that are of no use. 2: none is of use, and nothing was written. Each such input
-        gets one line on standard error.
+        The exit status. 0: all inputs are done. 1: some inputs could not be used. 2: no input could be used, and nothing was
+        written. Standard error gets one line for each input that could not be used, and one line for each folder with files
+        that are neither images nor films.
 
     Raises:
-        ValueError, OSError: nothing can be done, and nothing was written.
-        KeyboardInterrupt: with what became of the results.
+        ValueError, OSError: an argument cannot be used, or writing fails; nothing was written.
+        KeyboardInterrupt: the run was interrupted; the message says where the results so far are.
     """
-    DetectOptions(**options)  # refuses what is out of range
+    DetectOptions(**options)  # raises an error for values out of range
     for phrase in phrases:
-        Box(phrase, 0, 0, 1, 1)  # refuses what the tables cannot hold
+        Box(phrase, 0, 0, 1, 1)  # raises an error for phrases that the tables cannot hold
     folder = check_results_folder(out, overwrite)
     results = Results()
-    files, useless = find_input_files(inputs, folder)
-    for path, reason in useless:
+    files, unusable, not_read = find_input_files(inputs, folder)
+    for given, names in not_read.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        listed_names = ", ".join(names[:SHOWN])
+        print_line(f"note: {given!r}: not read, because neither images nor films: {listed_names}{more}", sys.stderr)
+    for path, reason in unusable:
         results.fail(path, reason)
     if not files:
         return 2
@@ -100,7 +108,7 @@ def detect_files(
         settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
     about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
-    Vocabulary.build(phrases, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
+    Vocabulary.build(phrases, detector.model.config.max_tokens)  # raises errors of the phrases before the first file
     if thresholds is not None:
         _note_if_unused(options["thresholds"], phrases)
     _Run(detector, phrases, options, folder, overwrite, about, results).detect_in(files, out)
@@ -113,21 +121,22 @@ def detect_files(
 
 
 def read_phrases(prompts: Sequence[str] | None, file: str | None) -> list[str]:
-    """The phrases of prompts, split at each ".", or those of a file: one a line, letter for letter.
+    """The phrases of prompts, which are split at each ".", and of a file with one phrase per line, letter for letter.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or no phrase.
+        FileNotFoundError: the file does not exist.
+        ValueError: there is no phrase, or the file is not UTF-8.
     """
     phrases = [phrase for prompt in prompts or () for phrase in split_phrases(prompt)]
     if file is not None:
         phrases += [line.strip() for line in read_text(Path(file)).split("\n") if line.strip()]
     if not phrases:
-        raise ValueError('no phrases; expected some, as in "cat . remote control ."')
+        raise ValueError('expected phrases, as in "cat . remote control .", got none')
     return phrases
 
 
 class _NothingDoneError(Exception):
-    """No input was of use: what stood in the folder of results stays."""
+    """No input could be used, so an existing folder of results stays."""
 
 
 @dataclass
@@ -135,10 +144,11 @@ class _Run:
     """One run over all files.
 
     Attributes:
-        options: of the detector, for every image.
-        folder: of the results; replaced if `overwrite`.
-        about: what `detections.json` says of the run as a whole.
-        results: of the files that are done.
+        options: keyword arguments of the detector.
+        folder: the folder of results.
+        overwrite: replace an existing `folder`.
+        about: the fields of `detections.json` about the whole run.
+        results: the results so far.
     """
 
     detector: Detector
@@ -150,10 +160,10 @@ class _Run:
     results: Results
 
     def detect_in(self, files: Sequence[InputFile], out: str) -> None:
-        """Detect in all files, then put the folder of results in place.
+        """Detect in all files, then move the folder of results to its path.
 
         Raises:
-            KeyboardInterrupt, SystemExit: the run was interrupted; with what became of the results in `out`.
+            KeyboardInterrupt, SystemExit: the run was interrupted; the message says where the results so far are.
         """
         interrupt: BaseException | None = None
         partial: Path | None = None
@@ -163,29 +173,30 @@ class _Run:
                     content = self._open(file)
                     if content is None:
                         continue
-                    # no folder is made before a file can be read
+                    # create the folder only when the first file has been read
                     partial = partial or stack.enter_context(
                         atomic_folder(self.folder, self.overwrite, files_of_results(self.folder))
                     )
                     self._detect_in_file(file, content, partial)
-            except (KeyboardInterrupt, SystemExit) as error:  # SystemExit: what `cli` makes of SIGTERM
+            except (KeyboardInterrupt, SystemExit) as error:  # `cli` turns SIGTERM into SystemExit
                 interrupt = self._interrupted(error, len(files), out)
             if partial is None or not self.results.done:
                 raise _NothingDoneError
+            complete = self.results.files
             for path in [path for path in partial.rglob("*") if path.is_file()]:
-                if path.relative_to(partial).as_posix() not in self.results.files:  # begun only
+                if path.relative_to(partial).as_posix() not in complete:  # an interrupt has left it half-written
                     path.unlink()
             self.results.write(partial, self.about)
         if interrupt:
             raise interrupt
 
     def _interrupted(self, error: BaseException, count: int, out: str) -> BaseException:
-        """The interrupt to raise when what was done is in place; raised at once where nothing may be put in place."""
+        """The interrupt to raise after the results so far are in place; raised at once if they must not be kept."""
         if not self.results.done:
             raise error
         replaces = self.folder.is_dir() and any(self.folder.iterdir())
-        kept = f"{out} stays as it was" if replaces else f"what was done is in {out}"
-        # SIGTERM's keeps its exit status
+        kept = f"{out} is unchanged" if replaces else f"the results so far are in {out}"
+        # the SystemExit of SIGTERM keeps its exit status
         interrupt = type(error)(*(error.args or (f"interrupted after {self.results.done} of {count} files; {kept}",)))
         if replaces:
             raise interrupt from None
@@ -207,13 +218,13 @@ class _Run:
             else:
                 self._detect_in_image(file, content, partial)
         except torch.cuda.OutOfMemoryError:
-            self.results.fail(file.path, f"{file.path!r}: the device has too little memory")
+            self.results.fail(file.path, f"{file.path!r}: the device has not enough memory")
         except UnwritableFilmError as error:
             self.results.fail(file.path, str(error))
 
     def _detect(self, image: Image.Image) -> sv.Detections:
         found = self.detector(image, self.phrases, **self.options)
-        assert not isinstance(found, list)  # a list goes with a list of images
+        assert not isinstance(found, list)  # only a list of images gives a list
         return found
 
     def _detect_in_image(self, file: InputFile, image: Image.Image, partial: Path) -> None:
@@ -245,9 +256,9 @@ class _Run:
 
 
 def _note_if_unused(thresholds: Thresholds, phrases: Sequence[str]) -> None:
-    """Say that no phrase has a threshold of its own, if so: the file may belong to another list of phrases."""
+    """Print a note if no phrase has a threshold of its own, because the file may belong to another list of phrases."""
     own = set(map(word_pieces, thresholds.classes))
     if own.isdisjoint(map(word_pieces, phrases)):
         print_line(
-            f"note: no phrase has a threshold of its own; all take the default, {thresholds.default:.3g}", sys.stderr
+            f"note: no phrase has a threshold of its own; all use the default, {thresholds.default:.3g}", sys.stderr
         )

@@ -1,4 +1,4 @@
-"""The folder of results: its three tables, what is known of each input, and what may be replaced."""
+"""The folder of results: its three tables, the entries of the inputs, and the check before an older one is replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON, CSV, COCO = "detections.json", "detections.csv", "detections.coco.json"
 
 @dataclass
 class Results:
-    """What is known so far; boxes, no pixels.
+    """The results so far, without pixels.
 
     Attributes:
         images, films, failed: entries of `detections.json`.
@@ -41,24 +41,24 @@ class Results:
 
     @property
     def done(self) -> int:
-        """Number of inputs."""
+        """Number of images and films that are done."""
         return len(self.images) + len(self.films)
 
     @property
     def boxes(self) -> int:
-        """Number of boxes, over all images and frames."""
+        """Number of boxes in all images and frames."""
         return sum(len(image["boxes"]) for image in self.images) + sum(
             sum(film["counts"].values()) for film in self.films
         )
 
     @property
     def files(self) -> set[str]:
-        """Every file that belongs into the folder of results."""
+        """Names of all files in the folder of results."""
         films = {film[name] for film in self.films for name in ("drawn", "frames_file")}
         return {JSON, CSV, COCO} | films | {image["drawn"] for image in self.images}
 
     def fail(self, path: str, reason: str) -> None:
-        """Name an input that is of no use."""
+        """Record an input that could not be used, and print the reason on standard error."""
         print_line(f"error: {reason}", sys.stderr)
         self.failed.append({"file": plain_text(path), "reason": plain_text(reason)})
 
@@ -68,7 +68,7 @@ class Results:
         self.images.append(_names(file) | {"width": width, "height": height, "boxes": boxes})
 
     def add_film(self, file: InputFile, film: Film, frames_file: str, frames: int, counts: Counter[str]) -> None:
-        """Record a film that is done; `counts` are its boxes by phrase."""
+        """Record a film that is done; `counts` is {phrase: number of boxes}."""
         size = {"frames_file": frames_file, "width": film.width, "height": film.height}
         self.films.append(_names(file) | size | {"fps": film.fps, "frames": frames, "counts": counts})
 
@@ -91,7 +91,7 @@ class Results:
 
 
 def box_entries(found: sv.Detections) -> list[dict[str, Any]]:
-    """The boxes of an image, as `detections.json` has them."""
+    """The boxes of an image in the form of `detections.json`."""
     names, scores = np.asarray(found.data["class_name"]).tolist(), np.asarray(found.confidence)
     return [
         {"xyxy": [_decimal(value) for value in box], "phrase": phrase, "confidence": _decimal(score)}
@@ -100,20 +100,25 @@ def box_entries(found: sv.Detections) -> list[dict[str, Any]]:
 
 
 def check_results_folder(out: str, overwrite: bool) -> Path:
-    """Where the results go, links resolved.
+    """Refuse a folder that the results must not replace, before the work begins.
+
+    Returns:
+        The folder of results, with links resolved.
 
     Raises:
-        ValueError: no folder can be put there.
-        FileExistsError: something is there that must stay.
+        ValueError: `out` cannot be a folder of results.
+        FileExistsError: `out` is a file, a folder that is not empty while `overwrite` is False, or a folder with files that no
+            run wrote.
+        OSError: the name is too long, or leads through a file.
     """
     if not out or "\0" in out:
         raise ValueError(f"--out: expected a folder, got {out!r}")
     folder = Path(os.path.realpath(out))
     for path in (folder, folder.with_name(f".{folder.name}.partial")) if folder.name else ():
         with suppress(FileNotFoundError):
-            path.lstat()  # says now what a name that is too long, or goes through a file, would say after hours
+            path.lstat()  # raises an error for a name that is too long, or leads through a file
     if os.path.ismount(folder) or folder == Path.cwd():
-        raise ValueError(f"--out: {out!r} cannot be put in place as a whole; name a folder inside it")
+        raise ValueError(f"--out: {out!r} cannot be replaced as a whole; name a folder inside it")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--out: {out!r} is a file; expected a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -122,14 +127,14 @@ def check_results_folder(out: str, overwrite: bool) -> Path:
         raise FileExistsError(
             f"{out!r} is not empty; choose another folder with --out, or pass --overwrite to replace it"
         )
-    stranger = other_file(folder, files_of_results(folder))
-    if stranger is not None:
-        raise FileExistsError(f"{out!r} holds more than results ({stranger!r}); choose another folder with --out")
+    foreign = other_file(folder, files_of_results(folder))
+    if foreign is not None:
+        raise FileExistsError(f"{out!r} holds {foreign!r}, which no run wrote; choose another folder with --out")
     return folder
 
 
 def files_of_results(folder: Path) -> set[str]:
-    """The files that an earlier run wrote into a folder of results, as its `detections.json` tells; none without it."""
+    """Names of the files that an earlier run wrote into a folder, from its `detections.json`; none without that file."""
     try:
         document = parse(read_text(folder / JSON), folder / JSON)
         return Results(document["images"], document["films"]).files
@@ -142,5 +147,5 @@ def _names(file: InputFile) -> dict[str, str]:
 
 
 def _decimal(value: np.float32) -> float:
-    """The shortest decimal that is this float32 again: 0.1, not 0.10000000149011612."""
+    """The shortest decimal number that rounds to this float32: 0.1 instead of 0.10000000149011612."""
     return float(str(value))

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: lines above its progress bar, counts in words, each warning once."""
+"""Output of a run on the terminal: lines above the progress bar, boxes by phrase, each warning once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gdino_lib.messages import one_line, printable
 
 
 def print_line(line: str, stream: TextIO | None = None) -> None:
-    """Print above the progress bar, escaped where it must be (`gdino_lib.messages.printable`).
+    """Print a line above the progress bar, with escapes for characters that are not printable.
 
-    A reader of our output who has seen enough does not end the work.
+    If the reader of a pipe has closed it (`gdino ... | head`), further lines are dropped and the work goes on.
     """
     target = sys.stdout if stream is None else stream
     try:
@@ -30,27 +30,22 @@ def print_line(line: str, stream: TextIO | None = None) -> None:
 
 @contextmanager
 def warnings_as_lines() -> Iterator[None]:
-    """Warnings go to standard error as lines, each once."""
-    said = set()
+    """Print warnings as lines on standard error, each warning once."""
+    printed = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         text = one_line(message)
-        if text not in said:
-            said.add(text)
+        if text not in printed:
+            printed.add(text)
             print_line(f"warning: {text}", sys.stderr)
 
     with warnings.catch_warnings():
-        # Pillow's of large images: 10,000 x 10,000 pixels are welcome
+        # Pillow warns about large images, but images of 10,000 x 10,000 pixels are supported
         warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
         warnings.showwarning = show
         yield
 
 
-def counted(count: int, one: str, many: str) -> str:
-    """A number with its noun: "1 box", "2 boxes"."""
-    return f"{count} {one if count == 1 else many}"
-
-
 def listed(counts: Counter[str]) -> str:
-    """How often each phrase was found, the most frequent first: "3 cat, 1 remote control"."""
+    """The number of boxes of each phrase, the most frequent phrase first: "3 cat, 1 remote control"."""
     return ", ".join(f"{count} {phrase}" for phrase, count in counts.most_common()) or "nothing found"

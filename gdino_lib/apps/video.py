@@ -1,4 +1,4 @@
-"""Films by OpenCV: frames read, drawn frames written."""
+"""Read the frames of films and write films with drawn frames, with OpenCV."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from PIL import Image
 
 
 class UnwritableFilmError(ValueError):
-    """OpenCV cannot write such a film."""
+    """OpenCV cannot write a film of this size and frame rate."""
 
 
 class Film:
-    """A film's frames.
+    """The frames of a film.
 
     Attributes:
-        width, height: of a frame, in pixels.
-        fps: frames a second; 25 where the file does not say it.
-        count: how many frames the file says that it has, an estimate; None where it does not.
+        width, height: size of a frame in pixels.
+        fps: frames per second; 25 if the file does not state it.
+        count: number of frames according to the file, which may be wrong; None if the file does not state it.
 
     Raises:
-        ValueError: OpenCV is missing, or cannot read one frame of it.
+        ValueError: OpenCV is missing, or cannot read the first frame.
     """
 
     def __init__(self, path: str) -> None:
-        # a damaged film is our message, not several of FFmpeg's; read when a film is first opened
+        # for a damaged film, print our message and not FFmpeg's; OpenCV reads the variables when it opens its first film
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
         try:
@@ -43,7 +43,7 @@ class Film:
         except Exception as error:
             raise ValueError(f"{path!r}: expected a film that OpenCV can read, got {error}") from None
         if self._first is None:
-            raise ValueError(f"{path!r}: expected a film, and OpenCV cannot read a frame of it")
+            raise ValueError(f"{path!r}: expected a film, got a file from which OpenCV cannot read a frame")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if math.isfinite(fps) and 0 < fps <= 1000 else 25.0
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -51,7 +51,7 @@ class Film:
         self.height, self.width = self._first.shape[:2]
 
     def frames(self) -> Iterator[Image.Image]:
-        """All frames, in RGB, once."""
+        """Yield all frames in RGB; a film can be read once."""
         frame = self._first
         while frame is not None:
             yield Image.fromarray(np.ascontiguousarray(frame[..., ::-1]))
@@ -60,20 +60,20 @@ class Film:
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[Callable[[Image.Image], None]]:
-        """A function that adds a frame to a new film at `path`; of an odd width or height the codec drops a pixel.
+        """Yield a function that adds a frame to a new film at `path`. The codec drops a pixel of an odd width or height.
 
         Raises:
-            UnwritableFilmError: OpenCV has no way to write it.
+            UnwritableFilmError: OpenCV cannot write the film.
         """
         code = self._cv2.VideoWriter_fourcc(*"mp4v")
         size = self.width, self.height
-        for fps in (self.fps, round(self.fps, 2), max(round(self.fps), 1)):  # the codec knows not every fraction
+        for fps in (self.fps, round(self.fps, 2), max(round(self.fps), 1)):  # the codec refuses some fractions
             writer = self._cv2.VideoWriter(str(path), code, fps, size)
             if writer.isOpened():
                 break
         else:
             raise UnwritableFilmError(
-                f"{self._path!r}: OpenCV cannot write a film of {size[0]} x {size[1]} pixels, {self.fps:g} frames a second"
+                f"{self._path!r}: OpenCV cannot write a film of {size[0]} x {size[1]} pixels, {self.fps:g} frames per second"
             )
         try:
             yield lambda image: writer.write(np.ascontiguousarray(np.asarray(image)[..., ::-1]))

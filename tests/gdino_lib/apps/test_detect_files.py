@@ -45,7 +45,9 @@ def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, mode
     scores = [[box.extra["score"] for box in image.boxes] for image in dataset.images]
     assert scores == [[box["confidence"] for box in image["boxes"]] for image in data["images"]]
     assert dataset.categories == ("cat", "remote control")
-    with pytest.raises(ValueError, match=r"gdino detect's own JSON; detections\.coco\.json beside it is the COCO file"):
+    with pytest.raises(
+        ValueError, match=r"got the detections\.json of gdino detect; use detections\.coco\.json beside it"
+    ):
         coco.read("detections/detections.json")
 
     captured = capsys.readouterr()
@@ -155,7 +157,7 @@ def test_commas_belong_to_phrases_and_a_note_says_so(work, capsys):
     picture("a.png")
     assert detect("a.png", phrases="cat, dog") == 0
     assert document()["phrases"] == ["cat, dog"]
-    assert capsys.readouterr().err == 'note: "cat, dog" is one phrase; "." divides phrases, "," does not\n'
+    assert capsys.readouterr().err == 'note: "cat, dog" is one phrase; phrases are separated by ".", not by ","\n'
     Path("names.txt").write_text("cat, dog", "utf-8")
     assert main(["detect", "a.png", "--phrases-file", "names.txt", "--overwrite"]) == 0
     assert capsys.readouterr().err == "", "a file's line is a phrase, and says so itself"
@@ -180,7 +182,7 @@ def test_thresholds_that_validation_chose(work, capsys, model):
     saved = ["--model", "small.pth", "--thresholds", "saved", "--overwrite"]
     assert main(["detect", "a.png", "--phrases", "cat . dog", *saved]) == 0
     assert document()["images"][0]["boxes"] == []
-    assert capsys.readouterr().err == "note: no phrase has a threshold of its own; all take the default, 1\n"
+    assert capsys.readouterr().err == "note: no phrase has a threshold of its own; all use the default, 1\n"
 
 
 def test_repeated_phrases_and_unknown_ones(work, capsys):
@@ -209,7 +211,7 @@ def test_progress_is_for_terminals(work, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert detect("a.png") == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("loading nano (drawn pictograms only; for photographs --model tiny) ...\n")
+    assert captured.err.startswith("loading nano (for drawn pictograms only; for photographs use --model tiny) ...\n")
     assert "1/1" in captured.err
     assert captured.out.splitlines()[-1].endswith("written to detections")
 
@@ -219,7 +221,7 @@ def test_progress_is_for_terminals(work, capsys, monkeypatch):
     [
         (["--phrases", "cat"], "required: IMAGE"),
         (["a.png"], "one of the arguments --phrases --phrases-file is required"),
-        (["a.png", "--phrases", " . "], "no phrases; expected some"),
+        (["a.png", "--phrases", " . "], "expected phrases, as in "),
         (["a.png", "--phrases", "a\x07"], "one line of text"),
         (["a.png", "--phrases", "cat " * 300], "has 300 tokens; expected at most 253"),
         (
@@ -264,7 +266,7 @@ def test_too_little_memory_on_the_device_costs_one_image(work, capsys, monkeypat
     picture("b.png")
     interrupt_at(monkeypatch, 1, out_of_memory)
     assert detect("a.png", "b.png") == 1
-    assert capsys.readouterr().err == "error: 'a.png': the device has too little memory\n"
+    assert capsys.readouterr().err == "error: 'a.png': the device has not enough memory\n"
     assert files() == {*TABLES, "b.png"}
 
 

@@ -1,10 +1,12 @@
-"""What stands on the command line becomes files, each with a name."""
+"""The inputs of the command line become files, each with a name of its own."""
 
 import os
 from pathlib import Path
 
 import pytest
 from detect_runs import TABLES, detect, document, files, picture
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.formats import coco, csv_table
 from gdino_lib.apps.input_files import find_input_files
@@ -18,9 +20,9 @@ def test_folders_patterns_and_files_each_once(work):
     out = work / "detections"
 
     def names(*inputs):
-        found, useless = find_input_files(inputs, out)
-        assert useless == []
-        return [file.name for file in found]
+        found = find_input_files(inputs, out)
+        assert (found.unusable, found.not_read) == ([], {})
+        return [file.name for file in found.files]
 
     everything = ["a/[1].png", "a/x.jpg", "a/y.PNG", "b/x.jpg"]
     assert names("in") == names("in", "in/a/x.jpg", "./in/a") == everything
@@ -30,7 +32,54 @@ def test_folders_patterns_and_files_each_once(work):
     assert names("other/q.gif", "in/b/x.jpg") == ["other/q.gif", "in/b/x.jpg"]
     assert names("in/a") == ["[1].png", "x.jpg", "y.PNG"]
     picture("in/results/old.png")
-    assert "results/old.png" not in [file.name for file in find_input_files(["in"], work / "in" / "results")[0]]
+    assert "results/old.png" not in [file.name for file in find_input_files(["in"], work / "in" / "results").files]
+
+
+NAMES = ["a.png", "sub/b.JPG", "phone.heic", "sub/raw.DNG", "Thumbs.db", "noname", "notes.txt", "boxes.json", ".x.heic"]
+NAMES += ["results/old.heic", "sub/.hidden/c.heic", "clip.mp4"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.sampled_from(NAMES)))
+def test_every_file_of_a_folder_is_read_or_named(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("in")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    found = find_input_files([str(folder)], folder / "results")
+    read = {os.path.relpath(file.path, folder) for file in found.files}
+    assert read == names & {"a.png", "sub/b.JPG", "clip.mp4"}
+    assert set(found.not_read.get(str(folder), [])) == names & {"phone.heic", "sub/raw.DNG", "Thumbs.db", "noname"}
+    assert len(found.unusable) == (not read)
+
+
+def test_files_that_are_not_read_are_named_in_one_line(work, capsys):
+    picture("in/a.png")
+    for number in range(12):
+        Path(f"in/{number:02}.heic").touch()
+    assert detect("in") == 0
+    names = ", ".join(f"{number:02}.heic" for number in range(10))
+    note = f"note: 'in': not read, because neither images nor films: {names} and 2 more\n"
+    assert capsys.readouterr().err == note
+    Path("phone").mkdir()
+    Path("phone/only.heic").touch()
+    assert detect("phone", "--out", "none") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "note: 'phone': not read, because neither images nor films: only.heic",
+        "error: 'phone': contains no image and no film",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes")
+def test_images_of_a_folder_that_are_no_files_are_named(work, capsys):
+    picture("in/a.png")
+    Path("in/link.png").symlink_to("nowhere.png")
+    os.mkfifo("in/pipe.png")
+    assert detect("in") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: 'in/link.png': expected a file, got a dangling link",
+        "error: 'in/pipe.png': expected a file, got a pipe or a device",
+    ]
 
 
 def test_names_never_collide(work):
@@ -73,11 +122,11 @@ def test_a_pipe_is_not_waited_for(work, capsys):
     assert "pipe or a device" in capsys.readouterr().err
 
 
-def test_inputs_that_are_not_there_say_what_they_may_be(work, capsys):
+def test_the_message_about_a_missing_input_says_what_the_input_may_be(work, capsys):
     Path("empty").mkdir()
     assert detect("*.jpg", "emp*", "control", "gone.png") == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: '*.jpg': this pattern matches no file"
-    assert "holds no image and no film" in lines[1] or "no image and no film in this folder" in lines[1]
-    assert '(a word of a phrase? "remote control" takes quotes)' in lines[2]
+    assert lines[1] == "error: 'emp*': contains no image and no film"
+    assert '(a word of a phrase? put phrases in quotes: "remote control")' in lines[2]
     assert lines[3] == "error: 'gone.png': no such file; expected an image, a folder, a film or a pattern"

@@ -30,10 +30,10 @@ def test_ctrl_c_keeps_what_was_done_but_never_for_an_older_result(work, capsys, 
     err = capsys.readouterr().err
     assert {path.name for path in work.iterdir()} == {"in", "detections"}
     if replacing:
-        assert err == "interrupted after 2 of 3 files; detections stays as it was\n"
+        assert err == "interrupted after 2 of 3 files; detections is unchanged\n"
         assert Path("detections/detections.json").read_bytes() == before
     else:
-        assert err == "interrupted after 2 of 3 files; what was done is in detections\n"
+        assert err == "interrupted after 2 of 3 files; the results so far are in detections\n"
         assert files() == TABLES | {"a.png", "b.png"}
         assert document()["complete"] is False
         assert len(coco.read("detections/detections.coco.json").images) == 2
@@ -43,7 +43,7 @@ def test_interrupted_at_the_first_file_leaves_nothing(work, capsys, monkeypatch)
     picture("a.png")
     interrupt_at(monkeypatch, 1, ctrl_c)
     assert detect("a.png") == 130
-    assert capsys.readouterr().err == "interrupted; nothing half-written is left\n"
+    assert capsys.readouterr().err == "interrupted; no half-written file is left\n"
     assert [path.name for path in work.iterdir()] == ["a.png"]
 
 

@@ -19,7 +19,7 @@ def test_results_are_replaced_only_when_asked(work, capsys):
     capsys.readouterr()
     assert detect("a.png", "--overwrite") == 2
     assert capsys.readouterr().err == (
-        "error: 'detections' holds more than results ('mine.txt'); choose another folder with --out\n"
+        "error: 'detections' holds 'mine.txt', which no run wrote; choose another folder with --out\n"
     )
     picture("photographs/holiday.png")
     assert detect("a.png", "--out", "photographs", "--overwrite") == 2
