@@ -1,1 +1,1 @@
-"""The command `gdino`, one file a command."""
+"""The program `gdino`: one module per command."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 
 HELP = "compile deformable attention ahead of its first use"
-DESCRIPTION = "Compile deformable attention ahead of its first use, anew where it is there already."
+DESCRIPTION = "Compile deformable attention ahead of its first use. An earlier build is replaced."
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--cuda", action="store_true", help="for CUDA, too; takes nvcc")
+    command.add_argument("--cuda", action="store_true", help="compile for CUDA, too; needs nvcc")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compile for each device; the command's exit status."""
+    """Compile for each device. Returns the exit status."""
     import torch
 
     from gdino_lib.messages import printable

@@ -1,4 +1,4 @@
-"""`gdino check`: examine data and model before training."""
+"""`gdino check`: check data and model before training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import argparse
 from gdino_lib.cli.options import add_device, add_images, add_overwrite, add_start, need, starting_model
 from gdino_lib.messages import printable
 
-HELP = "examine data and model before training"
+HELP = "check data and model before training"
 DESCRIPTION = (
-    "Examine data and model before training: audit the data, draw a batch with its token map, see that "
-    "every part of the model receives a gradient, and learn four images by heart. Writes check.json and pictures. All "
-    "parts learn in it, BERT too, which `gdino train` leaves as it is unless told otherwise: see --freeze."
+    "Check data and model before training: audit the data, draw a batch with its token map, test that every part of the "
+    "model receives a gradient, and overfit four images. Writes check.json and pictures. In the last test all parts learn, "
+    "BERT too, which `gdino train` freezes by default; --freeze text_encoder.bert does the same here."
 )
-EPILOG = "Exit status: 0 healthy, 1 a problem was found, 2 nothing was done."
+EPILOG = "Exit status: 0 no problem was found, 1 a problem was found, 2 nothing was done."
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -23,24 +23,26 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     add_images(command)
     add_start(command, "a model of this size with random weights")
-    command.add_argument("--out", required=True, metavar="DIR", help="folder of the report")
-    add_overwrite(command, "replace a report in DIR")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+    add_overwrite(command, "replace an earlier report in DIR")
     command.add_argument(
         "--freeze",
         action="append",
         metavar="PART",
-        help="not to be trained, as text_encoder.bert; repeatable",
+        help="part of the model to freeze, such as text_encoder.bert; may be given more than once",
     )
-    command.add_argument("--no-overfit", action="store_true", help="do not learn a batch by heart")
+    command.add_argument("--no-overfit", action="store_true", help="do not overfit a batch")
     command.add_argument(
-        "--lr", type=float, default=2e-4, metavar="X", help="learning rate of AdamW for that (default: 2e-4)"
+        "--lr", type=float, default=2e-4, metavar="X", help="learning rate of AdamW for overfitting (default: 2e-4)"
     )
-    command.add_argument("--seconds", type=float, default=120.0, metavar="X", help="that it may take (default: 120)")
+    command.add_argument(
+        "--seconds", type=float, default=120.0, metavar="X", help="time limit for overfitting in seconds (default: 120)"
+    )
     add_device(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Examine, write and print the report; the command's exit status."""
+    """Run the checks, write and print the report. Returns the exit status."""
     need("scipy", "matplotlib")
     from rich.console import Console
 

@@ -9,24 +9,35 @@ from gdino_lib.cli.options import add_overwrite
 from gdino_lib.messages import printable
 
 HELP = "write a weight file in another layout"
-DESCRIPTION = "Write a weight file in another layout, bit for bit. Any layout is read; nothing in it is executed."
+DESCRIPTION = (
+    "Write a weight file in another layout; the values of the tensors do not change. The layout of SOURCE is detected. No code in "
+    "SOURCE is executed."
+)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("source", metavar="SOURCE", help=".pth, .safetensors, a Hugging Face folder, or tiny, base")
-    command.add_argument("target", metavar="TARGET", type=Path, help="a file, or a folder for hugging-face")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a .pth or .safetensors file, a Hugging Face folder, or the name of a model: tiny, base",
+    )
+    command.add_argument("target", metavar="TARGET", type=Path, help="the file to write; for hugging-face, the folder")
     command.add_argument(
         "--to",
         required=True,
-        choices=["gdino_lib", "official", "hugging-face"],  # gdino_lib.weights.loading.FORMATS, without its imports
+        choices=[
+            "gdino_lib",
+            "official",
+            "hugging-face",
+        ],  # as gdino_lib.weights.loading.FORMATS, which would import PyTorch
         help="the layout to write: .safetensors, .pth, or a folder",
     )
     add_overwrite(command, "replace TARGET")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert, and say what became of each tensor; the command's exit status."""
+    """Convert, and print which tensors were used. Returns the exit status."""
     from gdino_lib.weights.loading import convert
     from gdino_lib.weights.names import why_unused
 

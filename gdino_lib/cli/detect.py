@@ -1,4 +1,4 @@
-"""`gdino detect`: find what phrases name in images and films."""
+"""`gdino detect`: detect objects that phrases name, in images and films."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, m
 from gdino_lib.messages import printable
 from gdino_lib.weights import hub
 
-HELP = "find what phrases name in images and films"
+HELP = "detect objects that phrases name, in images and films"
 DESCRIPTION = (
-    "Find what phrases name. Writes each input with its boxes drawn, detections.json, detections.csv and "
-    "detections.coco.json. Ctrl-C keeps what was done until then."
+    "Detect the objects that phrases name. Writes a copy of each input with drawn boxes, and detections.json, detections.csv and "
+    "detections.coco.json. After Ctrl-C, the results so far are kept."
 )
-EPILOG = "Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done."
+EPILOG = "Exit status: 0 all inputs are done, 1 some inputs could not be used, 2 nothing was done."
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -23,29 +23,55 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE", help="an image, a film, a folder or a pattern")
     phrases = command.add_mutually_exclusive_group(required=True)
     phrases.add_argument(
-        "--phrases", action="append", metavar="TEXT", help='"cat . remote control .": in quotes, divided by "."'
+        "--phrases",
+        action="append",
+        metavar="TEXT",
+        help='phrases in quotes, with "." between them: "cat . remote control ."',
     )
-    phrases.add_argument("--phrases-file", metavar="FILE", help='one phrase a line, which may contain "."')
+    phrases.add_argument(
+        "--phrases-file", metavar="FILE", help='file with one phrase per line; a phrase may contain "."'
+    )
     nano = "nano" if "nano" in hub.names() else "nano, which is not part of this version"
     models = f"{', '.join(hub.names())}, a weight file or a folder (default: {nano})"
     command.add_argument("--model", default="nano", help=models)
-    command.add_argument("--out", default="detections", metavar="DIR", help="folder of results (default: detections)")
+    command.add_argument(
+        "--out", default="detections", metavar="DIR", help="folder for the results (default: detections)"
+    )
     add_overwrite(command, "replace the results in DIR")
     command.add_argument(
-        "--box-threshold", type=share, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
+        "--box-threshold",
+        type=share,
+        default=0.35,
+        metavar="X",
+        help="least score of the best token of a box, 0..1 (default: 0.35)",
     )
     command.add_argument(
-        "--text-threshold", type=share, default=0.25, metavar="X", help="for a box's phrase, 0..1 (default: 0.25)"
+        "--text-threshold",
+        type=share,
+        default=0.25,
+        metavar="X",
+        help="least score of the phrase of a box, 0..1 (default: 0.25)",
     )
     command.add_argument(
         "--thresholds",
         metavar="FILE",
-        help='in place of both: one for each phrase, chosen on validation data; "saved": those beside the weights',
+        help="file with a threshold for each phrase, chosen on validation data, instead of both options above; "
+        '"saved" is the file beside the weights',
     )
-    command.add_argument("--nms", type=share, metavar="X", help="drop boxes of a phrase that overlap more, 0..1")
-    command.add_argument("--top-k", type=count, metavar="N", help="at most N boxes an image, the surest")
     command.add_argument(
-        "--score", choices=["mean", "max"], default="mean", help="a phrase's score, over its words (default: mean)"
+        "--nms",
+        type=share,
+        metavar="X",
+        help="drop boxes that overlap a better box of the same phrase by more than this IoU, 0..1",
+    )
+    command.add_argument(
+        "--top-k", type=count, metavar="N", help="keep the N boxes with the highest scores in each image"
+    )
+    command.add_argument(
+        "--score",
+        choices=["mean", "max"],
+        default="mean",
+        help="score of a phrase: mean or maximum over its tokens (default: mean)",
     )
     add_device(command)
     add_dtype(command)
@@ -53,10 +79,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Detect in files; the command's exit status."""
+    """Detect in files. Returns the exit status."""
     _check(options)
-    if sys.stderr.isatty():  # PyTorch takes its time, too
-        limits = " (drawn pictograms only; for photographs --model tiny)" if options.model == "nano" else ""
+    if sys.stderr.isatty():  # importing PyTorch takes seconds, too
+        limits = " (for drawn pictograms only; for photographs use --model tiny)" if options.model == "nano" else ""
         print(printable(f"loading {options.model}{limits} ..."), file=sys.stderr, flush=True)
 
     from gdino_lib.apps.detect_files import detect_files, read_phrases
@@ -64,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
 
     phrases = read_phrases(options.phrases, options.phrases_file)
     if with_comma := next((phrase for phrase in phrases if "," in bare(phrase) and options.phrases), None):
-        note = f'note: "{with_comma}" is one phrase; "." divides phrases, "," does not'
+        note = f'note: "{with_comma}" is one phrase; phrases are separated by ".", not by ","'
         print(printable(note), file=sys.stderr)
     return detect_files(
         options.images,
@@ -82,24 +108,26 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before PyTorch is imported.
+    """Check the options that can be checked before PyTorch is imported.
 
     Raises:
-        ValueError, OSError: words of a phrase among the inputs, no such model, thresholds in two ways.
+        ValueError, OSError: words of a phrase are among the inputs, the model does not exist, or thresholds are given twice.
     """
     words = [name for name in options.images if name.isalnum() and not os.path.exists(name)]
-    if options.phrases and "." in options.images and words:  # of "--phrases cat . dog . a.png", all but "cat" is inputs
+    if (
+        options.phrases and "." in options.images and words
+    ):  # in "--phrases cat . dog . a.png", argparse takes all but "cat" as inputs
         raise ValueError(
-            f"{words[0]!r} is no file; if it belongs to the phrases, put these in quotes, "
-            'as in --phrases "cat . remote control ."; gdino detect --help says more'
+            f"{words[0]!r} is not a file; if it is part of the phrases, put the phrases in quotes, "
+            'as in --phrases "cat . remote control ."; see gdino detect --help'
         )
     hub.check(options.model)
     if options.thresholds is not None and (options.box_threshold, options.text_threshold) != (0.35, 0.25):
-        raise ValueError("--thresholds stands in place of --box-threshold and --text-threshold; give one or the other")
+        raise ValueError("--thresholds replaces --box-threshold and --text-threshold; give one or the other")
 
 
 def _advice(options: argparse.Namespace, rest: str) -> str:
-    """What to say of arguments that have no place: they may be words of a phrase without quotes."""
+    """Advice on unexpected arguments, which may be words of a phrase without quotes."""
     if not options.phrases or rest.startswith("-"):
         return ""
-    return f'; phrases stand in quotes: --phrases "{options.phrases[-1]} {rest}"'
+    return f'; put phrases in quotes: --phrases "{options.phrases[-1]} {rest}"'

@@ -1,4 +1,4 @@
-"""`gdino eval`: measure a model on a data set."""
+"""`gdino eval`: evaluate a model on a data set."""
 
 from __future__ import annotations
 
@@ -6,35 +6,40 @@ import argparse
 
 from gdino_lib.cli.options import add_device, add_dtype, add_images, add_overwrite, model_options, need
 
-HELP = "measure a model on a data set"
+HELP = "evaluate a model on a data set"
 DESCRIPTION = (
-    "Measure a model on a data set: average precision, boxes against objects, calibration, boxes for what "
-    "is not there, referring expressions."
+    "Evaluate a model on a data set: average precision, number of boxes against number of objects, calibration, boxes of absent "
+    "classes, referring expressions."
 )
-EPILOG = "Forgetting: --json on another data set before fine-tuning, --compare with that file after it."
+EPILOG = (
+    "To measure forgetting, evaluate on another data set twice: with --json FILE before fine-tuning, and with --compare FILE after "
+    "it."
+)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--data", required=True, metavar="FILE", help=".csv, .json (COCO) or .jsonl (ODVG)")
+    command.add_argument("--data", required=True, metavar="FILE", help="data set: .csv, .json (COCO) or .jsonl (ODVG)")
     add_images(command)
     command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
-    command.add_argument("--json", metavar="FILE", help="write the figures")
+    command.add_argument("--json", metavar="FILE", help="file to write the figures to")
     command.add_argument(
         "--thresholds-out",
         nargs="?",
         const="",
         metavar="FILE",
-        help="write the best thresholds (default: beside MODEL)",
+        help="write the best threshold of each class (default for FILE: a file beside MODEL)",
     )
-    command.add_argument("--compare", metavar="FILE", help="print what has changed since an earlier run's --json")
-    add_overwrite(command, "replace the files to write")
+    command.add_argument(
+        "--compare", metavar="FILE", help="print the changes since an earlier run, whose --json is FILE"
+    )
+    add_overwrite(command, "replace the files of --json and --thresholds-out")
     add_device(command)
     add_dtype(command)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print and write the figures; the command's exit status."""
+    """Evaluate, print and write the figures. Returns the exit status."""
     need("pycocotools")
     from gdino_lib.evaluation.report import evaluate_files
 

@@ -1,4 +1,4 @@
-"""The command `gdino`: it reads the arguments, runs the chosen command, and ends with an exit status."""
+"""The program `gdino`: parse the arguments, run the command, return the exit status."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0: done. 1: done, but for inputs of no use; one line on standard error names each. 2: nothing was done, and one
-        line says why. 130: interrupted; nothing half-written is left.
+        The exit status. 0: the command did everything. 1: the command finished, but left out inputs that it could not use,
+        each named in one line on standard error, or `gdino check` found a problem. 2: the command did nothing, and one line
+        says why. 130: the command was interrupted; no half-written file is left.
 
     Raises:
-        SystemExit: 143, on SIGTERM; nothing half-written is left.
+        SystemExit: 143, on SIGTERM; no half-written file is left.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file name must not fail on a terminal that lacks its letters
+        if isinstance(stream, io.TextIOWrapper):  # escape characters of file names that the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
     try:
         require_data_prep()
@@ -33,15 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gdino_lib.cli.parser import build_parser  # the commands import data_prep
 
     options = build_parser().parse_args(arguments)
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that what was begun is removed
+    previous = signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # an exception, so that partial files are removed
     try:
         with warnings_as_lines():
             return options.run(options)
-    except KeyboardInterrupt as interrupt:  # a command that kept something says so itself
-        print(printable(interrupt) or "interrupted; nothing half-written is left", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # the message of a command that has kept results
+        print(printable(interrupt) or "interrupted; no half-written file is left", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough (`gdino ... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again at its exit
+    except BrokenPipeError:  # the reader of a pipe has closed it (`gdino ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would raise the error again at exit
         return 0
     except (ValueError, OSError) as error:
         return _refuse(one_line(error))

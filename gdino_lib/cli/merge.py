@@ -9,25 +9,29 @@ from gdino_lib.messages import printable
 
 HELP = "interpolate two weight files"
 DESCRIPTION = (
-    "Write (1 - X) * A + X * B, for each weight: between a model before fine-tuning and after it, a "
-    "compromise of what was known and what was learned."
+    "Write (1 - X) * A + X * B for each weight. If A is a model before fine-tuning and B the same model after it, the result "
+    "forgets less than B, and has learned less."
 )
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("first", metavar="A", help=".pth, .safetensors, a Hugging Face folder, or nano, tiny, base")
-    command.add_argument("second", metavar="B", help="another file of the same model")
-    command.add_argument("--alpha", type=float, required=True, metavar="X", help="share of B, 0..1")
-    command.add_argument("target", metavar="OUT", help="a .safetensors file")
+    command.add_argument(
+        "first",
+        metavar="A",
+        help="a .pth or .safetensors file, a Hugging Face folder, or the name of a model: nano, tiny, base",
+    )
+    command.add_argument("second", metavar="B", help="other weights of the same model")
+    command.add_argument("--alpha", type=float, required=True, metavar="X", help="weight of B, 0..1")
+    command.add_argument("target", metavar="OUT", help="the .safetensors file to write")
     add_overwrite(command, "replace OUT")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Interpolate; the command's exit status."""
+    """Interpolate. Returns the exit status."""
     from gdino_lib.weights.merge import merge
 
     merge(options.first, options.second, options.target, options.alpha, options.overwrite)
-    sum_of_both = f"{1 - options.alpha:g} * {options.first} + {options.alpha:g} * {options.second}"
-    print(printable(f"{sum_of_both} written to {options.target}"))
+    formula = f"{1 - options.alpha:g} * {options.first} + {options.alpha:g} * {options.second}"
+    print(printable(f"{formula} written to {options.target}"))
     return 0

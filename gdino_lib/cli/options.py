@@ -1,4 +1,4 @@
-"""Options that several commands share, what their values must be, and the packages that a command needs."""
+"""Options that several commands share, the checks of their values, and the check for packages that a command needs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class ModelOptions(TypedDict):
 
 
 def share(text: str) -> float:
-    """The value of an option that takes a number in 0..1.
+    """Parse the value of an option that takes a number in 0..1.
 
     Raises:
-        argparse.ArgumentTypeError: something else.
+        argparse.ArgumentTypeError: the text is anything else.
     """
     return _parse(text, float, "a number in 0..1", lambda value: 0 <= value <= 1)
 
 
 def count(text: str) -> int:
-    """The value of an option that takes a whole number of at least 1.
+    """Parse the value of an option that takes a whole number of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: something else.
+        argparse.ArgumentTypeError: the text is anything else.
     """
     return _parse(text, int, "a whole number of at least 1", lambda value: value >= 1)
 
@@ -51,7 +51,7 @@ def _parse(text: str, kind: Callable[[str], Number], expected: str, is_in_range:
 
 
 def add_overwrite(options: Options, text: str) -> None:
-    """Add `--overwrite`; `text` says what it replaces."""
+    """Add `--overwrite`; `text` is its help."""
     options.add_argument("--overwrite", action="store_true", help=text)
 
 
@@ -62,34 +62,38 @@ def add_device(options: Options) -> None:
 
 def add_dtype(options: Options) -> None:
     """Add `--dtype`."""
-    # gdino_lib.detect.detector.DTYPES, without its imports
+    # as gdino_lib.detect.detector.DTYPES, which would import PyTorch
     choices = ["float32", "bfloat16", "float16"]
-    options.add_argument("--dtype", choices=choices, default="float32", help="precision (default: float32)")
+    options.add_argument(
+        "--dtype", choices=choices, default="float32", help="number format of the computation (default: float32)"
+    )
 
 
 def model_options(options: argparse.Namespace) -> ModelOptions:
-    """What `add_device`, `add_dtype` and `add_overwrite` have read, as keyword arguments."""
+    """The values of `--device`, `--dtype` and `--overwrite` as keyword arguments."""
     return {"device": options.device, "dtype": options.dtype, "overwrite": options.overwrite}
 
 
 def add_images(options: Options) -> None:
     """Add `--images`, the folder of a data set's images."""
-    options.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+    options.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
 
 
 def add_start(options: Options, from_scratch: str) -> None:
-    """Add `--init` and `--from-scratch`, one of which is required; `from_scratch` is the help of the second."""
+    """Add `--init` and `--from-scratch`, of which the user must give one; `from_scratch` is the help of `--from-scratch`."""
     start = options.add_mutually_exclusive_group(required=True)
-    start.add_argument("--init", metavar="MODEL", help="nano, tiny, base, a weight file or a folder")
-    # gdino_lib.config.PRESETS
+    start.add_argument(
+        "--init", metavar="MODEL", help="model to start from: nano, tiny, base, a weight file or a folder"
+    )
+    # as gdino_lib.config.PRESETS
     start.add_argument("--from-scratch", choices=["nano", "tiny", "base", "large"], help=from_scratch)
 
 
 def starting_model(options: argparse.Namespace, device: str, seed: int) -> GroundingDINO:
-    """The model that `--init` or `--from-scratch` names, on a device; random weights follow from the seed.
+    """The model that `--init` or `--from-scratch` names, on `device`; `seed` determines random weights.
 
     Raises:
-        ValueError, OSError: weights or a device that cannot be used.
+        ValueError, OSError: the weights or the device cannot be used.
     """
     import torch
 
@@ -105,10 +109,10 @@ def starting_model(options: argparse.Namespace, device: str, seed: int) -> Groun
 
 
 def need(*modules: str) -> None:
-    """Make sure that packages of the extra `train` are installed: detection does without them.
+    """Refuse to go on without packages of the extra `train`, which detection does not need.
 
     Raises:
-        ValueError: a package that is not installed.
+        ValueError: a package is not installed.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:

@@ -1,4 +1,4 @@
-"""The parser of the command `gdino`, put together from its commands."""
+"""The parser of the program `gdino`, built from its commands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from data_prep.arguments import Parser
 from gdino_lib import __version__
 from gdino_lib.cli import build_ops, check, convert, detect, eval, merge, scenes, train
 
-# each has HELP, DESCRIPTION, perhaps EPILOG, add_options(parser) and run(options)
+# each module has HELP, DESCRIPTION, add_options(parser) and run(options), and may have EPILOG
 COMMANDS = (detect, convert, build_ops, train, check, eval, merge, scenes)
 
 
 class CommandParser(Parser):
-    """Knows the names that other tools have for our options."""
+    """A parser that suggests our options for the option names of other tools."""
 
     aliases: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("--caption", "--classes", "--labels", "--prompt", "--prompts", "--text-prompt"), "--phrases"),
@@ -25,8 +25,8 @@ class CommandParser(Parser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole parser; the options that it returns have `run`, the function of the chosen command."""
-    parser = CommandParser(prog="gdino", description="Grounding DINO: detect whatever a phrase names.")
+    """Build the parser. The options that it returns have an attribute `run`, the function of the chosen command."""
+    parser = CommandParser(prog="gdino", description="Grounding DINO: detect the objects that phrases name.")
     parser.add_argument("--version", action="version", version=f"gdino {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in COMMANDS:

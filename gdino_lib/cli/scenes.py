@@ -1,4 +1,4 @@
-"""`gdino scenes`: draw pictogram scenes with their boxes."""
+"""`gdino scenes`: draw scenes of pictograms, with their boxes."""
 
 from __future__ import annotations
 
@@ -7,28 +7,37 @@ import argparse
 from gdino_lib.cli.options import add_overwrite, count
 from gdino_lib.messages import printable
 
-HELP = "draw pictogram scenes with their boxes"
+HELP = "draw scenes of pictograms, with their boxes"
 DESCRIPTION = (
-    "Draw pictures of named pictograms, and their boxes as VOC, COCO, ODVG or CSV. "
-    "The same numbers draw the same pictures. The drawings are OpenMoji's, CC BY-SA 4.0: so is what is made of them."
+    "Draw pictures of named pictograms, and write their boxes as VOC, COCO, ODVG or CSV. The same options give the same "
+    "pictures. The drawings are by OpenMoji, under the licence CC BY-SA 4.0, which holds for the pictures, too."
 )
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--out", required=True, metavar="DIR", help="folder to make")
-    command.add_argument("--count", required=True, type=count, metavar="N", help="how many pictures")
-    command.add_argument("--size", type=count, default=256, metavar="N", help="their side in pixels (default: 256)")
+    command.add_argument("--out", required=True, metavar="DIR", help="folder to create")
+    command.add_argument("--count", required=True, type=count, metavar="N", help="number of pictures")
     command.add_argument(
-        "--names", choices=["seen", "unseen"], default="seen", help="in training, or never there (default: seen)"
+        "--size", type=count, default=256, metavar="N", help="width and height of a picture in pixels (default: 256)"
     )
-    command.add_argument("--format", choices=["voc", "coco", "odvg", "csv"], default="coco", help="(default: coco)")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other pictures (default: 0)")
-    add_overwrite(command, "replace DIR")
+    command.add_argument(
+        "--names",
+        choices=["seen", "unseen"],
+        default="seen",
+        help="names that the embedded model was trained on, or names that it has never seen (default: seen)",
+    )
+    command.add_argument(
+        "--format", choices=["voc", "coco", "odvg", "csv"], default="coco", help="format of the boxes (default: coco)"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed gives other pictures (default: 0)"
+    )
+    add_overwrite(command, "replace earlier scenes in DIR")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw and write the scenes; the command's exit status."""
+    """Draw and write the scenes. Returns the exit status."""
     for name, value, most in (("--size", options.size, 10_000), ("--count", options.count, 10**9)):
         if value > most:
             raise ValueError(f"{name}: expected at most {most}, got {str(value)[:40]}")

@@ -1,4 +1,4 @@
-"""`gdino train`: its options are data, model and folder, then the fields of `TrainingSettings`."""
+"""`gdino train`: options for data, model and folder, and one option for each field of `TrainingSettings`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 HELP = "train or fine-tune a model"
 DESCRIPTION = (
-    "Train or fine-tune. Under `accelerate launch -m gdino_lib train ...` on many GPUs or machines. Ctrl-C and "
-    "SIGTERM save after the step under way; --resume goes on, after a kill as well."
+    "Train or fine-tune a model. For several GPUs or machines, use `accelerate launch -m gdino_lib train ...`. After Ctrl-C or "
+    "SIGTERM, the run saves a checkpoint at the end of the current step. --resume continues a run that was interrupted or killed."
 )
 
 
@@ -38,16 +38,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE",
-        help="data set to learn from: .csv, .json (COCO), .jsonl (ODVG); may be given more than once",
+        help="training data: .csv, .json (COCO), .jsonl (ODVG); may be given more than once",
     )
     data.add_argument(
-        "--images", required=True, action="append", metavar="DIR", help="folder of its images, once for each --train"
+        "--images",
+        required=True,
+        action="append",
+        metavar="DIR",
+        help="folder of the images of --train; once for each --train",
     )
     data.add_argument(
         "--everywhere",
         action="append",
         metavar="NAMES",
-        help='classes that the data set labels wherever they appear, as in "dog . cat"; "all" or "none"; once for each '
+        help='classes that the data set labels wherever they appear, as in "dog . cat", or "all", or "none"; once for each '
         "--train (default: all)",
     )
     data.add_argument(
@@ -57,23 +61,33 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of each data set in an epoch (default: every image once)",
     )
-    data.add_argument("--val", metavar="FILE", help="to judge by; without it the last weights count")
-    data.add_argument("--val-images", metavar="DIR", help="folder of its images (default: the first of --images)")
-    add_start(data, "random weights of this size")
-    data.add_argument("--out", required=True, metavar="DIR", help="folder of the run")
+    data.add_argument(
+        "--val",
+        metavar="FILE",
+        help="validation data; without it, no best checkpoint is chosen and the last weights are the result",
+    )
+    data.add_argument("--val-images", metavar="DIR", help="folder of the images of --val (default: the first --images)")
+    add_start(data, "size of a model with random weights")
+    data.add_argument("--out", required=True, metavar="DIR", help="folder for the run")
     again = data.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the run in DIR, or begin it")
+    again.add_argument("--resume", action="store_true", help="continue the run in DIR, or start it")
     again.add_argument("--overwrite", action="store_true", help="remove an earlier run in DIR")
-    data.add_argument("--negatives", type=int, metavar="N", help="absent classes in a prompt (default: all that fit)")
-    data.add_argument("--no-augmentation", action="store_true", help="no flips, crops and scales")
-    data.add_argument("--short-side", type=int, metavar="PIXELS", help="of an image (default: the model's)")
-    data.add_argument("--workers", type=int, metavar="N", help="processes that read ahead (default: one a core)")
-    data.add_argument("--device", choices=["auto", "cpu"], default="auto", help="(default: auto)")
+    data.add_argument(
+        "--negatives", type=int, metavar="N", help="number of absent classes in a prompt (default: as many as fit)"
+    )
+    data.add_argument("--no-augmentation", action="store_true", help="do not flip, crop and resize at random")
+    data.add_argument(
+        "--short-side", type=int, metavar="PIXELS", help="short side of an image (default: that of the model)"
+    )
+    data.add_argument(
+        "--workers", type=int, metavar="N", help="number of processes that load images (default: one per core)"
+    )
+    data.add_argument("--device", choices=["auto", "cpu"], default="auto", help="device (default: auto)")
     _add_settings(command.add_argument_group("settings"))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train as told; the command's exit status."""
+    """Train. Returns the exit status."""
     need("accelerate", "scipy", *["peft"] * bool(options.lora_rank), *["pycocotools"] * bool(options.val))
     from gdino_lib.data.datasets import read_records
     from gdino_lib.training.trainer import Trainer
@@ -103,15 +117,15 @@ def run(options: argparse.Namespace) -> int:
     result = trainer.fit()
     if trainer.accelerator.is_main_process:
         best = f", AP {result.best['ap']:.3f} after epoch {result.best['epoch']}" if result.best else ""
-        print(printable(f"{result.step} steps; the weights: {result.weights}{best}"))
+        print(printable(f"{result.step} steps; weights: {result.weights}{best}"))
     return 0
 
 
 def settings_of(options: argparse.Namespace) -> TrainingSettings:
-    """The settings that the options give.
+    """The training settings from the options.
 
     Raises:
-        ValueError: a value out of its range, an unknown loss.
+        ValueError: a value is out of its range, or a loss is unknown.
     """
     values = {entry.name: getattr(options, entry.name) for entry in fields(TrainingSettings) if entry.name != "loss"}
     values["lr_scale"] = {**TrainingSettings().lr_scale, **dict(options.lr_scale)}
@@ -132,7 +146,7 @@ def _validation(options: argparse.Namespace) -> Validation | None:
 
 
 def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
-    """Have the model see images of another size, of the same proportions."""
+    """Change the size to which the model resizes images, with the same ratio of the long to the short side."""
     config = model.config
     if short_side is not None:
         long_side = round(config.long_side * (short_side / config.short_side))
@@ -142,7 +156,7 @@ def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
 def _dataset(
     options: argparse.Namespace, records: Sequence[Dataset], config: GroundingDINOConfig, seed: int
 ) -> GroundingDataset | JoinedDataset:
-    """What to learn from: one data set, or several joined."""
+    """The training data: one data set, or several data sets joined."""
     from gdino_lib.data.datasets import GroundingDataset
     from gdino_lib.data.joined import JoinedDataset
     from gdino_lib.data.transforms import EvaluationTransform, TrainingTransform
@@ -166,7 +180,7 @@ def _dataset(
 
 
 def _everywhere(text: str) -> list[str] | None:
-    """The names of `--everywhere`; None: all classes."""
+    """The class names of `--everywhere`; None for all classes."""
     from gdino_lib.prompts import split_phrases
 
     if text in ("all", "none"):
@@ -175,10 +189,10 @@ def _everywhere(text: str) -> list[str] | None:
 
 
 def _check_sets(options: argparse.Namespace) -> None:
-    """Refuse data sets whose options don't go together.
+    """Check that each option of the data sets is given once for each data set.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: an option is not; the message names it.
     """
     sets = len(options.train)
     for name, values in (("--images", options.images), ("--everywhere", options.everywhere), ("--mix", options.mix)):
@@ -189,13 +203,13 @@ def _check_sets(options: argparse.Namespace) -> None:
 
 
 def _plan(trainer: Trainer, dataset: GroundingDataset | JoinedDataset, short_side: int) -> str:
-    """What is to be done, on what, in a line."""
+    """One line about the run: device, images, steps."""
     from gdino_lib.data.joined import JoinedDataset
 
     batch_size = trainer.settings.batch_size
     done = f", {trainer.step} of them done" if trainer.step else ""
     rest = len(dataset) % batch_size
-    left = f" ({rest} of them, others each time, in no step of an epoch)" if rest else ""
+    left = f" ({rest} of them, different ones in each epoch, fill no batch and are left out)" if rest else ""
     of_sets = f" of {len(dataset.parts)} data sets" if isinstance(dataset, JoinedDataset) else ""
     return (
         f"{_place(trainer.accelerator.device, trainer.accelerator.num_processes)}, {trainer.settings.precision}; "
@@ -205,7 +219,7 @@ def _plan(trainer: Trainer, dataset: GroundingDataset | JoinedDataset, short_sid
 
 
 def _place(device: torch.device, processes: int) -> str:
-    """What the run computes on, in words."""
+    """The device and the number of processes, in words."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -216,7 +230,7 @@ def _place(device: torch.device, processes: int) -> str:
 
 
 def _add_settings(options: Options) -> None:
-    """Add an option for each field of `TrainingSettings`; the field's annotation has its type and its help."""
+    """Add an option for each field of `TrainingSettings`; the annotation of the field holds its type and its help."""
     hints = get_type_hints(TrainingSettings, include_extras=True)
     for entry in fields(TrainingSettings):
         if entry.name != "loss":
@@ -225,7 +239,12 @@ def _add_settings(options: Options) -> None:
             options.add_argument(flag, **_argument(kind, _default(entry), text))
     names = ", ".join(entry.name for entry in fields(LossSettings))
     options.add_argument(
-        "--loss", nargs="+", type=_pair, default=(), metavar="NAME=X", help=f"weight of a cost or loss: {names}"
+        "--loss",
+        nargs="+",
+        type=_pair,
+        default=(),
+        metavar="NAME=X",
+        help=f"weights of costs and losses; NAME is one of {names}",
     )
 
 
@@ -234,7 +253,7 @@ def _default(entry: Field[Any]) -> Any:
 
 
 def _argument(kind: Any, default: Any, text: str) -> dict[str, Any]:
-    """What `add_argument` needs for a field of a type."""
+    """The keyword arguments of `add_argument` for a field of type `kind`."""
     if kind is bool:
         return {"action": "store_true", "help": text}
     if get_origin(kind) is Literal:

@@ -66,7 +66,7 @@ def attack(rng, place):
     if ran.status == 2:
         if missing := before - {path.relative_to(out) for path in out.rglob("*") if path.is_file()}:
             raise FaultError("silent loss", f"a refused --resume removed {min(missing)}: {ran.err}")
-    elif ran.status == 0 and f"{STEPS} steps; the weights" not in ran.out:
+    elif ran.status == 0 and f"{STEPS} steps; weights" not in ran.out:
         raise FaultError("silent loss", f"the run ended elsewhere: {ran.out}")
     elif ran.status == 0 and not ran.err and ", 3 of them done" not in ran.out:
         raise FaultError("silent loss", f"the run began anew without a word ({target}): {ran.out}")

@@ -1,4 +1,4 @@
-"""Every command that writes files or a folder, on small inputs; by its name, what to call with which arguments."""
+"""The commands that write files or a folder, with arguments for small inputs."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from gdino_lib.weights import loading
 
 
 def make_inputs(folder: Path) -> None:
-    """Pictures, annotations in two formats, and weights."""
+    """Write pictures, annotations in three formats, and weights."""
     torch.set_num_threads(1)
     records = shapes(folder / "images")
     csv_table.write(records, folder / "boxes.csv")
@@ -23,7 +23,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def commands(inputs: Path, out: Path) -> dict:
-    """{name: (function, arguments)}; `out` is a folder, or the stem of files, that does not exist."""
+    """{name: (main function, arguments)}; `out` is the folder to write, or the file to write without its suffix."""
     table, images, weights = (str(inputs / name) for name in ("boxes.csv", "images", "weights.safetensors"))
     faces = ["--images", str(inputs / "faces" / "images"), "--annotations", str(inputs / "faces" / "annotations")]
     data = ["--data", table, "--images", images]
@@ -33,6 +33,7 @@ def commands(inputs: Path, out: Path) -> dict:
         "sample": (data_prep_main, ["sample", str(out)]),
         "voc-to-csv": (data_prep_main, ["voc-to-csv", *faces, "--train", "2", "--out", str(out)]),
         "csv-to-voc": (data_prep_main, ["csv-to-voc", table, str(out)]),
+        "scenes-as-voc": (gdino_main, ["scenes", "--out", str(out), "--count", "2", "--size", "64", "--format", "voc"]),
         "audit": (data_prep_main, ["audit", "--data", table, "--out", str(out)]),
         "scenes": (gdino_main, ["scenes", "--out", str(out), "--count", "2", "--size", "64"]),
         "check": (

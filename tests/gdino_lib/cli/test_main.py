@@ -37,7 +37,7 @@ def test_how_a_command_ends(monkeypatch, capsys, error, status):
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert captured.err.removesuffix("\n") in {
-        "interrupted; nothing half-written is left",
+        "interrupted; no half-written file is left",
         "error: disk on fire",
         "error: out of memory",
         "error: out of memory: 30 GiB wanted",

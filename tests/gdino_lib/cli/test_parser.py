@@ -42,7 +42,7 @@ assert not heavy, heavy
         (["convert"], 2, "the following arguments are required: "),
         (["detect"], 2, "the following arguments are required: "),
         ([], 2, "the following arguments are required: "),
-        (["detct"], 2, "unknown command detct; did you mean detect; gdino --help says more\n"),
+        (["detct"], 2, "unknown command detct; did you mean detect; see gdino --help\n"),
         (["zzz"], 2, "unknown command zzz; expected one of detect, convert, "),
         (["detect", "a.png", "--phrases", "cat", "--nms", "two"], 2, "argument --nms: expected a number in 0..1"),
         (["detect", "a.png", "--prompt", "cat"], 2, "unknown option --prompt; did you mean --phrases; "),
@@ -82,15 +82,21 @@ def test_nano_is_offered_only_where_it_is(monkeypatch, capsys, tmp_path, there):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["a.png", "--phrases", "cat", ".", "dog", "."], 'unexpected: . dog .; phrases stand in quotes: --phrases "cat . dog ."'),
-        (["--phrases", "cat", ".", "dog", ".", "a.png"], "'dog' is no file; if it belongs to the phrases, put these in quotes"),
+        (
+            ["a.png", "--phrases", "cat", ".", "dog", "."],
+            'unexpected arguments: . dog .; put phrases in quotes: --phrases "cat . dog ."',
+        ),
+        (
+            ["--phrases", "cat", ".", "dog", ".", "a.png"],
+            "'dog' is not a file; if it is part of the phrases, put the phrases in quotes",
+        ),
         (["a.png", "--prompt", "cat"], "unknown option --prompt; did you mean --phrases;"),
         (["a.png", "--phrase=cat"], "unknown option --phrase; did you mean --phrases"),
         (["a.png", "--phrases", "cat", "--threshold", "0.3"], "--box-threshold or --text-threshold"),
         (["a.png", "--phrases", "cat", "--iou", "0.3"], "unknown option --iou; did you mean --nms;"),
         (["a.png", "--phrases", "cat", "--weights", "x.pth"], "unknown option --weights; did you mean --model;"),
-        (["a.png", "--phrases", "cat", "--zzz"], "unknown option --zzz; gdino detect --help"),
-        (["a.png", "--phrases", "cat", "-q"], "unexpected: -q; "),
+        (["a.png", "--phrases", "cat", "--zzz"], "unknown option --zzz; see gdino detect --help"),
+        (["a.png", "--phrases", "cat", "-q"], "unexpected arguments: -q; "),
     ],
 )  # fmt: skip
 def test_what_may_be_meant(monkeypatch, capsys, tmp_path, arguments, hint):
@@ -102,7 +108,7 @@ def test_what_may_be_meant(monkeypatch, capsys, tmp_path, arguments, hint):
     line = one_line(capsys)
     assert status == 2
     assert hint in line
-    assert line.endswith("; gdino detect --help says more\n")
+    assert line.endswith("; see gdino detect --help\n")
 
 
 def test_the_layouts_are_those_of_the_library():

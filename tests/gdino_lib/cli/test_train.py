@@ -33,7 +33,7 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("CPU with 1 thread, float32; 12 images, short side 64 pixels at most; 3 steps of 4 images\n")
     assert "epoch 1/1: loss" in said
-    assert re.search(r"3 steps; the weights: .*best\.safetensors, AP 0\.\d{3} after epoch 1", said)
+    assert re.search(r"3 steps; weights: .*best\.safetensors, AP 0\.\d{3} after epoch 1", said)
     settings = json.loads((checkpoints.steps(out)[-1] / "state.json").read_text())["settings"]
     assert settings["lr_scale"] == {"image_backbone.backbone": 0.1, "text_encoder.bert": 0.5}
     assert settings["loss"]["layers"] == 0.5
@@ -46,7 +46,8 @@ def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
     gd.load(out / "best.safetensors")
     arguments[arguments.index("--batch-size") + 1] = "8"
     assert main([*arguments, "--epochs", "1", "--overwrite"]) == 0
-    assert "; 12 images (4 of them, others each time, in no step of an epoch), short side" in capsys.readouterr().out
+    left_out = "4 of them, different ones in each epoch, fill no batch and are left out"
+    assert f"; 12 images ({left_out}), short side" in capsys.readouterr().out
 
 
 def test_several_data_sets_in_one_run(tmp_path, small_scratch, capsys):

@@ -1,7 +1,8 @@
-"""Whatever a command writes, it writes alone, over its own files only, and says in one line why it cannot."""
+"""Every command that writes: it writes alone, replaces only files that a run wrote, and refuses in one line."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from writing_commands import commands, make_inputs
 
-from data_prep.atomic import only_writer
+from data_prep.atomic import only_writer, reserved
 from gdino_lib.training import run_folder
 
 NAMES = list(commands(Path("inputs"), Path("out")))
@@ -62,7 +63,7 @@ def refusal(capsys):
 
 @contextmanager
 def held(out, name):
-    """As if another process were writing what the command writes."""
+    """Hold the lock that another process would hold while it writes the same files."""
     if name == "train":
         with run_folder.claimed(out):
             yield
@@ -84,22 +85,47 @@ def test_a_second_process_is_refused(inputs, tmp_path, capsys, name):
         assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", OVERWRITING)
-def test_overwrite_removes_nothing_that_no_run_wrote(inputs, tmp_path, capsys, name):
-    run(inputs, tmp_path / "out", name)
-    assert files(tmp_path)
-    written = max((path for path in (tmp_path / "out").rglob("*") if path.is_dir()), default=tmp_path / "out", key=str)
-    if name == "voc-to-csv":
-        written = tmp_path / "out" / "train"  # any name may be that of an image in train/images
-    for mine in (tmp_path / "out" / "mine.txt", written / "mine.txt", tmp_path / "out" / "my folder" / "mine.txt"):
-        mine.parent.mkdir(exist_ok=True)
-        mine.write_text("mine")
+@pytest.mark.parametrize("name", ["csv-to-coco", "convert", "merge", "eval", "audit"])
+def test_a_second_process_is_refused_before_the_work_begins(inputs, tmp_path, capsys, name):
+    """The first process has reserved the file and is still at work, so the file does not exist yet."""
+    suffix = {"csv-to-coco": ".json", "eval": ".json", "audit": ""}.get(name, ".safetensors")
+    path = tmp_path / f"out{suffix}"
+    if name == "audit":
+        path.mkdir()
+        path /= "audit.json"
+    with reserved(path):
         before = files(tmp_path)
-        assert run(inputs, tmp_path / "out", name, "--overwrite") == 2
-        assert "mine.txt" in refusal(capsys)
+        assert run(inputs, tmp_path / "out", name) == 2
+        assert "another run is writing there" in refusal(capsys)
+        assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_run_is_refused_and_changes_nothing(inputs, tmp_path, capsys, name):
+    assert run(inputs, tmp_path / "out", name) in (0, 1)
+    before = files(tmp_path)
+    assert run(inputs, tmp_path / "out", name) == 2
+    assert re.search("exists|not empty", refusal(capsys))
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_overwrite_removes_no_file_that_no_run_wrote(inputs, tmp_path, capsys, name):
+    """Such a file may have any name, even in a folder of results and with the suffix of a result."""
+    out = tmp_path / "out"
+    run(inputs, out, name)
+    written = {path.suffix: path for path in sorted(out.rglob("*")) if path.is_file()}
+    strangers = {path.with_name(f"mine{suffix}"): path.read_bytes() for suffix, path in written.items()}
+    strangers |= {out / "mine.txt": b"mine", out / "my folder" / "mine.txt": b"mine"}
+    for mine, content in strangers.items():
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_bytes(content)
+        before = files(tmp_path)
+        assert run(inputs, out, name, "--overwrite") == 2
+        assert mine.name in refusal(capsys)
         assert files(tmp_path) == before
         mine.unlink()
-    assert run(inputs, tmp_path / "out", name, "--overwrite") in (0, 1)
+    assert run(inputs, out, name, "--overwrite") in (0, 1)
 
 
 @pytest.mark.slow
@@ -124,7 +150,7 @@ def test_of_two_processes_at_once_one_is_whole(inputs, tmp_path, name):
 
 
 def without_root():
-    """What a command is preceded by so that rights on files hold for it, too."""
+    """The beginning of a command line under which file rights hold even for root."""
     if os.name != "posix":
         pytest.skip("file rights are POSIX")
     if os.geteuid():
@@ -136,7 +162,7 @@ def without_root():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["out", "deep/out"])
-def test_a_folder_without_the_right_to_write_is_told_by_each(inputs, tmp_path, place):
+def test_every_command_names_a_folder_that_it_may_not_write(inputs, tmp_path, place):
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked").chmod(0o555)
     alone = [*without_root(), sys.executable, "-c", ALONE, str(Path(__file__).parents[2] / "helpers")]
