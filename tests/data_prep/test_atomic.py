@@ -19,7 +19,7 @@ from data_prep.atomic import (
 )
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     with atomic_file(tmp_path / "a.txt") as file:
         file.write("é\n")
         assert not (tmp_path / "a.txt").exists()
@@ -40,7 +40,7 @@ def test_a_missing_folder_is_named(tmp_path):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError) as said, atomic_folder(tmp_path / "file" / "out"):
         pass
@@ -59,7 +59,7 @@ def test_a_folder_is_not_replaced_unless_asked(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_only_what_is_ours_is_replaced(tmp_path):
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     for name in ("a.png", "deep/b.png"):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).touch()
@@ -98,7 +98,7 @@ def test_a_failed_replacement_keeps_the_old_folder(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
-def test_what_a_killed_run_left_is_cleaned_up_by_the_next(tmp_path):
+def test_the_next_run_removes_the_files_of_a_killed_run(tmp_path):
     code = """if True:
         import os, signal, sys
         from data_prep.atomic import atomic_folder
@@ -155,7 +155,7 @@ WRITERS = {"folder": atomic_folder, "pair": lambda path: atomic_files(path.with_
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_of_two_processes_one_writes_and_a_killed_one_holds_nothing(tmp_path, write):
+def test_one_of_two_processes_writes_and_a_killed_process_releases_its_lock(tmp_path, write):
     with another_process_writes(tmp_path / "out") as other:
         with pytest.raises(BlockingIOError, match=r"out: another run is writing there"), write(tmp_path / "out"):
             pass
@@ -169,14 +169,14 @@ def test_of_two_processes_one_writes_and_a_killed_one_holds_nothing(tmp_path, wr
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_of_two_threads_one_writes(tmp_path, write):
+def test_one_of_two_threads_writes(tmp_path, write):
     with write(tmp_path / "out"), ThreadPoolExecutor(1) as pool:
         refusal = pool.submit(lambda: write(tmp_path / "out").__enter__()).exception()
     assert isinstance(refusal, BlockingIOError)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
+def test_a_disk_without_locks_gives_a_warning(tmp_path, monkeypatch):
     def acquire(_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -189,7 +189,7 @@ def test_a_disk_without_locks_is_told(tmp_path, monkeypatch):
     assert (tmp_path / "out").is_dir()
 
 
-def test_what_somebody_adds_while_a_folder_is_written_stays(tmp_path):
+def test_a_file_that_is_added_while_a_folder_is_written_stays(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").touch()
     with pytest.raises(FileExistsError, match=r"holds mine\.txt"), atomic_folder(tmp_path / "out", True, {"a.png"}):
@@ -214,7 +214,7 @@ def test_files_that_belong_together_appear_together(tmp_path):
 
 @pytest.mark.parametrize("failing", range(4))
 def test_a_rename_that_fails_leaves_the_old_pair(tmp_path, monkeypatch, failing):
-    """Two renames put the old files aside, two put the new ones in place."""
+    """The first two renames move the old files aside, the other two move the new files to their paths."""
     (tmp_path / "a").write_text("1")
     (tmp_path / "b").write_text("2")
     replace, calls = os.replace, []
@@ -233,7 +233,7 @@ def test_a_rename_that_fails_leaves_the_old_pair(tmp_path, monkeypatch, failing)
 
 @pytest.mark.parametrize("moment", range(4))
 def test_a_pair_is_absent_after_a_kill_between_its_renames(tmp_path, moment):
-    """What tells that a pair is there is its last file."""
+    """Readers take a pair as complete if its last file exists."""
     code = """if True:
         import os, signal, sys
         from pathlib import Path

@@ -11,7 +11,7 @@ def record(*corners, labels="cat"):
     return ImageRecord("a.jpg", 40, 30, tuple(Box(labels, *box) for box in corners))
 
 
-def test_a_sound_record_is_left_alone():
+def test_a_record_without_faults_is_unchanged():
     sound = record((0, 0, 40, 30), (1, 1, 2, 2))
     assert repair(sound) == (sound, [])
     assert repair(record()) == (record(), [])
@@ -26,7 +26,7 @@ def test_a_sound_record_is_left_alone():
         ((5, 5, 5, 10), ["box degenerate"], "dropped", []),
     ],
 )
-def test_outside_is_clipped_and_empty_dropped(box, kinds, action, left):
+def test_boxes_outside_are_clipped_and_empty_boxes_dropped(box, kinds, action, left):
     fixed, findings = repair(record((1, 1, 2, 2), box), "a.xml")
     assert [b.xyxy for b in fixed.boxes] == [(1, 1, 2, 2), *left]
     assert [(f.kind, f.file, f.object, f.action) for f in findings] == [(kind, "a.xml", 2, action) for kind in kinds]
@@ -42,13 +42,13 @@ def test_outside_is_clipped_and_empty_dropped(box, kinds, action, left):
         ((9, 5, 3, 5), [("corners swapped", "swapped"), ("box degenerate", "dropped")], []),
     ],
 )
-def test_swapped_corners_are_swapped_and_called_so(box, findings, left):
+def test_swapped_corners_are_swapped_and_reported(box, findings, left):
     fixed, found = repair(record(box))
     assert [(finding.kind, finding.action) for finding in found] == findings
     assert [b.xyxy for b in fixed.boxes] == left
 
 
-def test_a_box_given_twice_is_found_and_kept():
+def test_a_duplicated_box_is_reported_and_kept():
     boxes = (Box("cat", 1, 1, 5, 5), Box("dog", 2, 2, 5, 5), Box("cat", 1, 1, 5, 5), Box("dog", 1, 1, 5, 5))
     fixed, findings = repair(ImageRecord("a.jpg", 40, 30, boxes))
     assert fixed.boxes == boxes
@@ -80,7 +80,7 @@ def test_the_image_files_of_any_data_set_are_checked(tmp_path):
 
 @pytest.mark.parametrize(("orientation", "size"), [(1, (40, 30)), (6, (30, 40)), (8, (30, 40))])
 def test_sizes_are_those_of_the_upright_image(tmp_path, orientation, size):
-    """Boxes are, too: those of a photograph that lies on its side are neither clipped nor dropped."""
+    """Boxes are in the same frame: those of a photograph that is stored rotated are neither clipped nor dropped."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
@@ -98,7 +98,7 @@ def test_the_records_alone_can_be_audited():
     assert cleaned.categories == ("cat", "dog")
 
 
-def test_the_report_says_the_same_in_json_and_text(tmp_path):
+def test_json_and_text_have_the_same_findings(tmp_path):
     finding = Finding("box outside", "ж [b]1[/b].xml", 3, "cat (0, 0, 50, 5) in 40 x 30", "clipped")
     result = report([record((0, 0, 50, 5))], {"train": Dataset((record((0, 0, 40, 5)),)), "test": Dataset()}, [finding])
     result.write(tmp_path)
@@ -120,7 +120,7 @@ def test_the_text_is_the_same_inside_a_notebook(monkeypatch):
     assert result.to_text() == plain
 
 
-def test_a_long_list_is_cut_in_print_only():
+def test_only_the_printed_list_is_cut():
     findings = [Finding("box outside", f"{n}.xml", 1, "far out", "clipped") for n in range(5)]
     result = report([], {"all": Dataset()}, findings)
     assert "... and 3 more" in result.to_text(limit=2)

@@ -1,4 +1,4 @@
-"""`python -m data_prep` as a user runs it."""
+"""The commands of `python -m data_prep`, run as a user runs them."""
 
 import csv
 import hashlib
@@ -46,7 +46,7 @@ def assert_one_line(error):
     assert "Traceback" not in error
 
 
-def test_the_whole_conversion(voc_folder, tmp_path, capsys):
+def test_voc_to_csv_writes_tables_copies_and_a_report(voc_folder, tmp_path, capsys):
     voc_folder.add("a").add("b b, ж", objects=[('猫, "x"', (0, 0, 41, 10)), ("cat", (3, 3, 3, 9))]).add("c", objects=())
     before = files(voc_folder.images.parent)
     assert main(voc_to_csv(voc_folder, tmp_path / "out", train=2)) == 0
@@ -81,7 +81,7 @@ def test_directory_order_changes_no_byte(tmp_path):
     assert results[0] == results[1]
 
 
-def test_links_point_at_the_images(voc_folder, tmp_path):
+def test_links_point_to_the_images(voc_folder, tmp_path):
     voc_folder.add("a").add("b")
     assert main(voc_to_csv(voc_folder, tmp_path / "out", "--link")) == 0
     links = list((tmp_path / "out").rglob("images/*"))
@@ -115,7 +115,7 @@ def test_an_earlier_result_is_replaced_only_when_asked(voc_folder, tmp_path, cap
 
 
 @pytest.mark.parametrize("out", ["voc", "voc/images", "voc/images/out", "."])
-def test_the_result_never_covers_its_input(voc_folder, tmp_path, capsys, out):
+def test_an_output_folder_that_overlaps_the_input_is_refused(voc_folder, tmp_path, capsys, out):
     voc_folder.add("a")
     before = files(tmp_path)
     assert main([*voc_to_csv(voc_folder, tmp_path / out), "--overwrite"]) == 2
@@ -124,7 +124,7 @@ def test_the_result_never_covers_its_input(voc_folder, tmp_path, capsys, out):
 
 
 @pytest.mark.parametrize("train", [-1, 3])
-def test_a_count_that_does_not_fit_is_one_line(voc_folder, tmp_path, capsys, train):
+def test_a_count_that_does_not_fit_is_refused_in_one_line(voc_folder, tmp_path, capsys, train):
     voc_folder.add("a").add("b")
     assert main(voc_to_csv(voc_folder, tmp_path / "out", train=train)) == 2
     assert_one_line(capsys.readouterr().err)
@@ -138,7 +138,7 @@ def test_nothing_to_convert_is_an_error(voc_folder, tmp_path, capsys):
     assert "could be used: a.xml: there is no image a.*, and none with the name" in capsys.readouterr().err
 
 
-def test_no_escape_reaches_a_file_outside(voc_folder, tmp_path, capsys):
+def test_a_path_out_of_the_folder_reaches_no_file(voc_folder, tmp_path, capsys):
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     voc_folder.add("a")
     for number, name in enumerate(["../../secret.jpg", "/etc/passwd", str(tmp_path / "secret.jpg"), "..\\secret.jpg"]):
@@ -147,7 +147,7 @@ def test_no_escape_reaches_a_file_outside(voc_folder, tmp_path, capsys):
     assert {p.name for p in (tmp_path / "out").rglob("*.jpg")} == {"a.jpg"}
 
 
-def test_one_traceback_free_line_from_the_shell(tmp_path):
+def test_an_error_in_a_process_is_one_line_without_a_traceback(tmp_path):
     result = run(
         "voc-to-csv", "--images", tmp_path / "no", "--annotations", tmp_path, "--out", tmp_path / "o", "--train", 1
     )
@@ -202,16 +202,16 @@ def test_a_kill_at_any_moment_leaves_all_or_nothing(large_folder, tmp_path, how)
         process.send_signal(how)
         _, error = process.communicate()
         assert not out.exists() or files(out) == whole
-        if how != signal.SIGKILL and process.returncode > 0:  # caught, not before Python was up
+        if how != signal.SIGKILL and process.returncode > 0:  # the signal came after Python had started
             assert "Traceback" not in error
-            assert set(tmp_path.iterdir()) <= {out}  # whole, where the signal came after the last rename
+            assert set(tmp_path.iterdir()) <= {out}  # complete, if the signal came after the last rename
         shutil.rmtree(out, ignore_errors=True)
         return process.returncode
 
     statuses = [kill_after(duration * n / 10) for n in random.Random(how).sample(range(3, 11), 4)]
     if how != signal.SIGKILL:
         caught = {signal.SIGTERM: 143, signal.SIGINT: 130}[how]
-        early, late = 0.0, duration  # look for a moment in between, should the machine have been slower before
+        early, late = 0.0, duration  # bisect for a moment in between, in case the first run was slow
         while caught not in statuses and len(statuses) < 20:
             middle = (early + late) / 2
             statuses.append(kill_after(middle))
@@ -243,8 +243,8 @@ def test_every_pair_of_formats_converts(voc_folder, tmp_path):
                 assert main([f"{source}-to-{target}", str(paths[source]), str(tmp_path / f"{source}-{target}")]) == 0
 
 
-def test_a_folder_of_ones_own_is_never_replaced(voc_folder, tmp_path, capsys):
-    """Not even one that looks like a result."""
+def test_a_folder_that_no_run_wrote_is_never_replaced(voc_folder, tmp_path, capsys):
+    """Not even a folder that looks like a result."""
     voc_folder.add("a").add("b")
     for part in ("train", "test"):
         (tmp_path / "out" / part / "images").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_a_folder_of_ones_own_is_never_replaced(voc_folder, tmp_path, capsys):
     assert len(list((tmp_path / "out").rglob("mine.png"))) == 2
 
 
-def test_images_without_boxes_are_counted_and_stand_in_the_csv(voc_folder, tmp_path):
+def test_images_without_boxes_are_counted_and_have_a_row(voc_folder, tmp_path):
     voc_folder.add("a").add("b", objects=()).add("c", objects=[("cat", (3, 3, 3, 9))])
     assert main(voc_to_csv(voc_folder, tmp_path / "out", train=3)) == 0
     parts = json.loads((tmp_path / "out" / "audit.json").read_text())["parts"]
@@ -276,7 +276,7 @@ def test_a_label_map_is_replaced_only_when_asked(voc_folder, tmp_path, capsys):
     assert json.loads(path.read_text()) == {"0": "cat"}
 
 
-def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
+def test_fields_without_a_column_are_named(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / "a.json")])
     capsys.readouterr()
@@ -287,7 +287,7 @@ def test_what_a_csv_cannot_hold_is_said(voc_folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("target", ["odvg", "voc"])
-def test_what_is_said_of_the_whole_set_is_dropped_aloud(tmp_path, capsys, target):
+def test_fields_of_the_whole_set_are_dropped_with_a_note(tmp_path, capsys, target):
     coco_file = {"info": {"year": 2017}, "images": [], "annotations": [], "categories": [], "licenses": [{"id": 1}]}
     (tmp_path / "a.json").write_text(json.dumps(coco_file))
     assert main([f"coco-to-{target}", str(tmp_path / "a.json"), str(tmp_path / "out")]) == 0
@@ -295,14 +295,14 @@ def test_what_is_said_of_the_whole_set_is_dropped_aloud(tmp_path, capsys, target
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.CSV", "x.jsonl"])
-def test_a_file_name_of_another_format_is_refused(voc_folder, tmp_path, capsys, name):
+def test_an_output_name_with_the_suffix_of_another_format_is_refused(voc_folder, tmp_path, capsys, name):
     voc_folder.add("a")
     assert main(["voc-to-coco", str(voc_folder.annotations), str(tmp_path / name)]) == 2
     assert capsys.readouterr().err == f"error: cannot write {tmp_path / name}: voc-to-coco writes a .json file\n"
     assert not (tmp_path / name).exists()
 
 
-def test_each_file_that_is_written_is_named(voc_folder, tmp_path, capsys):
+def test_the_names_of_all_written_files_are_printed(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     assert main(["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.jsonl")]) == 0
     names = f"{tmp_path / 'a.jsonl'} and {tmp_path / 'a_label_map.json'}"
@@ -413,7 +413,7 @@ def test_a_report_is_replaced_only_when_asked(tmp_path, capsys, there):
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "audit.json", "audit.txt"}
 
 
-def test_a_validation_part_leaves_the_test_part_as_it_is(voc_folder, tmp_path):
+def test_a_validation_part_does_not_change_the_test_part(voc_folder, tmp_path):
     for number in range(9):
         voc_folder.add(f"{number}")
     assert main(voc_to_csv(voc_folder, tmp_path / "two", train=6)) == 0
@@ -441,7 +441,7 @@ def test_a_validation_part_leaves_the_test_part_as_it_is(voc_folder, tmp_path):
     assert {name: part["images"] for name, part in parts.items()} == {"train": 4, "val": 2, "test": 3}
 
 
-def test_an_odvg_file_may_end_as_training_takes_it(voc_folder, tmp_path, capsys):
+def test_an_odvg_file_may_have_the_suffix_odvg(voc_folder, tmp_path, capsys):
     voc_folder.add("a")
     assert main(["voc-to-odvg", str(voc_folder.annotations), str(tmp_path / "a.odvg")]) == 0
     assert main(["audit", "--data", str(tmp_path / "a.odvg"), "--out", str(tmp_path / "report")]) == 0
@@ -449,7 +449,7 @@ def test_an_odvg_file_may_end_as_training_takes_it(voc_folder, tmp_path, capsys)
     assert "b.odvg: voc-to-coco writes a .json file" in capsys.readouterr().err
 
 
-def test_audit_refuses_what_it_does_not_know(tmp_path, capsys):
+def test_audit_refuses_unknown_suffixes_and_missing_options(tmp_path, capsys):
     assert main(["audit", "--data", str(tmp_path / "a.txt"), "--out", str(tmp_path)]) == 2
     assert_one_line(capsys.readouterr().err)
     assert main(["audit", "--data", str(tmp_path), "--out", str(tmp_path)]) == 2
@@ -468,7 +468,7 @@ def test_the_readme_commands_work_on_the_sample(tmp_path, capsys, monkeypatch):
 
 
 def test_data_prep_needs_no_torch():
-    """None of its modules does."""
+    """None of its modules imports torch."""
     code = """if True:
         import importlib, pkgutil, sys, data_prep
         names = [module.name for module in pkgutil.walk_packages(data_prep.__path__, "data_prep.")]

@@ -1,7 +1,7 @@
-"""Boxes and sizes belong together: both are brought into the frame of the image, or the image is left out.
+"""The size and the boxes of an image are converted to the same frame, or the image is left out.
 
-The reference draws the box as a rectangle into an image, scales and turns the image as a camera and an image program
-would, and looks where the rectangle is.
+The reference draws a box as a white rectangle into an image, resizes and rotates the image as a camera and an image editor do,
+and measures where the rectangle is.
 """
 
 import json
@@ -26,7 +26,7 @@ CORNERS = st.tuples(st.integers(0, 19), st.integers(0, 14), st.integers(1, 20), 
 
 
 def photo(path, corners, orientation=1, scale=1, size=(40, 30)):
-    """Save a black image with a white rectangle, `scale` times as large as annotated, stored in this orientation."""
+    """Save a black image with a white rectangle, `scale` times as large as annotated, with this EXIF orientation."""
     image = Image.new("L", size)
     image.paste(255, corners)
     image = image.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST)
@@ -36,7 +36,7 @@ def photo(path, corners, orientation=1, scale=1, size=(40, 30)):
     return path
 
 
-def where_it_is_white(path):
+def white_rectangle(path):
     """(size, corners of the rectangle) of the upright image."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
@@ -45,12 +45,12 @@ def where_it_is_white(path):
 
 @settings(max_examples=60, deadline=None)
 @given(CORNERS, st.sampled_from([1, *QUARTERS]), st.integers(1, 3))
-def test_boxes_of_the_stored_frame_end_where_the_object_is(tmp_path_factory, corners, orientation, scale):
+def test_boxes_drawn_before_resizing_and_rotation_end_on_the_object(tmp_path_factory, corners, orientation, scale):
     path = photo(tmp_path_factory.mktemp("frames") / "a.png", corners, orientation, scale)
     record = ImageRecord("a.png", 40, 30, (Box("cat", *corners),))
     cleaned, report = audit(Dataset((record,)), path.parent)
     (after,) = cleaned.images
-    size, white = where_it_is_white(path)
+    size, white = white_rectangle(path)
     assert ((after.width, after.height), after.boxes[0].xyxy) == (size, white)
     action = "turned" if orientation > 1 else "scaled"
     assert [f.action for f in report.findings if f.kind == "size mismatch"] == (
@@ -66,7 +66,7 @@ def test_boxes_of_the_stored_frame_end_where_the_object_is(tmp_path_factory, cor
     st.integers(1, 8),
     st.lists(CORNERS, min_size=1, max_size=3),
 )
-def test_no_size_changes_beside_unchanged_boxes(stated, size, orientation, corners):
+def test_the_size_never_changes_without_the_boxes(stated, size, orientation, corners):
     boxes = tuple(Box("cat", *box) for box in corners)
     picture = Picture(*size, orientation)
     fitted = fit(boxes, stated, picture)
@@ -82,32 +82,42 @@ def test_no_size_changes_beside_unchanged_boxes(stated, size, orientation, corne
 @pytest.mark.parametrize(
     ("stated", "picture", "box", "why"),
     [
-        ((30, 40), Picture(40, 30), (1, 2, 5, 6), "swapped, and no EXIF that tells the turn"),
+        ((30, 40), Picture(40, 30), (1, 2, 5, 6), "width and height are swapped, and EXIF does not explain it"),
         ((40, 40), Picture(40, 30), (1, 2, 5, 6), "cropped"),
-        ((20, 15), Picture(40, 30), (30, 20, 38, 28), "the box is of the pixels, the size is not"),
-        ((40, 30), Picture(30, 40, 6), (2, 32, 12, 38), "the box is of the upright image, the size is not"),
+        ((20, 15), Picture(40, 30), (30, 20, 38, 28), "the box fits the image, but not the stated size"),
+        (
+            (40, 30),
+            Picture(30, 40, 6),
+            (2, 32, 12, 38),
+            "the box fits the upright image, the size is that of the stored image",
+        ),
         ((40, 40), Picture(40, 40, 6), (1, 2, 5, 6), "both frames have one size"),
-        ((30, 40), Picture(30, 40, 6), (32, 2, 38, 12), "the size was corrected, the box was not"),
+        (
+            (30, 40),
+            Picture(30, 40, 6),
+            (32, 2, 38, 12),
+            "the size is that of the upright image, the box fits the stored image",
+        ),
         (None, Picture(40, 30, 6), (1, 2, 5, 6), "no size, and the box fits both frames"),
         (None, Picture(40, 30), (1, 2, 500, 6), "no size, and the box does not fit"),
     ],
 )
-def test_what_cannot_be_told_is_left_out(stated, picture, box, why):
+def test_boxes_in_an_unknown_frame_are_left_out(stated, picture, box, why):
     fitted = fit((Box("cat", *box),), stated, picture)
     assert fitted.boxes is None, why
     assert fitted.kind in ("size mismatch", "orientation uncertain")
-    assert fit((), stated, picture).boxes == (), "without boxes there is nothing to tell"
+    assert fit((), stated, picture).boxes == (), "without boxes no frame is needed"
 
 
 def test_a_missing_size_is_taken_from_the_image_if_the_boxes_fit():
-    boxes = (Box("cat", 1, 2, 41, 30),)  # one pixel outside, as tools that count from 1 have it
+    boxes = (Box("cat", 1, 2, 41, 30),)  # one pixel outside, as from tools that count pixels from 1
     assert fit(boxes, None, Picture(40, 30)).boxes == boxes
     (turned,) = fit((Box("cat", 32, 2, 38, 12),), None, Picture(30, 40, 6)).boxes
     assert turned.xyxy == (18, 32, 28, 38)
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
-def test_turns_that_keep_the_size_are_named(tmp_path, orientation):
+def test_rotations_that_keep_the_size_are_reported(tmp_path, orientation):
     path = photo(tmp_path / "a.jpg", (1, 2, 11, 12), orientation)
     dataset = Dataset((ImageRecord("a.jpg", 40, 30, (Box("cat", 1, 2, 11, 12),)),))
     cleaned, report = audit(dataset, path.parent)
@@ -116,7 +126,7 @@ def test_turns_that_keep_the_size_are_named(tmp_path, orientation):
     assert not report.has_skipped
 
 
-def test_fields_in_pixels_do_not_stay_behind():
+def test_scaled_boxes_lose_their_other_fields_in_pixels():
     extra = {"segmentation": [[1, 2, 3]], "area": 100, "difficult": "1"}
     box = Box("cat", 4, 4, 8, 8, extra)
     fitted = fit((box,), (40, 30), Picture(80, 60))
@@ -125,7 +135,7 @@ def test_fields_in_pixels_do_not_stay_behind():
     assert all(isinstance(value, int) for value in fitted.boxes[0].xyxy)
 
 
-def test_the_conversion_scales_turns_counts_and_names(voc_folder, tmp_path, capsys):
+def test_voc_to_csv_scales_turns_counts_and_reports(voc_folder, tmp_path, capsys):
     images = voc_folder.images
     voc_folder.add("large", size=(400, 300), xml=voc_xml("large.jpg", (1600, 1200), [("cat", (100, 100, 300, 250))]))
     photo(images / "photo.png", (5, 6, 15, 16), orientation=6)
@@ -137,7 +147,7 @@ def test_the_conversion_scales_turns_counts_and_names(voc_folder, tmp_path, caps
     table = csv_table.read(tmp_path / "out" / "train" / "annotations.csv")
     assert {image.file_name: (image.width, image.height, image.boxes[0].xyxy) for image in table.images} == {
         "large.jpg": (400, 300, (25, 25, 75, 62.5)),
-        "photo.png": (30, 40, where_it_is_white(images / "photo.png")[1]),
+        "photo.png": (30, 40, white_rectangle(images / "photo.png")[1]),
     }
     report = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert report["counts"]["size mismatch"] == 4

@@ -1,7 +1,7 @@
-"""One bad detail costs that detail: the rest of the data set is read, the fault is named, and the exit status says so.
+"""A fault affects only the image, box or field that it is in: the rest is read, the fault is named, the exit status is 1.
 
-A fault spoils one image of a set in which each image has two boxes, and costs the image, its second box, or nothing. The
-property is over all sets of faults: none of them hides another, and none costs more than it must.
+Each image of the data set has two boxes. A fault in one image makes a reader leave out the image, its second box, or no box. The
+property holds for every list of faults: no fault hides another, and no fault makes a reader leave out more than necessary.
 """
 
 import json
@@ -16,7 +16,7 @@ from voc_files import voc_xml
 from data_prep.__main__ import main
 from data_prep.formats import csv_table
 
-LEFT = {"image": None, "box": 1, "nothing": 2}  # boxes that an image keeps
+LEFT = {"image": None, "box": 1, "nothing": 2}  # what is left out -> number of boxes of the image that are read
 
 
 def coco_bbox(bbox):
@@ -35,10 +35,13 @@ COCO_FAULTS = {
     "bbox []": ("box", coco_bbox([])),
     "bbox of three": ("box", coco_bbox([1, 2, 3])),
     "bbox with NaN": ("box", coco_bbox([1, 2, float("nan"), 3])),
-    "bbox endless": ("box", coco_bbox([1, 2, 10**400, 3])),
+    "bbox with a huge number": ("box", coco_bbox([1, 2, 10**400, 3])),
     "bbox of texts": ("nothing", coco_bbox(["1", "2", "3.5", "4"])),
     "bbox of words": ("box", coco_bbox(["1", "two", "3", "4"])),
-    "polygon only": ("box", lambda image, box: (box.pop("bbox"), box.update(segmentation=[[1, 2, 3, 4, 5, 6]]))),
+    "polygon without bbox": (
+        "box",
+        lambda image, box: (box.pop("bbox"), box.update(segmentation=[[1, 2, 3, 4, 5, 6]])),
+    ),
     "unknown image": ("box", coco_box(image_id=999)),
     "unknown category": ("box", coco_box(category_id=999)),
     "image id is a list": ("box", coco_box(image_id=[1])),
@@ -61,9 +64,9 @@ COCO_FAULTS = {
     "name null": ("image", coco_image(file_name=None)),
     "control character": ("image", coco_image(file_name="a\x1b[31m.jpg")),
     "backslashes": ("nothing", lambda image, box: image.update(file_name="images\\" + image["file_name"])),
-    "Windows' path": ("nothing", lambda image, box: image.update(file_name="C:\\me\\" + image["file_name"])),
+    "Windows path": ("nothing", lambda image, box: image.update(file_name="C:\\me\\" + image["file_name"])),
     "absolute path": ("nothing", lambda image, box: image.update(file_name="/home/me/" + image["file_name"])),
-    "path that leaves": ("nothing", lambda image, box: image.update(file_name="../../" + image["file_name"])),
+    "path out of the folder": ("nothing", lambda image, box: image.update(file_name="../../" + image["file_name"])),
     "LVIS": ("nothing", lambda image, box: image.update(coco_url=f"http://x/val2017/{image.pop('file_name')}")),
     "caption a number": ("nothing", coco_image(caption=5)),
     "unpaired surrogate": ("nothing", coco_box(note=["\ud83d"])),
@@ -107,7 +110,7 @@ ODVG_FAULTS = {
     "absolute path": ("nothing", lambda line: line.update(filename="/home/me/" + line["filename"])),
     "unpaired surrogate": ("nothing", odvg_instance(note="\ud83d")),
     "unpaired surrogate in a name": ("nothing", odvg_instance(**{"\ud83d": 1})),
-    "cut off": ("image", lambda line: line.update(cut=True)),
+    "truncated": ("image", lambda line: line.update(cut=True)),
 }
 
 
@@ -129,7 +132,7 @@ def csv_field(column, text):
 CSV_FAULTS = {
     "word": ("box", csv_field("bbox_x1", "left")),
     "NaN": ("box", csv_field("bbox_y2", "nan")),
-    "endless": ("box", csv_field("bbox_y2", "1e400")),
+    "infinite number": ("box", csv_field("bbox_y2", "1e400")),
     "no label": ("box", csv_field("label_name", "")),
     "another size": ("box", csv_field("image_width", "41")),
     "fraction of a pixel": ("box", csv_field("image_width", "40.5")),
@@ -172,12 +175,12 @@ VOC_FAULTS = {
     "corner twice": ("box", in_xml("<xmin>3<", "<xmin>4</xmin><xmin>3<")),
     "nested 3,000 deep": ("nothing", in_xml("</annotation>", f"{DEEP}</annotation>")),
     "nested in an object": ("nothing", in_xml("</object>", f"{DEEP}</object>")),
-    "Windows' path": ("nothing", in_xml("<filename>", "<filename>C:\\me\\", last=False)),
+    "Windows path": ("nothing", in_xml("<filename>", "<filename>C:\\me\\", last=False)),
     "absolute path": ("nothing", in_xml("<filename>", "<filename>/home/me/", last=False)),
-    "path that leaves": ("nothing", in_xml("<filename>", "<filename>../../", last=False)),
+    "path out of the folder": ("nothing", in_xml("<filename>", "<filename>../../", last=False)),
     "another folder": ("nothing", in_xml("<filename>", "<filename>images/", last=False)),
-    "JSON that is none": ("nothing", in_xml("</annotation>", '<id data_prep="json">{</id></annotation>')),
-    "cut off": ("image", lambda xml: xml[:-30]),
+    "invalid JSON": ("nothing", in_xml("</annotation>", '<id data_prep="json">{</id></annotation>')),
+    "truncated": ("image", lambda xml: xml[:-30]),
     "another element": ("image", lambda xml: "<html/>"),
     "entities": ("image", lambda xml: '<!DOCTYPE a [<!ENTITY x "y">]>' + xml),
 }
@@ -203,7 +206,7 @@ ALL = [(name, [fault]) for name, (faults, _, _) in FORMATS.items() for fault in 
 
 
 def counts(dataset):
-    """{the number that an image has in its name: its boxes}."""
+    """{number in the name of an image: number of its boxes}."""
     return {image.file_name.rpartition("/")[2].removesuffix(".jpg"): len(image.boxes) for image in dataset.images}
 
 
@@ -236,7 +239,7 @@ def read_coco(path):
 
 
 @pytest.mark.parametrize(("name", "chosen"), ALL, ids=[f"{name}: {chosen[0]}" for name, chosen in ALL])
-def test_each_fault_costs_what_it_is_in(tmp_path, capsys, name, chosen):
+def test_a_fault_affects_only_the_detail_that_it_is_in(tmp_path, capsys, name, chosen):
     check(tmp_path, capsys, name, chosen)
 
 
@@ -263,7 +266,7 @@ def test_audit_lists_all_faults_at_once(tmp_path, capsys, name):
 
 
 def odd_files(folder):
-    """What a folder may hold in place of an annotation file; each is named."""
+    """Create entries of a folder that look like annotation files and cannot be read; return their names in findings."""
     (folder / "folder.xml").mkdir()
     (folder / "dangling.xml").symlink_to("nowhere.xml")
     os.mkfifo(folder / "pipe.xml")
@@ -273,7 +276,7 @@ def odd_files(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes and names that are not UTF-8")
-def test_what_is_no_file_costs_itself(voc_folder, tmp_path, capsys):
+def test_an_entry_that_is_not_a_file_is_left_out_alone(voc_folder, tmp_path, capsys):
     voc_folder.add("a").add("b")
     names = odd_files(voc_folder.annotations)
     folders = ["--images", str(voc_folder.images), "--annotations", str(voc_folder.annotations)]
@@ -292,7 +295,7 @@ REAL = {"id": 1, "name": "cat", "supercategory": "animals"}
 
 
 @pytest.mark.parametrize("categories", [[ROOT, REAL], [ROOT | {"name": "cat"}, REAL | {"supercategory": "cat"}]])
-def test_roboflows_first_category_is_no_class(tmp_path, capsys, categories):
+def test_a_category_that_only_groups_others_is_not_a_class(tmp_path, capsys, categories):
     write_coco(tmp_path / "a.json", [])
     document = json.loads((tmp_path / "a.json").read_text())
     (tmp_path / "a.json").write_text(json.dumps(document | {"categories": categories}))
@@ -302,16 +305,16 @@ def test_roboflows_first_category_is_no_class(tmp_path, capsys, categories):
     assert main(["coco-to-odvg", str(tmp_path / "a.json"), str(tmp_path / "b.jsonl"), "--strict"]) == 2
 
 
-def test_ids_that_mean_two_things_cost_what_they_name(tmp_path):
+def test_boxes_with_an_ambiguous_category_are_left_out(tmp_path):
     write_coco(tmp_path / "a.json", [])
     document = json.loads((tmp_path / "a.json").read_text())
     document["categories"].append({"id": 1, "name": "dog"})
     (tmp_path / "a.json").write_text(json.dumps(document))
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 1
-    assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 0}, "nothing tells cat from dog"
+    assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 0}, "cat and dog have the same id"
 
 
-def test_a_key_that_stands_twice_costs_its_object(tmp_path, capsys):
+def test_an_object_with_a_repeated_key_is_left_out_alone(tmp_path, capsys):
     write_coco(tmp_path / "a.json", [])
     text = (tmp_path / "a.json").read_text().replace('{"id": 3,', '{"id": 3, "image_id": 1,')
     (tmp_path / "a.json").write_text(text)
@@ -320,24 +323,26 @@ def test_a_key_that_stands_twice_costs_its_object(tmp_path, capsys):
     assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 1}
 
 
-def test_a_byte_that_is_no_utf_8_costs_its_line(tmp_path, capsys):
+def test_a_line_with_a_byte_that_is_not_utf_8_is_left_out_alone(tmp_path, capsys):
     write_odvg(
         tmp_path / "a.jsonl", [lambda line: line.update(filename="caf?.jpg"), lambda line: line.update(note="?")]
     )
     (tmp_path / "a.jsonl").write_bytes((tmp_path / "a.jsonl").read_bytes().replace(b"?", b"\xe9"))
     assert main(["odvg-to-csv", str(tmp_path / "a.jsonl"), str(tmp_path / "a.csv")]) == 1
-    assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 2, "2": 2}, "a name, and a field that is not needed"
+    assert counts(csv_table.read(tmp_path / "a.csv")) == {"0": 2, "2": 2}, (
+        "the byte is in a name and in an unused field"
+    )
     assert main(["odvg-to-csv", str(tmp_path / "a.jsonl"), str(tmp_path / "b.csv"), "--strict"]) == 2
     assert "a.jsonl:2: expected UTF-8" in capsys.readouterr().err
 
 
-def test_a_file_cut_off_after_a_fault_is_named_with_its_place(tmp_path, capsys):
+def test_the_message_about_a_truncated_file_has_line_and_column(tmp_path, capsys):
     (tmp_path / "a.json").write_text('{"images": [{"id": NaN},\n{"id": ')
     assert main(["coco-to-csv", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'a.json'}:2:8: invalid JSON")
 
 
-def test_the_numbers_of_objects_are_those_of_the_file(voc_folder, tmp_path):
+def test_findings_number_the_objects_as_the_file_does(voc_folder, tmp_path):
     objects = [("cat", (1, 2, 11, "x")), ("dog", (5, 5, 5, 9))]
     voc_folder.add("a", objects=objects)
     out = tmp_path / "out"

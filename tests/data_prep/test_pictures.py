@@ -1,4 +1,4 @@
-"""What lies in a folder of images is read or named, and each picture is known by all spellings of its name."""
+"""Every file in a folder of images is read or named, and an image is found under all spellings of its name."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NAMES += ["a.xml", "sub/.hidden.jpg", "Thumbs.db", "e.jp2", "sub/f.jfif"]
 
 
 @given(st.lists(st.sampled_from(NAMES), unique=True))
-def test_every_file_is_read_or_named_or_none_of_the_images(tmp_path_factory, names):
+def test_every_file_is_read_or_named_or_a_text_file(tmp_path_factory, names):
     folder = tmp_path_factory.mktemp("images")
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def test_every_file_is_read_or_named_or_none_of_the_images(tmp_path_factory, nam
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links, pipes and names that are not UTF-8")
-def test_images_that_are_no_files_are_named(tmp_path, capsys):
+def test_entries_that_are_not_files_are_named(tmp_path, capsys):
     (tmp_path / "link.jpg").symlink_to("nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.jpg").mkdir()
@@ -58,23 +58,22 @@ def test_images_that_are_no_files_are_named(tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_one_list_of_suffixes():
-    """`gdino detect` searches for the same."""
+def test_gdino_detect_uses_the_same_list_of_suffixes():
     input_files = pytest.importorskip("gdino_lib.apps.input_files")
     assert input_files.IMAGE_SUFFIXES is IMAGE_SUFFIXES
 
 
 def test_sub_folders_are_read(tmp_path, capsys):
-    """As CVAT and others write them."""
+    """CVAT and other tools write sub-folders."""
     images, annotations = tmp_path / "images", tmp_path / "annotations"
     for folder in (images / "day" / "one", images / "night", annotations / "day" / "one"):
         folder.mkdir(parents=True)
     for name in ("day/one/a.jpg", "night/a.jpg", "night/b.jpg"):
         Image.new("RGB", (40, 30)).save(images / name)
     (annotations / "day" / "one" / "a.xml").write_text(voc_xml("day/one/a.jpg"))
-    (annotations / "b.xml").write_text(voc_xml("b.jpg"))  # flat files of images in folders
+    (annotations / "b.xml").write_text(voc_xml("b.jpg"))  # the XML file is in no sub-folder, the image is
     (annotations / "x.xml").write_text(voc_xml("night/a.jpg"))
-    (annotations / "a.xml").write_text(voc_xml("a.jpg"))  # which of the two?
+    (annotations / "a.xml").write_text(voc_xml("a.jpg"))  # two images fit
     sources, findings = voc.read_folder(images, annotations)
     assert {source.name: source.record.file_name for source in sources} == {
         "b.xml": "night/b.jpg", "day/one/a.xml": "day/one/a.jpg", "x.xml": "night/a.jpg",
@@ -88,11 +87,13 @@ def test_sub_folders_are_read(tmp_path, capsys):
     assert (part / "labels" / "day" / "one" / "a.xml").is_file()
     names = {image.file_name for image in csv_table.read(part / "annotations.csv").images}
     assert names == {"day/one/a.jpg", "night/a.jpg", "night/b.jpg"}
-    assert main([*command, "--out", str(tmp_path / "out"), "--overwrite"]) == 1, "a result of its own"
+    assert main([*command, "--out", str(tmp_path / "out"), "--overwrite"]) == 1, (
+        "the result of the first run is replaced"
+    )
     capsys.readouterr()
 
 
-def test_folders_come_back_through_voc(tmp_path):
+def test_sub_folders_survive_a_round_trip_through_voc(tmp_path):
     dataset = Dataset((ImageRecord("a.jpg", 4, 4), ImageRecord("sub/a.jpg", 4, 4), ImageRecord("sub/x/b.jpg", 4, 4)))
     voc.write(dataset, tmp_path / "voc")
     assert sorted(image.file_name for image in voc.read(tmp_path / "voc").images) == [
@@ -128,19 +129,19 @@ plain = st.sampled_from(["a.jpg", "café.jpg", "sub/über.png", "ﬁ.jpg", "한�
 
 
 @given(plain, spelled, spelled)
-def test_all_spellings_have_one_key(name, one, other):
+def test_all_spellings_of_a_name_have_the_same_key(name, one, other):
     assert picture_key(one(name)) == picture_key(other(name))
     assert picture_key(name.upper(), True) == picture_key(one(name).lower(), True)
 
 
 @given(plain, plain)
-def test_two_pictures_have_two_keys(one, other):
+def test_different_names_have_different_keys(one, other):
     assert (picture_key(one) == picture_key(other)) == (one == other)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plain, spelled, spelled, spelled)
-def test_a_picture_is_found_under_all_its_spellings(tmp_path_factory, name, stored, first, second):
+def test_an_image_is_found_under_all_spellings_of_its_name(tmp_path_factory, name, stored, first, second):
     folder = tmp_path_factory.mktemp("names")
     path = folder / stored(name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,12 +155,12 @@ def test_a_picture_is_found_under_all_its_spellings(tmp_path_factory, name, stor
 
     csv_table.write(dataset, folder / "a.csv")
     (image,) = csv_table.read(folder / "a.csv").images
-    assert len(image.boxes) == 2, "the rows of one picture"
+    assert len(image.boxes) == 2, "both rows belong to one image"
 
 
 @given(plain, spelled, spelled)
 @settings(max_examples=20, deadline=None)
-def test_an_annotation_finds_its_picture_under_all_spellings(tmp_path_factory, name, stored, written):
+def test_an_annotation_finds_its_image_under_all_spellings(tmp_path_factory, name, stored, written):
     folder = tmp_path_factory.mktemp("voc")
     image, xml = folder / "images" / stored(name), (folder / "xml" / written(name)).with_suffix(".xml")
     for path in (image, xml):
@@ -170,10 +171,10 @@ def test_an_annotation_finds_its_picture_under_all_spellings(tmp_path_factory, n
     assert ([source.image for source in sources], findings) == ([image], [])
 
 
-def test_letter_case_where_the_file_system_ignores_it(tmp_path, monkeypatch):
+def test_letter_case_is_ignored_if_the_file_system_ignores_it(tmp_path, monkeypatch):
     Image.new("RGB", (40, 30)).save(tmp_path / "A.JPG")
     dataset = Dataset((ImageRecord("a.jpg", 40, 30), ImageRecord("A.jpg", 40, 30)))
-    assert first_records(dataset) == (dataset, []), "two pictures elsewhere"
+    assert first_records(dataset) == (dataset, []), "on other file systems these are two images"
     assert not search_images(tmp_path).ignores_case() or (tmp_path / "a.jpg").exists()
     monkeypatch.setattr(Folder, "ignores_case", lambda self: True)
     monkeypatch.setattr(pictures, "image_path", lambda folder, name: Path(folder) / "A.JPG")
@@ -183,8 +184,8 @@ def test_letter_case_where_the_file_system_ignores_it(tmp_path, monkeypatch):
     assert len(cleaned.images) == 1
 
 
-def test_two_entries_for_one_picture_are_one_everywhere(tmp_path, capsys):
-    """The first counts; conversions, audit, training and evaluation agree."""
+def test_the_first_of_two_records_of_one_image_counts_everywhere(tmp_path, capsys):
+    """Audit and conversions agree."""
     image = {"file_name": "a.jpg", "width": 40, "height": 30}
     document = {
         "images": [image | {"id": 1}, image | {"id": 2, "file_name": "./a.jpg"}],

@@ -54,12 +54,12 @@ def test_a_box_beyond_the_image_clips_to_nothing():
 
 
 @pytest.mark.parametrize(("text", "number"), [("79", 79), (" -3 ", -3), ("79.0", 79.0), ("1e2", 100.0), (".5", 0.5)])
-def test_numbers_keep_their_kind(text, number):
+def test_numbers_keep_their_type(text, number):
     assert parse_number(text) == number
     assert type(parse_number(text)) is type(number)
 
 
 @pytest.mark.parametrize("text", ["", "nan", "inf", "1e400", "1_000", "0x10", "١٢", "1,5", "9" * 5000])
-def test_what_is_no_number_is_refused(text):
+def test_other_texts_than_numbers_are_refused(text):
     with pytest.raises(ValueError, match="expected a number"):
         parse_number(text)

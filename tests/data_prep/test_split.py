@@ -8,7 +8,7 @@ NAMES = st.sets(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size
 
 
 @given(NAMES, st.integers(0, 2**40), st.data())
-def test_the_parts_are_the_whole_and_share_nothing(names, seed, data):
+def test_every_name_is_in_exactly_one_part(names, seed, data):
     count = data.draw(st.integers(0, len(names)))
     train, test = split(names, count, seed)
     assert len(train) == count
@@ -36,7 +36,7 @@ def test_validation_images_are_taken_from_the_training_part_alone(names, seed, d
     assert training == split(names, train, seed)[0]
 
 
-def test_without_validation_images_the_split_is_the_plain_one():
+def test_without_validation_images_the_split_is_that_of_split():
     names = [f"{n}.jpg" for n in range(853)]
     assert split_in_three(names, 600, 0) == (split(names, 600)[0], [], split(names, 600)[1])
     assert split_in_three(names, 500, 100)[2] == split(names, 600)[1]
@@ -54,7 +54,7 @@ def test_another_seed_gives_another_split():
     assert split(names, 50, seed=0) != split(names, 50, seed=1)
 
 
-def test_a_larger_training_part_holds_the_smaller_one():
+def test_a_larger_training_part_contains_the_smaller_one():
     names = [f"{n}.jpg" for n in range(100)]
     assert set(split(names, 30)[0]) < set(split(names, 60)[0])
 

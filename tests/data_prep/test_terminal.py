@@ -1,4 +1,4 @@
-"""Names in other people's files never steer the terminal, whatever the command."""
+"""No command prints control characters of other people's file names and labels on the terminal."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TURNED = "fish\\u202egpj.\\u2066x\\u2069\\u200f"
 
 
 @given(st.text(st.characters()))
-def test_what_is_printable_stays_and_all_else_is_escaped(text):
+def test_only_characters_that_are_not_printable_are_escaped(text):
     shown = printable(text)
     assert shown.isprintable()
     assert (shown == text) == text.isprintable()
@@ -27,7 +27,7 @@ def test_what_is_printable_stays_and_all_else_is_escaped(text):
     assert (messages.printable(text), messages.one_line(text)) == (shown, one_line(text)), "both packages agree"
 
 
-def test_emojis_and_all_scripts_stay_as_they_are():
+def test_emojis_and_letters_of_all_scripts_are_not_escaped():
     assert printable("猫 кошка 😀 naïve «a» ﷺ") == "猫 кошка 😀 naïve «a» ﷺ"
     assert one_line("a\x1b[1mb\nc\td\u202e") == "a\\x1b[1mb c d\\u202e"
 
@@ -46,7 +46,7 @@ def printed(capsys):
 
 @pytest.fixture
 def hostile(voc_folder):
-    """A set whose files and classes have hostile names; some files can be used."""
+    """A data set with hostile names of files and classes; some files can be used."""
     voc_folder.add("good").add(STEERING, objects=((DIRECTION, (1, 2, 90, 12)), (DIRECTION, (5, 5, 5, 5))))
     voc_folder.add("differs", xml=voc_xml(filename=f"{DIRECTION}.jpg", objects=((DIRECTION, (3, 3, 3, 9)),)))
     voc_folder.write(f"broken{DIRECTION}", f"<annotation><{DIRECTION}")
@@ -87,7 +87,7 @@ def test_conversions(tmp_path, capsys, target):
     out = tmp_path / f"out{STEERING}{suffix}"
     assert status([f"coco-to-{target}", coco_file(tmp_path / f"in{STEERING}.json"), out]) == 0
     assert_harmless(printed(capsys), ESCAPED, TURNED)
-    refused = 1, 2  # the image with this name, or the file with this category
+    refused = 1, 2  # 1: the image is left out; 2: the whole file is refused
     assert status([f"coco-to-{target}", coco_file(tmp_path / "b.json", STEERING), tmp_path / f"b{suffix}"]) in refused
     assert (
         status([f"coco-to-{target}", coco_file(tmp_path / "c.json", "a", STEERING), tmp_path / f"c{suffix}"]) in refused
@@ -120,7 +120,7 @@ def test_sample_and_warnings(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such terminals")
-def test_a_real_terminal_gets_nothing_of_them(hostile, tmp_path):
+def test_a_real_terminal_gets_no_control_characters(hostile, tmp_path):
     from terminals import run_on_a_terminal
 
     arguments = ["voc-to-csv", "--images", hostile.images, "--annotations", hostile.annotations]

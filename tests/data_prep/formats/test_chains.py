@@ -1,4 +1,4 @@
-"""What a COCO file says survives every chain of three formats, as the type that it was, or the conversion names it."""
+"""Every field of a COCO file survives every chain of three formats with its type, or a conversion names it."""
 
 import itertools
 import json
@@ -62,7 +62,7 @@ def place(folder, step, format):
 
 
 def through(dataset, chain, folder):
-    """(the data set after a chain of formats, the fields that they had no place for)."""
+    """(the data set after a chain of formats, the fields that a format had no place for)."""
     gone = set()
     for step, format in enumerate(chain):
         dataset, lost = format.fit(dataset)
@@ -73,11 +73,11 @@ def through(dataset, chain, folder):
 
 
 def as_text(value):
-    return json.dumps(value, sort_keys=True)  # tells 2, 2.0, "2" and true apart
+    return json.dumps(value, sort_keys=True)  # distinguishes 2, 2.0, "2" and true
 
 
 def rows(document, without):
-    """Images and annotations in their order, ids replaced by what they mean."""
+    """Images and annotations in their order, with names instead of ids."""
     name_of = {category["id"]: category["name"] for category in document["categories"]}
     file_of = {image["id"]: image["file_name"] for image in document["images"]}
     for image in document["images"]:
@@ -91,7 +91,7 @@ def rows(document, without):
 @settings(max_examples=6, deadline=None)
 @given(coco_files())
 @pytest.mark.parametrize("chain", CHAINS, ids=["-".join(format.name for format in chain) for chain in CHAINS])
-def test_every_chain_keeps_or_names(chain, tmp_path_factory, source):
+def test_every_chain_keeps_each_field_or_names_it(chain, tmp_path_factory, source):
     folder = tmp_path_factory.mktemp("chain")
     (folder / "source.json").write_text(json.dumps(source))
     dataset, gone = through(coco.read(folder / "source.json"), chain, folder)
@@ -99,7 +99,7 @@ def test_every_chain_keeps_or_names(chain, tmp_path_factory, source):
     coco.write(dataset, folder / "end.json")
     end = json.loads((folder / "end.json").read_text())
     gone |= set(lost)
-    # XML files come in the order of their names, so images may change places
+    # XML files are read in the order of their names, so the order of the images may change
     assert sorted(map(as_text, rows(end, gone))) == sorted(map(as_text, rows(source, gone)))
     if "order of the categories" not in gone and "category without boxes" not in gone and "categories" not in gone:
         assert end["categories"] == source["categories"]
@@ -109,7 +109,7 @@ def test_every_chain_keeps_or_names(chain, tmp_path_factory, source):
 
 
 def test_a_crowd_flag_survives_voc_on_the_command_line(tmp_path, capsys):
-    """COCO -> VOC -> COCO once made every box a crowd."""
+    """In XML, the flag is the text "0", which is true in Python."""
     image = {"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}
     annotation = {"id": 5, "image_id": 1, "category_id": 1, "bbox": [0.1, 0.1, 0.2, 0.7], "area": 3.5, "iscrowd": 0}
     source = {"images": [image], "annotations": [annotation], "categories": [{"id": 1, "name": "cat"}]}
@@ -121,7 +121,7 @@ def test_a_crowd_flag_survives_voc_on_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "false", "False", ""])
-def test_a_flag_of_other_programs_xml_is_no_truth_value(tmp_path, text):
+def test_a_flag_in_xml_of_other_programs_is_parsed(tmp_path, text):
     xml = (
         "<annotation><filename>a.jpg</filename><size><width>9</width><height>9</height></size><object><name>cat</name>"
     )

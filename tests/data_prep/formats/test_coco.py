@@ -89,7 +89,7 @@ def test_a_data_set_without_coco_fields_gets_what_the_tools_need(path):
     )
 
 
-def test_categories_keep_their_order_and_others_follow_sorted(path):
+def test_other_labels_follow_the_categories_alphabetically(path):
     boxes = tuple(Box(label, 0, 0, 1, 1) for label in "zya")
     names = [c["name"] for c in written(path, Dataset((ImageRecord("a", 9, 9, boxes),), ("z", "unused")))["categories"]]
     assert names == ["z", "unused", "a", "y"]
@@ -99,7 +99,7 @@ def test_plain_categories_need_no_extra(path):
     assert read(path, content(categories=[{"id": 1, "name": "b"}, {"id": 2, "name": "a"}])) == Dataset((), ("b", "a"))
 
 
-def test_a_new_category_gets_an_unused_id_and_a_dropped_one_goes(path):
+def test_a_new_category_gets_an_unused_id_and_a_removed_category_is_not_written(path):
     dataset = read(path, content(categories=[{"id": 2, "name": "b"}, {"id": 1, "name": "a"}]))
     assert written(path, replace(dataset, categories=("c", "a")))["categories"] == [
         {"id": 2, "name": "c"},
@@ -107,7 +107,7 @@ def test_a_new_category_gets_an_unused_id_and_a_dropped_one_goes(path):
     ]
 
 
-def test_missing_ids_are_made_past_those_in_use(path):
+def test_missing_ids_are_filled_with_unused_numbers(path):
     boxes = tuple(Box("a", 0, 0, 1, 1, extra) for extra in ({}, {"id": 1}, {"id": "x"}, {}))
     annotations = written(path, Dataset((ImageRecord("a", 9, 9, boxes),)))["annotations"]
     assert [annotation["id"] for annotation in annotations] == [2, 1, "x", 3]
@@ -120,12 +120,12 @@ def test_a_caption_is_a_field_of_the_image(path):
 
 
 @pytest.mark.parametrize("bbox", [[0.1, 0.1, 0.2, 0.7], [473.07, 395.93, 38.65, 28.67], [1.5, 0, 2, 3], [1, 2, 3, 4.0]])
-def test_a_box_that_did_not_move_is_written_letter_for_letter(path, bbox):
+def test_a_box_that_did_not_move_is_written_with_the_same_digits(path, bbox):
     source = content([IMAGE], [ANNOTATION | {"bbox": bbox}], [CAT])
     assert json.dumps(written(path, read(path, source))["annotations"][0]["bbox"]) == json.dumps(bbox)
 
 
-def test_a_box_that_moved_is_not_written_where_it_was(path):
+def test_a_box_that_moved_is_written_at_its_new_place(path):
     dataset = read(path, content([IMAGE], [ANNOTATION | {"bbox": [0.1, 0.1, 0.2, 0.7]}], [CAT]))
     box = dataset.images[0].boxes[0]
     assert box.extra["coco_bbox"] == [0.1, 0.1, 0.2, 0.7]
@@ -150,7 +150,7 @@ def test_encodings(path, encoding):
     assert coco.read(path).images[0].file_name == "猫.jpg"
 
 
-def test_bytes_are_deterministic_and_legible(path):
+def test_the_bytes_are_deterministic_and_not_escaped(path):
     dataset = read(path, content([IMAGE | {"file_name": "猫.jpg"}], [ANNOTATION], [CAT], info={"b": 1, "a": 2}))
     coco.write(dataset, path)
     first = path.read_bytes()
@@ -200,12 +200,12 @@ def coco_files(draw):
 
 
 def as_text(value):
-    return json.dumps(value, sort_keys=True)  # tells 2, 2.0 and true apart
+    return json.dumps(value, sort_keys=True)  # distinguishes 2, 2.0 and true
 
 
 @settings(max_examples=60, deadline=None)
 @given(coco_files())
-def test_a_file_comes_back_equal(tmp_path_factory, source):
+def test_a_file_that_is_read_and_written_again_is_equal(tmp_path_factory, source):
     path = tmp_path_factory.getbasetemp() / "property.json"
     dataset = read(path, source)
     assert as_text(written(path, dataset)) == as_text(source)
@@ -214,7 +214,7 @@ def test_a_file_comes_back_equal(tmp_path_factory, source):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2000) | st.floats(0, 2000)] * 4), max_size=4))
-def test_a_box_comes_back_up_to_the_last_bit(tmp_path_factory, corners):
+def test_a_box_survives_a_round_trip_to_the_last_bit(tmp_path_factory, corners):
     path = tmp_path_factory.getbasetemp() / "property.json"
     boxes = tuple(Box("a", min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in corners)
     coco.write(Dataset((ImageRecord("a.jpg", 2000, 2000, boxes),)), path)
@@ -263,13 +263,13 @@ def test_a_box_comes_back_up_to_the_last_bit(tmp_path_factory, corners):
         (content([IMAGE], [ANNOTATION | {"coco_bbox": 1}], [CAT]), ": annotation 17", "the extra field 'coco_bbox'"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_place(path, source, place, words):
+def test_the_message_about_a_fault_names_its_place(path, source, place, words):
     with refused(f"{path}{place}", words) as error:
         read(path, source)
     assert len(str(error.value)) < len(str(path)) + 250
 
 
-def test_other_encodings_are_refused_with_their_line(path):
+def test_the_message_about_another_encoding_has_the_line(path):
     path.write_bytes('{"images": [],\n"info": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=re.escape(f"{path}:2: expected UTF-8")):
         coco.read(path)
@@ -293,14 +293,14 @@ def test_other_encodings_are_refused_with_their_line(path):
         (Dataset((ImageRecord("a.jpg", 9, 9, extra={"id": 1}),) * 2), "each image id once, got more than once: 1"),
     ],
 )
-def test_what_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset, words):
+def test_a_data_set_that_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset, words):
     path.write_text("old")
     with refused(path, words):
         coco.write(dataset, path)
     assert path.read_text() == "old"
 
 
-def test_pycocotools_loads_it(path):
+def test_pycocotools_can_load_the_file(path):
     pycocotools = pytest.importorskip("pycocotools.coco")
     coco.write(Dataset((ImageRecord("a.jpg", 9, 9, (Box("dog", 1, 2, 4, 6),)),)), path)
     loaded = pycocotools.COCO(str(path))

@@ -31,13 +31,13 @@ def test_round_trip(tmp_path_factory, dataset):
     assert kinds[0] == kinds[1]
 
 
-def test_an_empty_set_is_a_header(tmp_path):
+def test_an_empty_data_set_is_a_header(tmp_path):
     csv_table.write(Dataset(), tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_text() == HEADER + "\n"
     assert csv_table.read(tmp_path / "a.csv") == Dataset()
 
 
-def test_the_schema_to_the_letter(tmp_path):
+def test_the_written_text_to_the_letter(tmp_path):
     boxes = (Box("with_mask", 79, 105, 109, 142), Box('a "b", c', 1.5, 0, 2, 3))
     csv_table.write(Dataset((ImageRecord("été, 1.jpg", 512, 366, boxes),)), tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes().decode() == (
@@ -68,7 +68,7 @@ def test_encodings_and_line_ends(tmp_path, encoding, newline):
         (['"cat,1,2,3,4,a.jpg,10,20'], "a.csv:2: not a readable CSV row"),
     ],
 )
-def test_faults_are_named_with_their_line(tmp_path, rows, message):
+def test_the_message_about_a_fault_has_the_line(tmp_path, rows, message):
     (tmp_path / "a.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     with pytest.raises(ValueError) as error:  # noqa: PT011
         csv_table.read(tmp_path / "a.csv")
@@ -92,7 +92,7 @@ def test_binary_and_missing_files_are_named(tmp_path):
         csv_table.read(tmp_path / "b.csv")
 
 
-def test_what_the_table_cannot_hold_is_said():
+def test_fields_without_a_column_are_counted():
     boxes = (Box("cat", 0, 0, 1, 1, extra={"difficult": "1"}), Box("cat", 0, 0, 1, 1, extra={"difficult": "0"}))
     images = (ImageRecord("a.jpg", 1, 1, boxes, caption="a cat"), ImageRecord("b.jpg", 1, 1, extra={"id": 3}))
     assert csv_table.left_out(Dataset(images, extra={"info": {}})) == {

@@ -1,4 +1,4 @@
-"""Texts in the encodings that people have: read where they can mean one thing, else refused with the remedy."""
+"""Files in common encodings and table dialects are read if they are unambiguous, or refused with advice."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def test_xml_in_every_encoding_that_it_declares(tmp_path, encoding, quote):
     declaration = f"<?xml version={quote}1.0{quote} encoding={quote}{encoding}{quote}?>\n"
     text = voc_xml(f"{word}.jpg", objects=[(word, (1, 2, 3, 4))], declaration=declaration)
     (tmp_path / "a.xml").write_bytes(text.encode(encoding))
-    if encoding == "utf-16-le":  # without a byte order mark the declaration itself cannot be read
+    if encoding == "utf-16-le":  # without a byte order mark, the parser cannot read the declaration
         with pytest.raises(ValueError, match="not readable as XML"):
             voc.read_file(tmp_path / "a.xml")
         return
@@ -37,7 +37,7 @@ def test_xml_in_every_encoding_that_it_declares(tmp_path, encoding, quote):
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "zlib", "rot13", "idna", "undefined"])
-def test_an_encoding_that_is_none_is_refused_in_one_line(tmp_path, encoding):
+def test_an_unknown_encoding_is_refused_in_one_line(tmp_path, encoding):
     text = voc_xml(declaration=f'<?xml version="1.0" encoding="{encoding}"?>')
     (tmp_path / "a.xml").write_bytes(text.encode() + b"\xff")
     with pytest.raises(ValueError, match="not readable as XML") as error:
@@ -69,8 +69,8 @@ def datasets(draw):
     return Dataset(tuple(images), tuple(sorted({box.label for image in images for box in image.boxes})))
 
 
-def as_spreadsheets_write_it(text, delimiter, has_commas, has_index, tells_delimiter):
-    """The table as Excel in a country of decimal commas, pandas, or both would write it."""
+def as_spreadsheets_write_it(text, delimiter, has_commas, has_index, states_delimiter):
+    """The table as it is written by Excel with decimal commas, by pandas, or by both."""
     rows = list(csv.reader(io.StringIO(text)))
     for number, row in enumerate(rows):
         if number and has_commas:
@@ -79,7 +79,7 @@ def as_spreadsheets_write_it(text, delimiter, has_commas, has_index, tells_delim
             row.insert(0, str(number - 1) if number else "")
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, lineterminator="\r\n").writerows(rows)
-    return f"sep={delimiter}\r\n" * tells_delimiter + out.getvalue()
+    return f"sep={delimiter}\r\n" * states_delimiter + out.getvalue()
 
 
 @settings(max_examples=80, deadline=None)
@@ -91,16 +91,16 @@ def as_spreadsheets_write_it(text, delimiter, has_commas, has_index, tells_delim
     st.booleans(),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_what_spreadsheets_write_is_read_or_refused_and_never_misread(
-    tmp_path_factory, dataset, delimiter, has_commas, has_index, tells_delimiter, encoding
+def test_tables_of_spreadsheets_are_read_or_refused_and_never_misread(
+    tmp_path_factory, dataset, delimiter, has_commas, has_index, states_delimiter, encoding
 ):
     path = tmp_path_factory.mktemp("table") / "a.csv"
     csv_table.write(dataset, path)
-    text = as_spreadsheets_write_it(path.read_text("utf-8"), delimiter, has_commas, has_index, tells_delimiter)
+    text = as_spreadsheets_write_it(path.read_text("utf-8"), delimiter, has_commas, has_index, states_delimiter)
     path.write_bytes(text.encode(encoding))
     found = []
     back = csv_table.read(path, found)
-    if found:  # all commas of the table may be those of thousands
+    if found:  # each comma of the table may separate thousands
         assert has_commas
         assert all("may have decimals or groups of thousands; write decimals after a point" in f.detail for f in found)
         kept = {(image.file_name, box) for image in back.images for box in image.boxes}
@@ -116,7 +116,7 @@ def test_what_spreadsheets_write_is_read_or_refused_and_never_misread(
         (("1,5", "2", "3", "4"), (1.5, 2, 3, 4)),
         (("0,125", "2", "3", "4"), (0.125, 2, 3, 4)),
         (("1,234", "2", "3", "4"), None),
-        (("1,234", "2,5", "3", "4"), (1.234, 2.5, 3, 4)),  # the other comma shows what commas are here
+        (("1,234", "2,5", "3", "4"), (1.234, 2.5, 3, 4)),  # the other number shows that commas are decimal commas
         (("1.234", "2,5", "3", "4"), None),
         (("1.234", "2.5", "3", "4"), (1.234, 2.5, 3, 4)),
         (("1,234,567", "2", "3", "4"), None),
@@ -131,7 +131,7 @@ def test_commas_in_numbers(tmp_path, values, read):
     assert len(found) == (read is None)
 
 
-def test_what_is_refused_names_the_remedy(tmp_path):
+def test_refusals_give_advice(tmp_path):
     table = f"{','.join(COLUMNS)}\n"
     for text, words in [
         (f"{table}cat,1,5,2,3,4,a.jpg,40,30".encode(), "decimal commas need quotes, or semicolons"),
@@ -146,8 +146,7 @@ def test_what_is_refused_names_the_remedy(tmp_path):
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(0, 2)), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None)
-def test_an_image_without_objects_stands_in_every_format(tmp_path_factory, sizes):
-    """A table says so by a row without a label and a box."""
+def test_an_image_without_objects_survives_in_every_format(tmp_path_factory, sizes):
     folder = tmp_path_factory.mktemp("empty")
     images = [
         ImageRecord(f"{n}.jpg", width, 9, (Box("cat", 0, 0, 1, 1),) * count) for n, (width, count) in enumerate(sizes)

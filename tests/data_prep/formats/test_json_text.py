@@ -1,4 +1,4 @@
-"""Faults of JSON itself: a COCO file is one value, an ODVG file one value a line, and both name the place."""
+"""Faults of the JSON syntax in COCO files, with one value per file, and ODVG files, with one value per line."""
 
 import pytest
 from refusals import refused
@@ -8,7 +8,7 @@ from data_prep.formats import coco, odvg
 LINE = '{"filename": "a.jpg", "height": 4, "width": 5, "detection": {"instances": []}}\n'
 
 
-WORDS = {  # of the message, by what cannot be read
+WORDS = {  # {text that cannot be read: words of the message}
     '{"images": [1 2]}': "invalid JSON",
     '{"images": ': "cut off",
     "[{}]": "expected an object",
@@ -19,12 +19,12 @@ WORDS = {  # of the message, by what cannot be read
     '{"images": [], "info": 1e999}': "1e999",
     '{"images": ' + "[" * 100_000: "nested too deeply",
 }
-COLUMN = {'{"images": [1 2]}': ":15", '{"images": ': ":12"}  # where the parser itself stops
+COLUMN = {'{"images": [1 2]}': ":15", '{"images": ': ":12"}  # {text: column at which the parser stops}
 
 
 @pytest.mark.parametrize("text", WORDS, ids=WORDS.values())
 @pytest.mark.parametrize("kind", ["file", "line"])
-def test_what_is_no_json_is_named_with_its_place(tmp_path, text, kind):
+def test_the_message_about_invalid_json_names_its_place(tmp_path, text, kind):
     path = tmp_path / "set"
     column = COLUMN.get(text, "")
     path.write_text(text if kind == "file" else LINE + text + "\n")

@@ -91,7 +91,7 @@ def test_the_boxes_of_a_region_stay_together(path, bbox):
     assert written(path, dataset) == [source]
 
 
-def test_boxes_that_no_longer_agree_leave_their_region_and_remember_it(path):
+def test_boxes_of_a_region_whose_labels_differ_now_are_written_apart(path):
     record = read(path, grounding(REGION | {"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]]})).images[0]
     changed = replace(record, boxes=(record.boxes[0], replace(record.boxes[1], label="sofa")))
     regions = [REGION | {"odvg_region": 0}, {"bbox": [5, 6, 7, 8], "phrase": "sofa", "odvg_region": 0}]
@@ -99,7 +99,7 @@ def test_boxes_that_no_longer_agree_leave_their_region_and_remember_it(path):
     assert odvg.read(path) == Dataset((changed,))
 
 
-def test_a_phrase_in_pieces(path):
+def test_a_phrase_that_is_a_list_of_texts(path):
     source = grounding(REGION | {"phrase": ["Two", "Cats"]})
     dataset = read(path, source)
     box = dataset.images[0].boxes[0]
@@ -109,7 +109,7 @@ def test_a_phrase_in_pieces(path):
     assert written(path, Dataset((relabelled,))) == [grounding(REGION | {"phrase": "sofa"})]
 
 
-def test_unknown_fields_are_kept_where_they_stood(path):
+def test_unknown_fields_are_kept_in_their_places(path):
     source = [detection(INSTANCE | {"score": 0.5}, split="a"), grounding(REGION | {"ann": [1]}, source={"id": 1})]
     source[0]["detection"]["by"] = source[1]["grounding"]["by"] = "hand"
     dataset = read(path, *source)
@@ -126,7 +126,7 @@ def test_the_label_map_beside_the_file_names_and_orders_the_categories(path):
     assert written(path, dataset)[0]["detection"]["instances"][0]["category"] == "dog"
 
 
-def test_a_label_map_that_is_given_wins_and_must_exist(path, tmp_path):
+def test_a_label_map_argument_comes_first_and_must_exist(path, tmp_path):
     map_beside(path).write_text('{"0": "dog"}')
     (tmp_path / "other.json").write_text('{"0": "cat"}')
     assert read(path, detection(INSTANCE), label_map=tmp_path / "other.json").categories == ("cat",)
@@ -143,7 +143,7 @@ def test_labels_with_gaps_keep_their_numbers(path):
     assert odvg.read(path) == dataset
 
 
-def test_labels_follow_the_categories_then_others_sorted(path):
+def test_labels_follow_the_categories_then_other_names_alphabetically(path):
     boxes = tuple(Box(label, 0, 0, 1, 1) for label in "zya")
     records = (ImageRecord("a", 9, 9, boxes), ImageRecord("b", 9, 9, (Box("phrase", 0, 0, 1, 1),), caption="A phrase"))
     written(path, Dataset(records, ("z", "unused")))
@@ -156,7 +156,7 @@ def test_a_stale_label_map_is_replaced(path):
     assert odvg.read(path) == Dataset()
 
 
-def test_the_label_map_goes_where_it_is_told(path, tmp_path):
+def test_the_label_map_is_written_to_the_given_path(path, tmp_path):
     odvg.write(Dataset((ImageRecord("a", 9, 9, (Box("cat", 0, 0, 1, 1),)),)), path, tmp_path / "map.json")
     assert json.loads((tmp_path / "map.json").read_text()) == {"0": "cat"}
     assert not map_beside(path).exists()
@@ -253,12 +253,12 @@ def odvg_lines(draw):
 
 
 def as_text(value):
-    return json.dumps(value, sort_keys=True)  # tells 2, 2.0 and true apart
+    return json.dumps(value, sort_keys=True)  # distinguishes 2, 2.0 and true
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(odvg_lines(), max_size=3), st.booleans())
-def test_lines_come_back_equal(tmp_path_factory, source, has_map):
+def test_lines_that_are_read_and_written_again_are_equal(tmp_path_factory, source, has_map):
     path = tmp_path_factory.getbasetemp() / "set.jsonl"
     map_beside(path).unlink(missing_ok=True)
     if has_map:
@@ -312,7 +312,7 @@ def test_lines_come_back_equal(tmp_path_factory, source, has_map):
         (grounding(REGION | {"odvg_phrase": []}), ":2: regions[0]", "the extra field 'odvg_phrase'"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_line(path, second, place, words):
+def test_the_message_about_a_fault_has_the_line(path, second, place, words):
     save(path, detection(INSTANCE), second)
     with refused(f"{path}{place}", words):
         odvg.read(path)
@@ -360,7 +360,7 @@ def one(boxes=(), caption=None, **extra):
         (one(grounding={}), "image 'a.jpg': the extra field 'grounding' does not belong in a detection line"),
     ],
 )
-def test_what_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset, words):
+def test_a_data_set_that_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset, words):
     path.write_text("old")
     with refused(path, words):
         odvg.write(dataset, path)
@@ -368,6 +368,6 @@ def test_what_cannot_be_written_is_refused_and_the_old_file_stays(path, dataset,
     assert not map_beside(path).exists()
 
 
-def test_the_label_map_is_another_file(path):
+def test_the_label_map_must_be_another_file(path):
     with pytest.raises(ValueError, match="another file"):
         odvg.write(Dataset(), path, path)

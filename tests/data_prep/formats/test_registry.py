@@ -1,4 +1,4 @@
-"""What holds for every format; what only one of them does stands in its own file."""
+"""Tests that hold for every format; tests of a single format are in files of their own."""
 
 import re
 
@@ -14,7 +14,7 @@ DATASET = Dataset((ImageRecord("a.jpg", 40, 30, BOXES), ImageRecord("b.jpg", 7, 
 
 
 def place(folder, format):
-    """Where a data set of this format may stand."""
+    """A path for a data set of this format."""
     return folder / f"set{format.suffixes[0] if format.suffixes else ''}"
 
 
@@ -22,7 +22,7 @@ def boxes(dataset):
     return [(image.file_name, [(box.label, box.xyxy) for box in image.boxes]) for image in dataset.images]
 
 
-def test_each_format_stands_under_its_name_and_its_suffixes():
+def test_each_format_is_listed_by_its_name_and_its_suffixes():
     assert all(format.name == name for name, format in FORMATS.items())
     assert {suffix: format.name for suffix, format in BY_SUFFIX.items()} == {
         ".csv": "csv", ".json": "coco", ".jsonl": "odvg", ".odvg": "odvg",
@@ -30,7 +30,7 @@ def test_each_format_stands_under_its_name_and_its_suffixes():
 
 
 @ALL
-def test_what_is_written_is_read_again_and_nothing_else_lies_there(format, tmp_path):
+def test_a_data_set_survives_a_round_trip_and_no_other_files_are_written(format, tmp_path):
     path = place(tmp_path, format)
     second_file = format.write(DATASET, path)
     back = format.read(path)
@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again_and_nothing_else_lies_there(format, tmp_p
 
 
 @ALL
-def test_what_stands_there_is_replaced(format, tmp_path):
+def test_an_earlier_data_set_is_replaced(format, tmp_path):
     path = place(tmp_path, format)
     format.write(Dataset((ImageRecord("old.jpg", 1, 1, (Box("cat", 0, 0, 1, 1),)),)), path)
     format.write(DATASET, path)
@@ -48,14 +48,14 @@ def test_what_stands_there_is_replaced(format, tmp_path):
 
 
 @ALL
-def test_nothing_there_is_named(format, tmp_path):
+def test_the_message_about_a_missing_path_names_it(format, tmp_path):
     path = place(tmp_path, format)
     with pytest.raises(FileNotFoundError, match=re.escape(str(path))):
         format.read(path)
 
 
 @ALL
-def test_what_a_format_has_no_place_for_is_told_and_the_rest_is_written(format, tmp_path):
+def test_fields_without_a_place_are_counted_and_the_others_written(format, tmp_path):
     dataset = Dataset(DATASET.images, DATASET.categories, {"info": {"year": 2017}})
     lost = format.left_out(dataset) if format.left_out else {}
     assert lost == ({} if format.name == "coco" else {"info": 1})

@@ -17,7 +17,7 @@ def read_text(tmp_path, xml):
     return voc.read_file(tmp_path / "a.xml")
 
 
-def test_a_file_in_full(tmp_path):
+def test_all_contents_of_a_file_are_read(tmp_path):
     assert read_text(tmp_path, voc_xml()) == ImageRecord(
         "a.jpg",
         40,
@@ -83,7 +83,7 @@ def test_faults_are_named_in_one_line(tmp_path, xml, message):
     assert "\n" not in str(error.value)
 
 
-def test_what_voc_says_beyond_boxes_survives_the_round_trip(tmp_path):
+def test_fields_other_than_boxes_survive_a_round_trip(tmp_path):
     xml = voc_xml().replace("<annotation>", '<annotation verified="yes">')
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     xml = xml.replace(
@@ -118,7 +118,7 @@ def test_round_trip(tmp_path_factory, boxes):
         (Dataset(extra={"licenses": []}), "no place for data about the whole set: licenses"),
     ],
 )
-def test_what_voc_cannot_hold_is_refused(tmp_path, dataset, message):
+def test_data_that_voc_cannot_hold_are_refused(tmp_path, dataset, message):
     with pytest.raises(ValueError, match=message):
         voc.write(dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -139,7 +139,7 @@ def test_what_voc_cannot_hold_is_refused(tmp_path, dataset, message):
         ("label", "cat\ufffe", r"cannot hold the character '\\ufffe'"),
     ],
 )
-def test_what_would_not_be_read_again_is_refused(tmp_path, where, extra, message):
+def test_fields_that_could_not_be_read_again_are_refused(tmp_path, where, extra, message):
     box = Box(extra if where == "label" else "cat", 0, 0, 1, 1, extra=extra if where == "box" else {})
     record = ImageRecord("a.jpg", 4, 4, (box,), extra=extra if where == "image" else {})
     with pytest.raises(ValueError, match=f"image 'a.jpg': .*{message}"):
@@ -147,7 +147,7 @@ def test_what_would_not_be_read_again_is_refused(tmp_path, where, extra, message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_both_readers_take_the_same_files(voc_folder):
+def test_both_readers_read_the_same_files(voc_folder):
     voc_folder.add("a")
     voc_folder.write("._a", b"macOS")
     (voc_folder.images / "B.jpg").write_bytes((voc_folder.images / "a.jpg").read_bytes())
@@ -157,10 +157,10 @@ def test_both_readers_take_the_same_files(voc_folder):
     assert [record.file_name for record in voc.read(voc_folder.annotations).images] == ["B.jpg", "a.jpg"]
 
 
-def test_a_size_that_is_no_number_costs_that_size(voc_folder):
+def test_a_size_that_is_not_a_number_is_left_out_alone(voc_folder):
     voc_folder.add("a").add("b", xml=voc_xml("b.jpg").replace("<width>40<", "<width>1e400<"))
     sources, findings = findings_of(voc_folder)
-    assert len(sources) == 2, "the pixels have one"
+    assert len(sources) == 2, "the size is taken from the pixels"
     assert findings == [("detail unreadable", "b.xml", "skipped"), ("size mismatch", "b.xml", "corrected")]
 
 
@@ -176,7 +176,7 @@ def test_a_folder_without_faults(voc_folder):
     assert findings == []
 
 
-def test_an_annotation_goes_with_the_image_of_its_stem(voc_folder):
+def test_an_annotation_belongs_to_the_image_with_its_stem(voc_folder):
     voc_folder.add("a", filename="b.jpg").add("b", filename="b.jpg")
     sources, findings = findings_of(voc_folder)
     assert [(source.annotation.name, source.record.file_name) for source in sources] == [
@@ -186,7 +186,7 @@ def test_an_annotation_goes_with_the_image_of_its_stem(voc_folder):
     assert findings == [("file name differs", "a.xml", "kept")]
 
 
-def test_else_with_the_image_that_it_names(voc_folder):
+def test_without_such_an_image_it_belongs_to_the_image_that_it_names(voc_folder):
     voc_folder.add("photo", xml=voc_xml("photo.jpg"))
     os.rename(voc_folder.annotations / "photo.xml", voc_folder.annotations / "0001.xml")
     sources, findings = findings_of(voc_folder)
@@ -194,7 +194,7 @@ def test_else_with_the_image_that_it_names(voc_folder):
     assert findings == []
 
 
-def test_of_two_images_of_one_stem_the_named_one_is_taken(voc_folder):
+def test_if_two_images_share_the_stem_it_belongs_to_the_image_that_it_names(voc_folder):
     voc_folder.add("a", suffix=".png").add("a", suffix=".jpg", filename="a.png")
     sources, findings = findings_of(voc_folder)
     assert [source.image.name for source in sources] == ["a.png"]
@@ -209,7 +209,7 @@ def test_no_image_gets_two_annotations(voc_folder):
     assert findings == [("image annotated twice", "copy.xml", "skipped")]
 
 
-def test_the_pixels_decide_the_size(voc_folder):
+def test_the_size_is_taken_from_the_pixels(voc_folder):
     voc_folder.add("a", xml=voc_xml(size=(400, 300))).add("b", xml=voc_xml("b.jpg", size=(0, 0)))
     sources, findings = voc.read_folder(voc_folder.images, voc_folder.annotations)
     assert [(source.record.width, source.record.height) for source in sources] == [(40, 30), (40, 30)]
@@ -219,7 +219,7 @@ def test_the_pixels_decide_the_size(voc_folder):
     ]
 
 
-def test_each_broken_file_is_named_and_the_rest_goes_on(voc_folder):
+def test_each_broken_file_is_named_and_the_others_are_read(voc_folder):
     voc_folder.add("good").add("truncated", xml=voc_xml()[:50]).add("lonely")
     voc_folder.write("orphan", voc_xml("orphan.jpg"))
     voc_folder.write("escape", voc_xml("../good.jpg"))

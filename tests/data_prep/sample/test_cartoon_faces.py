@@ -1,7 +1,7 @@
-"""The cartoon set: the face-mask set's layout, the same for a seed, and faults exactly where it says."""
+"""The drawn data set: its layout, its seed, and its planted faults."""
 
 import hashlib
-import xml.etree.ElementTree as ElementTree  # our own files, so the standard parser will do
+import xml.etree.ElementTree as ElementTree  # the standard parser is safe for files that the test itself writes
 from collections import Counter
 from pathlib import Path
 
@@ -67,8 +67,8 @@ def test_same_seed_same_bytes_another_seed_other_people(drawn, tmp_path):
     assert first != (tmp_path / "other" / "annotations" / "cartoon00.xml").read_bytes()
 
 
-def test_the_annotations_of_a_seed_stay_what_they_are(drawn):
-    """Figures in the book are told of these files. (Pixels depend on Pillow's version, annotations do not.)"""
+def test_the_annotations_of_a_seed_never_change(drawn):
+    """The book prints numbers of these files. (Pixels depend on the version of Pillow, annotations do not.)"""
     folder, _ = drawn
     digest = hashlib.sha256()
     for path in sorted((folder / "annotations").iterdir()):
@@ -87,7 +87,7 @@ def test_every_seed_has_every_class_and_every_fault(seed, monkeypatch, tmp_path)
     assert counts["with_mask"] > counts["without_mask"] > counts["mask_weared_incorrect"] >= 2
 
 
-def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
+def test_the_files_have_the_reported_faults_and_no_others(drawn):
     folder, faults = drawn
     images = {path.stem for path in (folder / "images").iterdir()}
     found = [("image without file", f"{stem}.jpg", None) for stem in images]
@@ -106,7 +106,7 @@ def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
         size = int(root.findtext("size/width")), int(root.findtext("size/height"))
         with Image.open(folder / "images" / f"{stem}.jpg") as image:
             if image.size != size:
-                found.append(("size mismatch", name, None))  # and the boxes are of the size given
+                found.append(("size mismatch", name, None))  # the boxes are in the frame of the stated size
         seen = set()
         for number, (_, x1, y1, x2, y2) in enumerate(boxes(root), start=1):
             if min(x1, y1) < 0 or x2 > size[0] or y2 > size[1]:
@@ -119,14 +119,14 @@ def test_the_faults_are_where_it_says_and_nowhere_else(drawn):
     assert sorted(found, key=str) == sorted((tuple(fault) for fault in faults), key=str)
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+def test_a_folder_that_is_not_empty_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(FileExistsError):
         cartoon_faces.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_the_shrunk_picture_gets_its_boxes_back(drawn):
+def test_the_boxes_of_the_shrunk_picture_are_scaled(drawn):
     folder, faults = drawn
     (file,) = [fault.file for fault in faults if fault.kind == "size mismatch"]
     sources, _ = voc.read_folder(folder / "images", folder / "annotations")

@@ -6,7 +6,7 @@ from data_prep.sample.portraits import HEAD
 
 
 def test_a_box_frames_its_face():
-    """The outline of the head, drawn alone, ends where the box says, give or take 15 % of its half height."""
+    """The edges of the box are those of the outline of the head, to 15 % of half the height of the head."""
     scene = plan_scenes(0, at_the_edge=())[0]
     person = scene.people[-1]
     canvas = Image.new("RGB", (scene.width * SCALE, scene.height * SCALE))

@@ -1,4 +1,4 @@
-"""A working folder in which any model is a small one."""
+"""A working folder in which every model name gives a small model."""
 
 import pytest
 import torch
@@ -15,14 +15,14 @@ def model():
     model = gd.GroundingDINO(CONFIG)
     randomise(model, seed=3)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a model is slower on several where the machine is busy
+    torch.set_num_threads(1)  # on a busy machine, several threads are slower for a small model
     yield model.eval()
     torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch, model):
-    """An empty working folder; any model's name gives the small one."""
+    """An empty working folder; every model name gives the small model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("gdino_lib.weights.hub.names", lambda: ["nano", "tiny"])
     monkeypatch.setattr("gdino_lib.detect.detector.load", lambda _, device: model.to(choose_device(device)))

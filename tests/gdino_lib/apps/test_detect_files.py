@@ -1,4 +1,4 @@
-"""`gdino detect`: whole runs and what they write."""
+"""`gdino detect`: complete runs and the files that they write."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from gdino_lib.cli.main import main
 from gdino_lib.detect.thresholds import Thresholds
 
 
-def test_a_whole_run_is_the_detectors_answer_in_three_formats(work, capsys, model):
+def test_a_run_writes_the_boxes_of_the_detector_in_three_formats(work, capsys, model):
     names = [picture("a.png"), picture("b.png", (50, 70), 1)]
     assert detect("a.png", "b.png", "--nms", "0.5", "--top-k", 4) == 0
     assert files() == TABLES | set(names)
@@ -85,12 +85,12 @@ def test_odd_images(work):
     assert Image.open("found/turned.jpg").size == (60, 90)
     assert sizes["large.png"] == (10_000, 9_500)
     Image.new("RGB", (65_600, 1)).save("long.png")
-    shutil.move("long.png", "long.jpg")  # longer than any JPEG
+    shutil.move("long.png", "long.jpg")  # longer than a JPEG can be
     assert detect("long.jpg") == 0
     assert Image.open("detections/long.jpg").format == "PNG"
 
 
-def test_unreadable_files_are_named_and_the_rest_goes_on(work, capsys):
+def test_unreadable_files_are_named_and_the_others_are_read(work, capsys):
     good = picture("good.png")
     Path("bad.jpg").write_bytes(b"no image")
     Path("empty.png").touch()
@@ -112,7 +112,7 @@ def test_unreadable_files_are_named_and_the_rest_goes_on(work, capsys):
     assert files() == {*TABLES, good}
 
 
-def test_none_readable_writes_nothing(work, capsys):
+def test_without_readable_files_nothing_is_written(work, capsys):
     Path("bad.jpg").write_bytes(b"no image")
     assert detect("missing.png", "bad.jpg") == 2
     captured = capsys.readouterr()
@@ -131,7 +131,7 @@ def test_phrases_from_a_file_keep_their_dots(work, capsys):
     assert capsys.readouterr().err == "error: there is no file missing.txt\n"
 
 
-def test_a_list_of_names_from_a_program_is_read_as_the_names(work):
+def test_quotes_commas_and_semicolons_at_the_ends_of_lines_are_ignored(work):
     picture("a.png")
     results = {}
     for name, lines in {
@@ -144,23 +144,23 @@ def test_a_list_of_names_from_a_program_is_read_as_the_names(work):
         results[name] = document(f"out-{name}")
     boxes = {name: [(b["xyxy"], b["confidence"]) for b in r["images"][0]["boxes"]] for name, r in results.items()}
     assert boxes["plain"] == boxes["listed"] == boxes["sentence"] != []
-    assert results["listed"]["phrases"] == ['"hot dog",', '"cat"'], "the label stays the caller's"
+    assert results["listed"]["phrases"] == ['"hot dog",', '"cat"'], "labels keep the text of the caller"
 
 
-def test_a_comma_at_the_end_is_no_part_of_a_phrase_and_needs_no_note(work, capsys):
+def test_a_comma_at_the_end_of_a_phrase_is_ignored_without_a_note(work, capsys):
     picture("a.png")
     assert detect("a.png", phrases="cat, . dog;") == 0
     assert capsys.readouterr().err == ""
 
 
-def test_commas_belong_to_phrases_and_a_note_says_so(work, capsys):
+def test_a_comma_within_a_phrase_belongs_to_it_and_gives_a_note(work, capsys):
     picture("a.png")
     assert detect("a.png", phrases="cat, dog") == 0
     assert document()["phrases"] == ["cat, dog"]
     assert capsys.readouterr().err == 'note: "cat, dog" is one phrase; phrases are separated by ".", not by ","\n'
     Path("names.txt").write_text("cat, dog", "utf-8")
     assert main(["detect", "a.png", "--phrases-file", "names.txt", "--overwrite"]) == 0
-    assert capsys.readouterr().err == "", "a file's line is a phrase, and says so itself"
+    assert capsys.readouterr().err == "", "in a file, a line is a phrase, so no note is needed"
 
 
 def test_one_box_in_one_file(work, capsys):
@@ -169,7 +169,7 @@ def test_one_box_in_one_file(work, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "1 box in 1 file; written to detections"
 
 
-def test_thresholds_that_validation_chose(work, capsys, model):
+def test_thresholds_from_validation_are_used(work, capsys, model):
     picture("a.png")
     Thresholds(0.2, {"cat": 0.3}, {}).save("own.json")
     Thresholds(1.0, {}, {}).save("small.thresholds.json")
@@ -195,7 +195,7 @@ def test_repeated_phrases_and_unknown_ones(work, capsys):
     ), "once"
 
 
-def test_a_reader_who_has_seen_enough_does_not_end_the_work(work, monkeypatch):
+def test_a_closed_pipe_does_not_end_the_run(work, monkeypatch):
     picture("a.png")
     picture("b.png")
     read_end, write_end = os.pipe()
@@ -206,7 +206,7 @@ def test_a_reader_who_has_seen_enough_does_not_end_the_work(work, monkeypatch):
     assert files() == TABLES | {"a.png", "b.png"}
 
 
-def test_progress_is_for_terminals(work, capsys, monkeypatch):
+def test_a_terminal_shows_progress(work, capsys, monkeypatch):
     picture("a.png")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert detect("a.png") == 0
@@ -250,7 +250,7 @@ def test_usage_errors_are_one_line(work, capsys, arguments, message):
     assert [path.name for path in work.iterdir()] == ["a.png"]
 
 
-def test_a_model_that_is_not_there(tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     picture("a.png")
     assert main(["detect", "a.png", "--phrases", "cat", "--model", "missing.pth"]) == 2
@@ -258,7 +258,7 @@ def test_a_model_that_is_not_there(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_too_little_memory_on_the_device_costs_one_image(work, capsys, monkeypatch):
+def test_missing_memory_on_the_device_fails_one_image(work, capsys, monkeypatch):
     def out_of_memory():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
@@ -270,7 +270,7 @@ def test_too_little_memory_on_the_device_costs_one_image(work, capsys, monkeypat
     assert files() == {*TABLES, "b.png"}
 
 
-def test_too_little_memory_for_all_leaves_earlier_results(work, monkeypatch):
+def test_if_memory_is_missing_for_all_images_earlier_results_stay(work, monkeypatch):
     def out_of_memory():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 

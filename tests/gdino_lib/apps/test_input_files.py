@@ -12,7 +12,7 @@ from data_prep.formats import coco, csv_table
 from gdino_lib.apps.input_files import find_input_files
 
 
-def test_folders_patterns_and_files_each_once(work):
+def test_folders_patterns_and_files_give_each_file_once(work):
     for name in ("in/b/x.jpg", "in/a/x.jpg", "in/a/y.PNG", "in/.hidden/z.png", "in/.z.png", "other/q.gif"):
         picture(name)
     Path("in/notes.txt").write_text("no image")
@@ -26,7 +26,9 @@ def test_folders_patterns_and_files_each_once(work):
 
     everything = ["a/[1].png", "a/x.jpg", "a/y.PNG", "b/x.jpg"]
     assert names("in") == names("in", "in/a/x.jpg", "./in/a") == everything
-    assert names("in/*") == [*everything, "notes.txt"] == names("in/**"), "as a shell would read it"
+    assert names("in/*") == [*everything, "notes.txt"] == names("in/**"), (
+        "a pattern gives the files that a shell would give"
+    )
     assert names("in/**/*.jpg") == ["a/x.jpg", "b/x.jpg"]
     assert names("in/a/[1].png") == ["[1].png"]
     assert names("other/q.gif", "in/b/x.jpg") == ["other/q.gif", "in/b/x.jpg"]
@@ -71,7 +73,7 @@ def test_files_that_are_not_read_are_named_in_one_line(work, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links and pipes")
-def test_images_of_a_folder_that_are_no_files_are_named(work, capsys):
+def test_entries_of_a_folder_that_are_not_files_are_named(work, capsys):
     picture("in/a.png")
     Path("in/link.png").symlink_to("nowhere.png")
     os.mkfifo("in/pipe.png")
@@ -82,7 +84,7 @@ def test_images_of_a_folder_that_are_no_files_are_named(work, capsys):
     ]
 
 
-def test_names_never_collide(work):
+def test_no_two_files_have_the_same_name(work):
     inputs = [
         picture("a/x.jpg"),
         picture("b/x.jpg"),
@@ -114,7 +116,7 @@ def test_names_of_every_script_survive(work, capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(names) + 1
 
 
-def test_a_pipe_is_not_waited_for(work, capsys):
+def test_a_pipe_is_refused_without_waiting(work, capsys):
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes here")
     os.mkfifo("pipe.png")

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, terminated or killed: what they leave."""
+"""The files that interrupted, terminated and killed runs leave."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("replacing", [False, True])
-def test_ctrl_c_keeps_what_was_done_but_never_for_an_older_result(work, capsys, monkeypatch, replacing):
+def test_ctrl_c_keeps_the_results_so_far_unless_they_would_replace_older_results(work, capsys, monkeypatch, replacing):
     for name in "abc":
         picture(f"in/{name}.png")
     if replacing:
@@ -39,7 +39,7 @@ def test_ctrl_c_keeps_what_was_done_but_never_for_an_older_result(work, capsys, 
         assert len(coco.read("detections/detections.coco.json").images) == 2
 
 
-def test_interrupted_at_the_first_file_leaves_nothing(work, capsys, monkeypatch):
+def test_an_interrupt_at_the_first_file_leaves_nothing(work, capsys, monkeypatch):
     picture("a.png")
     interrupt_at(monkeypatch, 1, ctrl_c)
     assert detect("a.png") == 130
@@ -47,7 +47,7 @@ def test_interrupted_at_the_first_file_leaves_nothing(work, capsys, monkeypatch)
     assert [path.name for path in work.iterdir()] == ["a.png"]
 
 
-def test_an_interrupt_while_a_picture_is_written_leaves_no_part_of_it(work, monkeypatch):
+def test_an_interrupt_while_an_image_is_written_leaves_no_half_written_image(work, monkeypatch):
     for name in "abc":
         picture(f"in/{name}.png")
     real = Image.Image.save
@@ -63,7 +63,7 @@ def test_an_interrupt_while_a_picture_is_written_leaves_no_part_of_it(work, monk
     assert files() == {*TABLES, "a.png"}
 
 
-def test_an_interrupted_film_leaves_no_part_of_it(work, monkeypatch):
+def test_an_interrupt_in_a_film_leaves_no_half_written_film(work, monkeypatch):
     picture("a.png")
     film("film.avi")
     interrupt_at(monkeypatch, 3, ctrl_c)
@@ -71,7 +71,7 @@ def test_an_interrupted_film_leaves_no_part_of_it(work, monkeypatch):
     assert files() == {*TABLES, "a.png"}
 
 
-def test_sigterm_keeps_what_was_done(work, monkeypatch):
+def test_sigterm_keeps_the_results_so_far(work, monkeypatch):
     for name in "abc":
         picture(f"in/{name}.png")
     interrupt_at(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_nothing(work, capsys, monkeypatch):
     assert {path.name for path in work.iterdir()} == {"a.png", "b.png"}
 
 
-def test_a_killed_process_leaves_no_result_and_the_next_one_clears_up(work, model):
+def test_a_killed_process_leaves_no_results_and_the_next_run_removes_its_files(work, model):
     save(model, "small.safetensors")
     for number in range(120):
         picture(f"in/{number:03}.png", (400, 300), number)

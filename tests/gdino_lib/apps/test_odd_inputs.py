@@ -1,4 +1,4 @@
-"""A thousand inputs that nobody should give."""
+"""A thousand runs with odd inputs and options: each ends with the expected status and number of error lines."""
 
 import io
 import os
@@ -50,7 +50,9 @@ PROMPTS += [
         *("\ud800", "cat . \udcff", "\u2028x\u2028y"),
     )
 ]
-PROMPTS.append(("cat " * 2_500, "late"))  # refused when the model is there, and so after inputs that are missing
+PROMPTS.append(
+    ("cat " * 2_500, "late")
+)  # refused only after the model is loaded, thus after errors about missing inputs
 NUMBERS = [("0", GOOD), ("1", GOOD), ("0.5", GOOD), ("1e-3", GOOD), (" .2 ", GOOD), ("-0", GOOD), ("\u0660", GOOD)] + [
     (text, BAD)
     for text in ("nan", "inf", "-inf", "-1", "2", "1e400", "1.0000001", "x", "", "0,5", "0x1", "1_", "--", "½")
@@ -69,7 +71,7 @@ def huge_header(side):
 
 
 def odd_images(folder, rng):
-    """Files and what is known of them: path -> readable. Damaged ones are judged by `read_image`."""
+    """Write image files, whole and damaged. Returns {path: whether `read_image` can read it}."""
     folder.mkdir()
     pixels = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)
@@ -124,7 +126,7 @@ def odd_images(folder, rng):
 
 
 def odd_folders(work, out_number):
-    """Arguments for --out, and whether something can be put there."""
+    """(argument for --out, whether results can be written there) pairs."""
     fresh = f"out/{out_number}"
     return [
         *[(fresh, GOOD)] * 6, (f"{fresh}/deep/er", GOOD), (f"{fresh} 猫\n", GOOD), (f"out/../out/./{out_number}/", GOOD),
@@ -137,8 +139,8 @@ MISSING = ("nowhere.png", "", "a\0b.png", "no/*.jpg", "empty", "x" * 300 + ".png
 
 
 def odd_run(rng, number, good, bad, work):
-    """(inputs, options, folder of results, exit status, number of errors) of a run."""
-    fine = number % 2  # half of the runs have odd files only, and options that are fine
+    """A random run: (inputs, options, folder of results, expected exit status, expected number of error lines)."""
+    fine = number % 2  # in half of the runs, only the files are odd, and all options are valid
     lost = rng.sample(MISSING, rng.choice([0, 0, 0, 1, 2]))
     unreadable = rng.sample([*bad, "bad.mp4"], rng.choice([0, 0, 1, 2]))
     inputs = lost + unreadable + rng.sample(good, rng.choice([0, 1, 1, 2]) if lost or unreadable else 1)
@@ -209,6 +211,6 @@ def test_a_thousand_odd_inputs(work, capsys):
             check_results(out, len(inputs) - count, case)
             shutil.rmtree(out)
     shutil.rmtree("out")
-    assert {path.relative_to(work) for path in work.rglob("*")} == before, "nothing is left of what failed"
+    assert {path.relative_to(work) for path in work.rglob("*")} == before, "failed runs leave no files"
     assert Path("full/mine.txt").read_text() == Path("file.txt").read_text() == "mine"
     assert min(seen.values()) > 100, seen

@@ -1,4 +1,4 @@
-"""The folder of results: when it may be replaced."""
+"""When a folder of results may be replaced."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_results_are_replaced_only_when_asked(work, capsys):
     assert Path("detections/detections.json").read_bytes() == before
     assert detect("b.png", "--overwrite") == 0
     assert files() == {*TABLES, "b.png"}
-    Path("detections/mine.txt").write_text("not a result")
+    Path("detections/mine.txt").write_text("no run wrote this")
     capsys.readouterr()
     assert detect("a.png", "--overwrite") == 2
     assert capsys.readouterr().err == (

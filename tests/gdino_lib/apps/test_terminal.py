@@ -1,4 +1,4 @@
-"""Names in other people's files never steer the terminal, whatever the command."""
+"""No command prints control characters of other people's file names and labels on the terminal."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_values(work, capsys, command):
 
 @pytest.fixture
 def measured(work, monkeypatch):
-    """A set whose file and class have hostile names."""
+    """Arguments for a data set with a hostile file name and class."""
     records = [
         data_prep.ImageRecord(
             f"{DIRECTION}{record.file_name}", record.width, record.height,
@@ -105,7 +105,7 @@ def measured(work, monkeypatch):
         (Path("images") / record.file_name).rename(Path("images") / renamed.file_name)
     coco.write(data_prep.Dataset(tuple(records), (DIRECTION, *list(COLOURS)[1:])), f"boxes{STEERING}.json")
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's escape sequences, and none but these
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich prints escape sequences, which are allowed
     return ["--data", f"boxes{STEERING}.json", "--images", "images"]
 
 
@@ -170,8 +170,8 @@ def test_interrupts(work, capsys, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such terminals")
-def test_a_real_terminal_gets_nothing_of_them(work, model):
-    """With the progress bars of files and films."""
+def test_a_real_terminal_gets_no_control_characters(work, model):
+    """Progress bars print names, too."""
     save(model, f"{STEERING}.safetensors")
     pytest.importorskip("cv2")
     film("film.avi")
@@ -188,6 +188,6 @@ def test_a_real_terminal_gets_nothing_of_them(work, model):
     ]
     code, text = run_on_a_terminal("gdino_lib", *arguments, *LOW)
     assert code == 0, text
-    assert "frame" in text, "the bar of the film"
-    bars = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x1b[A", "")  # tqdm goes up a line
+    assert "frame" in text, "the progress bar of the film"
+    bars = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x1b[A", "")  # tqdm moves the cursor up a line
     assert_harmless(bars, ESCAPED, TURNED)

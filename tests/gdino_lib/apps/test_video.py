@@ -1,4 +1,4 @@
-"""Films: read, searched frame by frame, written."""
+"""Films: read, searched frame by frame, and written with drawn frames."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ import gdino_lib as gd
 from data_prep.formats import coco
 
 
-def test_a_film_becomes_a_film_and_a_line_a_frame(work, capsys, model):
+def test_a_film_gives_a_film_and_one_line_per_frame(work, capsys, model):
     cv2 = pytest.importorskip("cv2")
     film("film.avi")
     picture("a.png")
@@ -47,14 +47,14 @@ def test_odd_and_damaged_films(work, capsys):
     assert files() == TABLES | {"odd.mp4", "odd.mp4.jsonl", "one.avi.mp4", "one.avi.mp4.jsonl"}
 
 
-def test_a_film_of_an_odd_rate_is_written(work):
-    """The codec refuses 119.983 frames a second, as a slow-motion film of a telephone has them."""
+def test_a_film_with_an_unusual_frame_rate_is_written(work):
+    """The codec refuses 119.983 frames per second, the rate of slow-motion films of telephones."""
     film("slow.avi", rate=119.983)
     assert detect("slow.avi") == 0
     assert document()["films"][0]["fps"] == pytest.approx(119.983, abs=1e-3)
 
 
-def test_a_film_that_cannot_be_written_costs_no_other_file(work, capsys):
+def test_a_film_that_cannot_be_written_does_not_affect_other_files(work, capsys):
     picture("a.png")
     film("thin.avi", (1, 48), 2)
     assert detect("a.png", "thin.avi") == 1

@@ -1,4 +1,4 @@
-"""A weight file of a small model, and errors of one line."""
+"""A weight file of a small model."""
 
 import pytest
 from peers import ODD, randomise

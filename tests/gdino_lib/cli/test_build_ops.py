@@ -1,9 +1,9 @@
-"""`gdino build-ops`: what it finds, what it writes."""
+"""`gdino build-ops`: its output, with and without a compiler."""
 
 from gdino_lib.cli.main import main
 
 
-def test_build_ops_says_what_it_found_and_where_it_wrote(monkeypatch, capsys, tmp_path):
+def test_build_ops_prints_the_compiler_and_the_written_file(monkeypatch, capsys, tmp_path):
     from gdino_lib.ops import native
 
     monkeypatch.setattr(native, "build", lambda device: tmp_path / f"{device}.so")
@@ -14,7 +14,7 @@ def test_build_ops_says_what_it_found_and_where_it_wrote(monkeypatch, capsys, tm
         assert f"{device}: written to {tmp_path / device}.so" in printed
 
 
-def test_build_ops_without_a_compiler_is_one_line_and_keeps_what_was_built(monkeypatch, capsys, tmp_path):
+def test_without_a_compiler_build_ops_fails_in_one_line_and_keeps_an_earlier_build(monkeypatch, capsys, tmp_path):
     from gdino_lib.ops import native
 
     monkeypatch.setenv("GDINO_CACHE", str(tmp_path))

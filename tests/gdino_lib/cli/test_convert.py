@@ -1,4 +1,4 @@
-"""`gdino convert`: what it prints, what it refuses, what a terminated run leaves."""
+"""`gdino convert`: its output, its errors, and the files of a terminated run."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from gdino_lib.cli.main import main
 from gdino_lib.weights import loading
 
 
-def test_convert_says_what_it_did(capsys, tmp_path, model_file):
+def test_convert_prints_which_tensors_were_used(capsys, tmp_path, model_file):
     assert main(["convert", str(model_file), str(tmp_path / "official.pth"), "--to", "official"]) == 0
     captured = capsys.readouterr()
     count = len(gd.load(model_file, "cpu").state_dict())
@@ -53,7 +53,7 @@ def test_errors_are_one_line_and_status_2(capsys, tmp_path, model_file):
     assert main([*convert, "--overwrite"]) == 0
 
 
-def test_a_terminated_run_leaves_nothing(monkeypatch, tmp_path, model_file):
+def test_a_terminated_run_leaves_no_file(monkeypatch, tmp_path, model_file):
     real = loading.write_safetensors
 
     def killed(path, state, metadata=None):

@@ -1,4 +1,4 @@
-"""`gdino eval`: tables, JSON, thresholds, and what has changed since an earlier run."""
+"""`gdino eval`: tables, JSON, thresholds, and changes since an earlier run."""
 
 import json
 
@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def detectors(monkeypatch):
-    """Models go by the names of `DETECTORS`."""
+    """Replace models by the `DETECTORS` of these names."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(gd.Detector, "from_pretrained", lambda name, device, dtype: DETECTORS[name])
 
@@ -76,7 +76,7 @@ def test_the_tables(data, capsys):
     assert "most often for blue_square (3), green square (3), red square (3)" in printed
 
 
-def test_of_a_model_that_finds_nothing_one_line_each(data, capsys):
+def test_a_model_that_finds_nothing_gives_one_line_per_table(data, capsys):
     run(data, "blind")
     printed = capsys.readouterr().out
     assert cells(printed, "AP") == ["AP", "0.000"]
@@ -95,7 +95,7 @@ def test_captions(data, capsys):
     assert "Average precision" not in printed
 
 
-def test_json_is_whole_or_not_there(data, tmp_path, capsys, monkeypatch):
+def test_the_json_is_complete_or_absent(data, tmp_path, capsys, monkeypatch):
     target = tmp_path / "figures.json"
     run(data, "perfect", "--json", target)
     values = json.loads(target.read_text("utf-8"))
@@ -159,7 +159,7 @@ def test_forgetting(data, tmp_path, capsys):
     assert printed.endswith("Changes since the earlier run\nreferring accuracy 0.500 -> 0.000: -0.500\n")
 
 
-def test_what_cannot_be_compared(data, tmp_path, capsys):
+def test_earlier_runs_that_cannot_be_compared_are_refused(data, tmp_path, capsys):
     earlier = tmp_path / "before.json"
     run(data, "perfect", "--json", earlier)
     capsys.readouterr()
@@ -190,7 +190,7 @@ def test_thresholds(data, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "model.thresholds.json").is_file()
 
 
-def test_what_is_refused(data, tmp_path, capsys):
+def test_missing_data_and_images_are_refused(data, tmp_path, capsys):
     assert "none.csv" in refused(capsys, data, "perfect", file="none.csv")
     other = ["--images", str(tmp_path)]
     assert "no such file" in refused(capsys, data, "perfect", *other)

@@ -1,4 +1,4 @@
-"""Numbers of 19 and of 401 digits, for every option that sizes something: one line, and no memory taken."""
+"""Every option for a size refuses numbers of 19 and of 401 digits in one line, before it takes memory."""
 
 import pytest
 
@@ -16,7 +16,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("arguments", OPTIONS, ids=lambda arguments: f"{arguments[0]} {arguments[-2]}")
 @pytest.mark.parametrize("digits", [19, 401])
-def test_a_number_of_any_size_is_refused(tmp_path, monkeypatch, capsys, arguments, digits):
+def test_a_huge_number_is_refused(tmp_path, monkeypatch, capsys, arguments, digits):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.csv").touch()
     arguments = [argument.replace("N", "9" * digits) if argument == "N" else argument for argument in arguments]

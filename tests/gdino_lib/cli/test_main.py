@@ -1,4 +1,4 @@
-"""The command `gdino`: how it ends, as a function and as a process."""
+"""The program `gdino`: exit status and last line, as a function and as a process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The parser of `gdino`: help and wrong arguments, at once; choices that are those of the library."""
+"""The parser of `gdino`: fast help, messages about wrong arguments, and choices equal to those of the library."""
 
 import inspect
 import subprocess
@@ -64,7 +64,7 @@ def test_help_and_wrong_arguments_import_nothing_heavy(arguments, code, said):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_nano_is_offered_only_where_it_is(monkeypatch, capsys, tmp_path, there):
+def test_nano_is_offered_only_if_it_is_installed(monkeypatch, capsys, tmp_path, there):
     if there:
         (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(hub, "NANO", tmp_path)
@@ -99,7 +99,7 @@ def test_nano_is_offered_only_where_it_is(monkeypatch, capsys, tmp_path, there):
         (["a.png", "--phrases", "cat", "-q"], "unexpected arguments: -q; "),
     ],
 )  # fmt: skip
-def test_what_may_be_meant(monkeypatch, capsys, tmp_path, arguments, hint):
+def test_the_message_suggests_what_was_meant(monkeypatch, capsys, tmp_path, arguments, hint):
     monkeypatch.chdir(tmp_path)
     try:
         status = main(["detect", *arguments])

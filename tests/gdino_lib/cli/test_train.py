@@ -24,7 +24,7 @@ def small_scratch(monkeypatch):
     monkeypatch.setitem(config.PRESETS, "nano", lambda: model().config)
 
 
-def test_the_command_trains_and_goes_on(tmp_path, small_scratch, capsys):
+def test_the_command_trains_and_resumes(tmp_path, small_scratch, capsys):
     out = tmp_path / "run"
     arguments = ["train", *csv_of(tmp_path), "--val", str(tmp_path / "shapes.csv"), "--from-scratch", "nano"]
     arguments += ["--out", str(out), "--batch-size", "4", "--lr-scale", "text_encoder.bert=0.5", "--loss", "layers=0.5"]
@@ -99,8 +99,8 @@ def test_the_command_refuses_in_one_line(tmp_path, small_scratch, capsys, argume
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_begins_with_the_weights_that_are_given(tmp_path):
-    """At a rate of next to 0 they stay; the validation's images may lie elsewhere."""
+def test_training_starts_from_the_given_weights(tmp_path):
+    """With a learning rate near 0, the weights do not change. The validation images are in another folder."""
     first = model()
     loading.save(first, tmp_path / "first.safetensors")
     files = csv_of(tmp_path)
@@ -115,7 +115,7 @@ def test_the_command_begins_with_the_weights_that_are_given(tmp_path):
     assert main([*command, "--epochs", "1", "--device", "cpu", "--overwrite"]) == 2
 
 
-def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch):
+def test_a_missing_package_is_named_at_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gdino_lib.cli.options.find_spec", lambda name: None if name in ("peft", "pycocotools") else 1)
     command = ["train", *csv_of(tmp_path), "--from-scratch", "nano", "--out", str(tmp_path / "run")]
     for more, names in (["--lora-rank", "2"], "peft"), (["--val", str(tmp_path / "shapes.csv")], "pycocotools"):
@@ -125,7 +125,7 @@ def test_a_package_that_is_missing_is_said_at_once(tmp_path, capsys, monkeypatch
 
 
 @pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
-def test_a_disk_that_is_really_full_is_told_in_one_line(tmp_path, small_disk, small_scratch, capsys):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, small_disk, small_scratch, capsys):
     arguments = [
         "train",
         *csv_of(tmp_path),

@@ -55,7 +55,7 @@ def run(inputs, out, name, *more):
 
 
 def refusal(capsys):
-    """The line on standard error that says why."""
+    """The last line on standard error, which is the reason."""
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: ")
     return line
@@ -130,7 +130,7 @@ def test_overwrite_removes_no_file_that_no_run_wrote(inputs, tmp_path, capsys, n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sample", "scenes", "csv-to-voc", "voc-to-csv", "csv-to-odvg"])
-def test_of_two_processes_at_once_one_is_whole(inputs, tmp_path, name):
+def test_one_of_two_processes_at_once_writes_a_complete_result(inputs, tmp_path, name):
     main, arguments = commands(inputs, tmp_path / "whole")[name]
     assert main(arguments) in (0, 1)
     module = "data_prep" if main.__module__.startswith("data_prep") else "gdino_lib"
