@@ -84,15 +84,15 @@ def _add_voc_to_csv(commands: Any) -> None:
         type=_image_count,
         required=True,
         metavar="N",
-        help="number of training images; all images that are neither training nor validation images are test images",
+        help="number of training images; the remaining images are test images",
     )
     command.add_argument(
         "--val",
         type=_image_count,
         default=0,
         metavar="N",
-        help="number of validation images, written to val/ (default: 0, no val/). The test part is the same for equal sums "
-        "of --train and --val",
+        help="number of validation images, written to val/ (default: 0, no val/); --train 500 --val 100 gives the same test "
+        "images as --train 600",
     )
     command.add_argument("--seed", **SEED, help="another seed gives another split (default: 0)")
     how = command.add_mutually_exclusive_group()
@@ -129,7 +129,9 @@ def _add_conversion(commands: Any, source: str, target: str) -> None:
     command.add_argument("input", type=Path, metavar="INPUT", help=read)
     command.add_argument("output", type=Path, metavar="OUTPUT", help=written)
     _add_strict(command)
-    command.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace OUTPUT; a folder only if a run wrote all its files"
+    )
     command.set_defaults(run=_convert, source=source, target=target)
 
 

@@ -37,7 +37,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", default="detections", metavar="DIR", help="folder for the results (default: detections)"
     )
-    add_overwrite(command, "replace the results in DIR")
+    add_overwrite(command, "replace earlier results in DIR")
     command.add_argument(
         "--box-threshold",
         type=share,

@@ -70,12 +70,12 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add_start(data, "size of a model with random weights")
     data.add_argument("--out", required=True, metavar="DIR", help="folder for the run")
     again = data.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue the run in DIR, or start it")
+    again.add_argument("--resume", action="store_true", help="continue the run in DIR, or start a new run")
     again.add_argument("--overwrite", action="store_true", help="remove an earlier run in DIR")
     data.add_argument(
         "--negatives", type=int, metavar="N", help="number of absent classes in a prompt (default: as many as fit)"
     )
-    data.add_argument("--no-augmentation", action="store_true", help="do not flip, crop and resize at random")
+    data.add_argument("--no-augmentation", action="store_true", help="do not flip, crop or resize at random")
     data.add_argument(
         "--short-side", type=int, metavar="PIXELS", help="short side of an image (default: that of the model)"
     )

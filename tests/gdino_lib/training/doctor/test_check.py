@@ -139,4 +139,4 @@ def test_the_command_can_do_nothing(folder, tmp_path, table, small_presets, caps
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine.txt").write_text("mine")
     assert "is not empty" in refused("--data", table, "--images", folder, *common)
-    assert "holds mine.txt, which is not" in refused("--data", table, "--images", folder, *common, "--overwrite")
+    assert "holds mine.txt, which no run wrote" in refused("--data", table, "--images", folder, *common, "--overwrite")
