@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,7 +18,11 @@ ORIGINAL_BBOX = "coco_bbox"
 """Field of `Box.extra` for the file's [x, y, width, height], if they cannot be computed exactly from the corners."""
 
 
-def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
+def read(
+    path: Path | str,
+    found: list[Finding] | None = None,
+    file_name: Callable[[Mapping[str, Any], Mend], str] | None = None,
+) -> Dataset:
     """Read a COCO file.
 
     `images` is required; `annotations` and `categories` may be missing (COCO's own test sets have no annotations). Ids are
@@ -31,6 +35,7 @@ def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
             the rules but can only mean one thing are mended: sizes and ids such as 640.0 or "640", paths such as
             "images\\\\a.jpg", `coco_url` instead of `file_name`, a category that only groups others. Without a list, the first
             fault is raised.
+        file_name: gives the file name of an image object; None: its `file_name`, or the last part of its `coco_url`.
 
     Returns:
         A data set with xyxy boxes in pixels; images and categories are in the order of the file.
@@ -70,7 +75,9 @@ def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
     for position, image in enumerate(images):
         place = _place("image", image, position)
         with faults.costing("annotation unreadable", place):
-            records.append(_read_image(image, boxes_of.get(image["id"], ()) if "id" in image else (), place, faults))
+            boxes = boxes_of.get(image["id"], ()) if "id" in image else ()
+            name = (file_name or _file_name)(image, faults.mender(place))
+            records.append(_read_image(image, name, boxes, place, faults))
 
     names = [category["name"] for category in categories]
     extra = without(root, "images", "annotations", "categories")
@@ -183,14 +190,14 @@ def _spelling(value: object) -> str:
     return str(value if number is None else number)
 
 
-def _read_image(image: Mapping[str, Any], boxes: Sequence[Box], place: str, faults: Faults) -> ImageRecord:
+def _read_image(image: Mapping[str, Any], name: str, boxes: Sequence[Box], place: str, faults: Faults) -> ImageRecord:
     mend = faults.mender(place)
     caption = None
     if "caption" in image:
         with faults.costing("detail unreadable", place):
             caption = take(image, "caption", str)
     return ImageRecord(
-        file_name=_file_name(image, mend),
+        file_name=name,
         width=take_whole(image, "width", mend),
         height=take_whole(image, "height", mend),
         boxes=tuple(boxes),
