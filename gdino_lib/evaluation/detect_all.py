@@ -16,13 +16,12 @@ import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
 from gdino_lib.data.records import check_distinct, check_single, class_names, open_image
+from gdino_lib.evaluation.class_prompts import MAX_PAIRS, ClassPrompts
 
 if TYPE_CHECKING:
     import supervision as sv
 
     from gdino_lib.detect.detector import Detector
-
-MAX_PAIRS = 300  # pairs of a box and a class that are evaluated per image, as in the official evaluation
 
 
 def detect_all(
@@ -59,15 +58,21 @@ def detect_all(
     records = detection_records(dataset)
     names = list(class_names(dataset) if phrases is None else phrases)
     check_distinct(names)  # the detector would report two such classes under the first name
-    phrases_of = None
-    if negatives is not None:
-        phrases_of = {record.file_name: _own_and_some_others(record, names, negatives, seed) for record in records}
     found: dict[str, sv.Detections] = {}
+    if negatives is None:
+        prompts = ClassPrompts.build(names)
+        with progress_bar(len(records), "detecting", progress) as bar:
+            for part, pictures in read_ahead(records, images, batch_size):
+                for record, result in zip(part, prompts.find(detector, pictures), strict=True):
+                    found[record.file_name] = result
+                bar.update(len(part))
+        return found
+    phrases_of = {record.file_name: _own_and_some_others(record, names, negatives, seed) for record in records}
     for record, result in detect_records(
         detector,
         records,
         images,
-        names if phrases_of is None else phrases_of,
+        phrases_of,
         title="detecting",
         batch_size=batch_size,
         progress=progress,
@@ -76,7 +81,7 @@ def detect_all(
         top_k=MAX_PAIRS,
         every_phrase=True,
     ):
-        if phrases_of is not None and len(result):
+        if len(result):
             result.class_id = np.array([names.index(name) for name in result.data["class_name"]])
         found[record.file_name] = result
     return found
@@ -141,9 +146,9 @@ def read_ahead(
             yield part, [image.result() for image in reading]
 
 
-def progress_bar(total: int, title: str, progress: bool) -> tqdm:
-    """A progress bar that counts images; it is shown on a terminal only, after one second."""
-    return tqdm(total=total, desc=title, unit=" images", delay=1, disable=None if progress else True)
+def progress_bar(total: int, title: str, progress: bool, done: int = 0) -> tqdm:
+    """A progress bar that counts images, `done` of them already; it is shown on a terminal only, after one second."""
+    return tqdm(total=total, initial=done, desc=title, unit=" images", delay=1, disable=None if progress else True)
 
 
 def _own_and_some_others(record: ImageRecord, names: Sequence[str], negatives: int, seed: int) -> list[str]:
