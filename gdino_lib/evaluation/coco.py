@@ -108,9 +108,9 @@ def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detecti
         ap=float(ap),
         ap50=float(ap50),
         ap75=float(ap75),
-        ap_small=_none_if_unmeasured(small),
-        ap_medium=_none_if_unmeasured(medium),
-        ap_large=_none_if_unmeasured(large),
+        ap_small=none_if_unmeasured(small),
+        ap_medium=none_if_unmeasured(medium),
+        ap_large=none_if_unmeasured(large),
         recall=float(evaluation.stats[8]),
         images=len(records),
         objects=sum(counts.values()),
@@ -118,8 +118,8 @@ def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detecti
             ClassPrecision(
                 name,
                 counts[name],
-                _none_if_unmeasured(precision[:, :, column].mean()),
-                _none_if_unmeasured(precision[0, :, column].mean()),
+                none_if_unmeasured(precision[:, :, column].mean()),
+                none_if_unmeasured(precision[0, :, column].mean()),
             )
             for column, name in enumerate(classes)
         ),
@@ -132,12 +132,12 @@ def _evaluate(records: Sequence[ImageRecord], classes: Sequence[str], found: Seq
 
     number_of = {name: number for number, name in enumerate(classes, start=1)}
     truth = [
-        _annotation(number, number_of[box.label], box.xyxy, box.extra.get("area"), is_crowd(box))
+        as_annotation(number, number_of[box.label], box.xyxy, box.extra.get("area"), is_crowd(box))
         for number, record in enumerate(records, start=1)
         for box in record.boxes
     ]
     results = [
-        _annotation(number, int(class_id) + 1, xyxy) | {"score": float(score)}
+        as_annotation(number, int(class_id) + 1, xyxy) | {"score": float(score)}
         for number, boxes in enumerate(found, start=1)
         for xyxy, score, class_id in zip(boxes.xyxy.tolist(), boxes.confidence, boxes.class_id, strict=True)
     ]
@@ -150,9 +150,10 @@ def _evaluate(records: Sequence[ImageRecord], classes: Sequence[str], found: Seq
     return evaluation
 
 
-def _annotation(
+def as_annotation(
     image: int, category: int, xyxy: Sequence[float], area: Any = None, crowd: bool = False
 ) -> dict[str, Any]:
+    """A box as COCO's packages take it, without an id."""
     x1, y1, x2, y2 = (float(value) for value in xyxy)
     measured = isinstance(area, int | float) and area > 0  # COCO gives the area inside the object's outline
     return {
@@ -179,6 +180,6 @@ def _coco(records: Sequence[ImageRecord], classes: Sequence[str], annotations: l
     return coco
 
 
-def _none_if_unmeasured(value: float) -> float | None:
+def none_if_unmeasured(value: float) -> float | None:
     """None for -1, which pycocotools returns where there is nothing to measure."""
     return None if value < 0 else float(value)
