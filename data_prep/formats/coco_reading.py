@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from data_prep.findings import Faults, Finding
 from data_prep.formats.fields import Mend, four_numbers, located, plain_file_name, take, take_whole, without
@@ -13,16 +13,14 @@ from data_prep.formats.json_text import parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord, as_whole_number, parse_flag, parse_number
 
 Id = int | str
+FileName: TypeAlias = Callable[[Mapping[str, Any], Mend], str]
+"""Gives the file name of an image object."""
 
 ORIGINAL_BBOX = "coco_bbox"
 """Field of `Box.extra` for the file's [x, y, width, height], if they cannot be computed exactly from the corners."""
 
 
-def read(
-    path: Path | str,
-    found: list[Finding] | None = None,
-    file_name: Callable[[Mapping[str, Any], Mend], str] | None = None,
-) -> Dataset:
+def read(path: Path | str, found: list[Finding] | None = None, file_name: FileName | None = None) -> Dataset:
     """Read a COCO file.
 
     `images` is required; `annotations` and `categories` may be missing (COCO's own test sets have no annotations). Ids are
@@ -76,8 +74,7 @@ def read(
         place = _place("image", image, position)
         with faults.costing("annotation unreadable", place):
             boxes = boxes_of.get(image["id"], ()) if "id" in image else ()
-            name = (file_name or _file_name)(image, faults.mender(place))
-            records.append(_read_image(image, name, boxes, place, faults))
+            records.append(_read_image(image, boxes, place, faults, file_name or _file_name))
 
     names = [category["name"] for category in categories]
     extra = without(root, "images", "annotations", "categories")
@@ -190,14 +187,16 @@ def _spelling(value: object) -> str:
     return str(value if number is None else number)
 
 
-def _read_image(image: Mapping[str, Any], name: str, boxes: Sequence[Box], place: str, faults: Faults) -> ImageRecord:
+def _read_image(
+    image: Mapping[str, Any], boxes: Sequence[Box], place: str, faults: Faults, file_name: FileName
+) -> ImageRecord:
     mend = faults.mender(place)
     caption = None
     if "caption" in image:
         with faults.costing("detail unreadable", place):
             caption = take(image, "caption", str)
     return ImageRecord(
-        file_name=name,
+        file_name=file_name(image, mend),
         width=take_whole(image, "width", mend),
         height=take_whole(image, "height", mend),
         boxes=tuple(boxes),

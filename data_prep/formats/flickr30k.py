@@ -2,10 +2,10 @@
 
 The data set has, for the picture `1000092795.jpg`,
 
-- five lines in `Sentences/1000092795.txt`, in which brackets mark a phrase with the number of its entity and its types:
-  `[/EN#1/people Two young guys] with [/EN#2/bodyparts shaggy hair] look at [/EN#3/bodyparts their hands] .`
-- boxes by entity in `Annotations/1000092795.xml`: each `<object>` has one or more `<name>`s, which are numbers of entities, and
-  a `<bndbox>`, or else `<nobndbox>` and `<scene>` for an entity without one,
+- five lines in `Sentences/1000092795.txt`, in which brackets mark a phrase with the number of its entity and its types, as in
+  "[/EN#1/people Two young guys] with [/EN#2/bodyparts shaggy hair] look at [/EN#3/bodyparts their hands] .",
+- boxes by entity in `Annotations/1000092795.xml`: each element `object` has one or more elements `name`, which are numbers of
+  entities, and an element `bndbox`, or else `nobndbox` and `scene` for an entity without a box,
 - its number in `train.txt`, `val.txt` or `test.txt`.
 
 Source: Plummer et al., Flickr30k Entities, arXiv 1505.04870, and https://github.com/BryanPlummer/flickr30k_entities.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import add_device, add_dtype, add_images, add_overwrite, model_options, need
+from gdino_lib.cli import eval_dataset
+from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, model_options, need
 
 HELP = "evaluate a model on a data set"
 DESCRIPTION = (
-    "Evaluate a model on a data set: average precision, number of boxes against number of objects, calibration, boxes of absent "
-    "classes, referring expressions."
+    "Evaluate a model on a data set. With --data: average precision, number of boxes against number of objects, calibration, "
+    "boxes of absent classes, referring expressions. With --dataset: the measure that results on this data set are published in."
 )
 EPILOG = (
     "To measure forgetting, evaluate on another data set twice: with --json FILE before fine-tuning, and with --compare FILE after "
@@ -19,20 +20,22 @@ EPILOG = (
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--data", required=True, metavar="FILE", help="data set: .csv, .json (COCO) or .jsonl (ODVG)")
-    add_images(command)
+    data = command.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", metavar="FILE", help="data set: .csv, .json (COCO) or .jsonl (ODVG)")
+    eval_dataset.add_name(data)
+    command.add_argument("--images", metavar="DIR", help="folder of the images (--dataset: if not below --root)")
     command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
     command.add_argument("--json", metavar="FILE", help="file to write the figures to")
-    command.add_argument(
+    own = command.add_argument_group("with --data")
+    own.add_argument(
         "--thresholds-out",
         nargs="?",
         const="",
         metavar="FILE",
         help="write the best threshold of each class (default for FILE: a file beside MODEL)",
     )
-    command.add_argument(
-        "--compare", metavar="FILE", help="print the changes since an earlier run, whose --json is FILE"
-    )
+    own.add_argument("--compare", metavar="FILE", help="print the changes since an earlier run, whose --json is FILE")
+    eval_dataset.add_options(command.add_argument_group("with --dataset"))
     add_overwrite(command, "replace the files of --json and --thresholds-out")
     add_device(command)
     add_dtype(command)
@@ -41,6 +44,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print and write the figures. Returns the exit status."""
     need("pycocotools")
+    if options.dataset is not None:
+        return eval_dataset.run(options)
+    eval_dataset.check_unused(options)
     from gdino_lib.evaluation.report import evaluate_files
 
     evaluate_files(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gdino_lib.detect.detector import Detector
 
 MAX_PAIRS = 300  # pairs of a box and a class that are evaluated per image, as in the official evaluation
+EVERY_PAIR: dict[str, Any] = {"box_threshold": 0.0, "text_threshold": 0.0, "top_k": MAX_PAIRS, "every_phrase": True}
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,7 @@ class ClassPrompts:
         return results
 
     def _ask(self, detector: Detector, images: list, number: int) -> list[sv.Detections]:
-        found = detector(
-            images,
-            list(self.prompts[number]),
-            box_threshold=0.0,
-            text_threshold=0.0,
-            top_k=MAX_PAIRS,
-            every_phrase=True,
-        )
+        found: Any = detector(images, list(self.prompts[number]), **EVERY_PAIR)
         assert isinstance(found, list)  # for a list of images, a detector returns a list
         return found
 

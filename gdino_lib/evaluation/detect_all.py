@@ -16,7 +16,7 @@ import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import repair
 from gdino_lib.data.records import check_distinct, check_single, class_names, open_image
-from gdino_lib.evaluation.class_prompts import MAX_PAIRS, ClassPrompts
+from gdino_lib.evaluation.class_prompts import EVERY_PAIR, ClassPrompts
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -68,19 +68,8 @@ def detect_all(
                 bar.update(len(part))
         return found
     phrases_of = {record.file_name: _own_and_some_others(record, names, negatives, seed) for record in records}
-    for record, result in detect_records(
-        detector,
-        records,
-        images,
-        phrases_of,
-        title="detecting",
-        batch_size=batch_size,
-        progress=progress,
-        box_threshold=0.0,
-        text_threshold=0.0,
-        top_k=MAX_PAIRS,
-        every_phrase=True,
-    ):
+    reading = {"title": "detecting", "batch_size": batch_size, "progress": progress}
+    for record, result in detect_records(detector, records, images, phrases_of, **reading, **EVERY_PAIR):
         if len(result):
             result.class_id = np.array([names.index(name) for name in result.data["class_name"]])
         found[record.file_name] = result

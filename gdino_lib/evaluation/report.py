@@ -96,13 +96,13 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         columns = {"boxes": "boxes", "objects": "objects", "correct": "right", "ratio": "boxes per object"}
         columns |= {"images_with_more": "images with more"}
         old = _rows_by_threshold(earlier.get("counts"))
-        _table(console, "Boxes against objects", "threshold", columns, counts, old)
+        print_table(console, "Boxes against objects", "threshold", columns, counts, old)
         _show_calibration(now["calibration"], earlier.get("calibration"), console)
     if now["absent"]:
         columns = {"boxes": "boxes", "boxes_per_image": "boxes per image", "images_with_boxes": "images with boxes"}
         absent = _rows_by_threshold(now["absent"])
         title = f"Boxes for classes that {now['absent'][0]['images']} images do not show, each of them wrong"
-        _table(console, title, "threshold", columns, absent, _rows_by_threshold(earlier.get("absent")))
+        print_table(console, title, "threshold", columns, absent, _rows_by_threshold(earlier.get("absent")))
         worst = list(now["absent"][0]["by_phrase"].items())[:MAX_LISTED]
         if worst:
             names = ", ".join(f"{name} ({count})" for name, count in worst)
@@ -112,7 +112,7 @@ def show(now: Mapping[str, Any], before: Mapping[str, Any] | None, console: Cons
         title = f"Referring expressions, right if the overlap is at least {referring['iou']}"
         columns = {"accuracy": "accuracy", "correct": "right", "phrases": "phrases"}
         old = {"all": earlier["referring"]} if earlier.get("referring") else {}
-        _table(console, title, "", columns, {"all": referring}, old)
+        print_table(console, title, "", columns, {"all": referring}, old)
         for miss in referring["misses"][:MAX_LISTED]:
             text = f"missed: {miss['phrase']!r} in {miss['image']}, overlap {miss['iou']:.2f}"
             _print_line(console, text)
@@ -157,7 +157,7 @@ def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console:
     def measures(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         return {heading: {"value": values[name]} for name, heading in names.items()}
 
-    _table(console, title, "", {"value": "all classes"}, measures(precision), measures(old) if old else {})
+    print_table(console, title, "", {"value": "all classes"}, measures(precision), measures(old) if old else {})
 
     def classes(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if not evaluation.get("precision"):
@@ -169,7 +169,7 @@ def _show_precision(now: Mapping[str, Any], earlier: Mapping[str, Any], console:
         }
 
     columns = {"objects": "objects", "ap": "AP", "ap50": "AP50", "threshold": "best threshold", "f1": "its F1"}
-    _table(console, "Classes", "class", columns, classes(now), classes(earlier))
+    print_table(console, "Classes", "class", columns, classes(now), classes(earlier))
 
 
 def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None, console: Console) -> None:
@@ -180,14 +180,14 @@ def _show_calibration(now: Mapping[str, Any], earlier: Mapping[str, Any] | None,
 
     title = f"Calibration of scores from {now['min_confidence']}, expected calibration error {error}"
     columns = {"boxes": "boxes", "confidence": "mean score", "precision": "share right"}
-    _table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
+    print_table(console, title, "scores", columns, rows(now["bins"]), rows(earlier["bins"]) if earlier else {})
 
 
 def _rows_by_threshold(entries: Sequence[Mapping[str, Any]] | None) -> dict[str, Mapping[str, Any]]:
     return {f"{entry['threshold']:g}": entry for entry in entries or ()}
 
 
-def _table(
+def print_table(
     console: Console,
     title: str,
     key: str,
@@ -237,12 +237,12 @@ def _reserved_targets(*paths: Path | str | None, overwrite: bool) -> Iterator[No
     with ExitStack() as stack:
         for path in paths:
             if path is not None:
-                _check_target(Path(path), overwrite)
+                check_target(Path(path), overwrite)
                 stack.enter_context(reserved(path, overwrite))
         yield
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
+def check_target(path: Path, overwrite: bool) -> None:
     """Refuse a file that cannot be written now, before the measurement, which may take an hour."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")

@@ -80,6 +80,19 @@ def file_digest(path: Path) -> bytes:
     return digest.digest()
 
 
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a weight file, in hexadecimal digits, as `sha256sum` prints it.
+
+    Of a folder with several shards, SHA-256 of their digests in the order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_tensors`.
+    """
+    files = _files_of(path) if path.is_dir() else [path]
+    digests = [file_digest(file) for file in files]
+    return digests[0].hex() if len(digests) == 1 else hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
     """Write tensors, whole or not at all, for which they stand twice in memory."""
 

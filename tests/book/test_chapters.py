@@ -221,7 +221,7 @@ WITHOUT_REFERENCE = {
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
-        *("companion", "apps", "cli", "evaluation.found_boxes", "evaluation.report", "messages"),
+        *("companion", "apps", "cli", "evaluation.report", "messages"),
         *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names", "weights.pickles"),
