@@ -1,6 +1,8 @@
 """Weight files are read without running what they hold, and written whole or not at all."""
 
 import argparse
+import hashlib
+import json
 import pickle
 import random
 import shutil
@@ -19,6 +21,7 @@ from weight_files import OFFICIAL, SMALL, assert_same, refused
 
 import gdino_lib as gd
 from gdino_lib.weights import pickles
+from gdino_lib.weights.files import weights_digest
 from gdino_lib.weights.hub import names as names_of_models
 from gdino_lib.weights.loading import convert, load, save
 
@@ -176,3 +179,26 @@ def test_a_full_disk_leaves_nothing(small_disk, official_file):
     (small_disk / "a.safetensors").write_text("old")
     refused(save, gd.GroundingDINO(SMALL), small_disk / "a.safetensors", kind=OSError)
     assert [(file.name, file.read_text()) for file in small_disk.iterdir()] == [("a.safetensors", "old")]
+
+
+def test_the_digest_of_weights(tmp_path):
+    file = tmp_path / "a.pth"
+    file.write_bytes(b"weights")
+    assert weights_digest(file) == hashlib.sha256(b"weights").hexdigest(), "what sha256sum prints"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "config.json").write_bytes(b"{}")
+    assert weights_digest(folder) == weights_digest(file)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    parts = {"1.safetensors": b"one", "2.safetensors": b"two"}
+    for name, data in parts.items():
+        (shards / name).write_bytes(data)
+    index = {"weight_map": {name: name for name in reversed(parts)}}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    both = b"".join(hashlib.sha256(data).digest() for data in parts.values())
+    assert weights_digest(shards) == hashlib.sha256(both).hexdigest()
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="no weight file in the folder"):
+        weights_digest(tmp_path / "none")
