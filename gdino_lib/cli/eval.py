@@ -10,7 +10,7 @@ from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, model_op
 HELP = "evaluate a model on a data set"
 DESCRIPTION = (
     "Evaluate a model on a data set. With --data: average precision, number of boxes against number of objects, calibration, "
-    "boxes of absent classes, referring expressions. With --dataset: the measure that results on this data set are published in."
+    "boxes of absent classes, referring expressions. With --dataset: the measure in which results on this set are published."
 )
 EPILOG = (
     "To measure forgetting, evaluate on another data set twice: with --json FILE before fine-tuning, and with --compare FILE after "

@@ -25,7 +25,7 @@ def add_options(options: Options) -> None:
     options.add_argument(
         "--prompts",
         choices=PROMPTS,
-        help="ask for classes by their names (default), or in the words written for ODinW",
+        help="ask for classes by their names (default), or in words written for them (ODinW, folder)",
     )
     options.add_argument(
         "--names-per-prompt", type=count, metavar="N", help="ask for N classes at a time (default: all)"

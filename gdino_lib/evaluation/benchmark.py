@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 PART = 16  # images
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "numpy", "pillow", "pycocotools", "faster-coco-eval")
-LONGEST = timedelta(days=7)  # for which a process waits for the others
+LONGEST = timedelta(days=7)  # a process waits this long for the others
 
 
 def run_benchmark(

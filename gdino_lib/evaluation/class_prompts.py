@@ -81,8 +81,7 @@ class ClassPrompts:
 
         Returns:
             For each image, boxes by falling score; `class_id` is the index in `classes`, and `data["class_name"]` the class.
-            With several prompts a box may be the best for its phrase in each of them, so that `data["best"]`, which marks the
-            best class of a box, is there for a single prompt only.
+            `data["best"]` marks the best class of each box. It is missing with several prompts, which find boxes of their own.
         """
         if len(self.prompts) == 1:
             return [self._as_classes([found]) for found in self._ask(detector, list(images), 0)]

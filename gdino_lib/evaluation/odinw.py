@@ -1,8 +1,8 @@
 """ODinW, "object detection in the wild": 35 small sets of COCO form, 13 of which make the smaller benchmark.
 
 The table has the folder of each set as GLIP's download names it, and the words that GLIP's authors wrote for classes whose names
-say little. Those words are an option: a zero-shot result with words that were chosen by looking at results is another measure.
-Of GLIP's "penguin, which is black and white" the score counts all words here, and the name alone there.
+say little. These words are an option, because a result with words that were written for a data set is no longer zero-shot in the
+strict sense. Our score of "penguin, which is black and white" is the mean over all its words; GLIP's counts "penguin" alone.
 
 Sources: Li et al., GLIP, arXiv 2112.03857; Li et al., ELEVATER, arXiv 2204.08790; the configurations `odinw_13` and `odinw_35` of
 https://github.com/microsoft/GLIP and `configs/odinw` of https://github.com/open-mmlab/mmdetection.

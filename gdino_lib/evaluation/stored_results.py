@@ -1,7 +1,7 @@
-"""Results of a long evaluation, stored part by part: what a killed run has found is not lost, and processes share the parts.
+"""Results of a long evaluation, stored part by part: a killed run can continue, and several processes share the parts.
 
-A folder has `about.json`, which says what the parts are results of, and a file for each part. The parts of a run do not depend
-on the number of its processes, so that another number can continue the run.
+A folder has `about.json`, which says everything that the results depend on, and a file for each part. The parts of a run do not
+depend on the number of its processes, so that another number of processes can continue it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StoredResults:
         self.folder = folder
 
     def open(self, about: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Make the folder, or go on in it if its parts are results of the same.
+        """Make the folder, or continue in it if its parts belong to the same run.
 
         Args:
             about: everything that results depend on, as JSON's values.
@@ -63,7 +63,7 @@ class StoredResults:
         write_json(file, about)
 
     def has(self, task: int, part: int) -> bool:
-        """Whether a part is there, of a task by its number."""
+        """Whether a part of a task is stored; tasks and parts are numbered from 0."""
         return self._path(task, part).is_file()
 
     def write(self, task: int, part: int, found: Sequence[FoundBoxes]) -> None:
@@ -96,7 +96,7 @@ class StoredResults:
         return found
 
     def remove(self) -> None:
-        """Remove the folder, which the results are no longer needed in."""
+        """Remove the folder with all its parts."""
         shutil.rmtree(self.folder)
 
     def _path(self, task: int, part: int) -> Path:

@@ -64,7 +64,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def prompts(self) -> Any:
-        """What is asked for besides the records' own phrases; with the records it says all that results depend on."""
+        """What is asked for besides the records' own phrases; the boxes found depend on nothing else in the data."""
 
     @abstractmethod
     def find(
