@@ -116,7 +116,7 @@ def find_sets(root: Path, split: str) -> dict[str, Path]:
     """The annotation files of a folder of COCO-form sets, by the names of its sub-folders.
 
     A sub-folder is a set if it has `SPLIT/annotations_without_background.json`, `SPLIT/_annotations.coco.json`, one of these two
-    files itself, or `annotations.json`; the images are beside the file.
+    files itself, or `annotations.json`. The images are beside the file, or in a folder `images` there.
 
     Raises:
         FileNotFoundError: `root` is no folder, or has no such sub-folder.

@@ -121,7 +121,7 @@ def _odinw(choice: Choice) -> list[Task]:
         known = {label: words for label, words in each.wordings.items() if label in class_names(dataset)}
         if choice.prompts == "written" and (unknown := sorted(set(each.wordings) - set(known))):
             warnings.warn(f"{file}: no class {unknown[0]!r}, for which there are written words", stacklevel=2)
-        tasks.append(_set(choice, each.name, file, dataset, known))
+        tasks.append(_set(choice, each.name, file.parent, dataset, known))
     return tasks
 
 
@@ -131,13 +131,18 @@ def _folder(choice: Choice) -> list[Task]:
         raise ValueError(
             f"{choice.root / odinw.PROMPTS}: expected names of the sets {', '.join(files)}, got {unknown[0]!r}"
         )
-    return [_set(choice, name, file, read_records(file), wordings.get(name, {})) for name, file in files.items()]
+    tasks = []
+    for name, file in files.items():
+        inner = file.parent / "images"
+        images = inner if inner.is_dir() else file.parent
+        tasks.append(_set(choice, name, images, read_records(file), wordings.get(name, {})))
+    return tasks
 
 
-def _set(choice: Choice, name: str, file: Path, dataset: data_prep.Dataset, wordings: Mapping[str, str]) -> Task:
+def _set(choice: Choice, name: str, images: Path, dataset: data_prep.Dataset, wordings: Mapping[str, str]) -> Task:
     own = wordings if choice.prompts == "written" else None
     with located(name):
-        return ClassTask(name, file.parent, dataset, own, choice.names_per_prompt)
+        return ClassTask(name, images, dataset, own, choice.names_per_prompt)
 
 
 def _refcoco(choice: Choice) -> list[Task]:

@@ -136,9 +136,14 @@ def test_any_folder_of_sets(tmp_path):
     write_coco_set(tmp_path / "one")
     write_coco_set(tmp_path / "two", "_annotations.coco.json")
     write_coco_set(tmp_path / "three", "annotations.json")
+    pictures = list((tmp_path / "three").glob("*.png"))
+    (tmp_path / "three" / "images").mkdir()
+    for path in pictures:
+        path.rename(path.parent / "images" / path.name)
     (tmp_path / "notes").mkdir()
     tasks = read_tasks(choice("folder", tmp_path))
     assert [task.name for task in tasks] == ["one", "three", "two"]
+    assert [task.images.name for task in tasks] == ["valid", "images", "two"]
     write_json(tmp_path / "prompts.json", {"two": {"red square": "crimson"}})
     tasks = read_tasks(choice("folder", tmp_path, prompts="written"))
     assert [task.class_prompts.prompts[0][0] for task in tasks] == ["red square", "red square", "crimson"]
