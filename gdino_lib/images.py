@@ -19,8 +19,8 @@ ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
 
-FEW_BITS = 14  # of 16: an image that uses no more is nearly black, as only the high byte of a value is kept
-MAX_PIXELS = "GDINO_MAX_PIXELS"  # in the environment: pixels that an image may have
+FEW_BITS = 14  # of 16: an image that uses no more is nearly black, because only the high byte of a value is kept
+MAX_PIXELS = "GDINO_MAX_PIXELS"  # environment variable: how many pixels an image may have
 
 UPRIGHT = {  # EXIF orientation -> how to turn the image upright; with any other value it is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,7 +78,7 @@ def read_image(source: ImageSource) -> Image.Image:
 
 
 def unreadable(error: Exception) -> str:
-    """Why PIL cannot read an image, in one line; where the image is only too large for its limit, how to raise it."""
+    """Why PIL cannot read an image, in one line; for an image over PIL's limit of pixels, how to raise that limit."""
     if not isinstance(error, Image.DecompressionBombError):
         return reason(error)
     return (
@@ -88,10 +88,10 @@ def unreadable(error: Exception) -> str:
 
 
 def _limit_of_environment() -> None:
-    """Let `GDINO_MAX_PIXELS` set PIL's limit, which is an error from twice `MAX_IMAGE_PIXELS` on."""
+    """Let `GDINO_MAX_PIXELS` set PIL's limit; PIL raises an error above twice its `MAX_IMAGE_PIXELS`."""
     text = os.environ.get(MAX_PIXELS)
     if text:
-        if not text.isdecimal() or not int(text):
+        if not text.isdecimal() or len(text) > 18 or not int(text):  # Python refuses to read thousands of digits
             raise ValueError(f"{MAX_PIXELS} in the environment: expected a number of pixels, got {text[:40]!r}")
         Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2
 
@@ -196,13 +196,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
 def _decode(image: Image.Image, name: str) -> Image.Image:
     if not image.width or not image.height:
         raise ValueError(f"{name}: expected an image with pixels, got {image.width} x {image.height}")
-    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # PIL's word for 16 bits a value
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # PIL's code for 16 bits per value
     try:
         # load before reading the orientation: when PIL loads a TIFF file, it applies the orientation and removes it
         image.load()
     except Exception as error:
         raise ValueError(f"{name}: expected a whole image, got {unreadable(error)}") from error
-    if is_deep and not image.mode.startswith("I"):  # colour, of which PIL keeps the high bytes
+    if is_deep and not image.mode.startswith("I"):  # a colour image; PIL keeps the high bytes of its values
         _warn_of_few_bits(int(np.asarray(image.convert("RGB")).max()) << 8, name)
     try:
         turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -218,7 +218,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 
 def _warn_of_few_bits(highest: int, name: str) -> None:
-    """Warn of 16-bit values that leave their high bits unused, as those of 10, 12 or 14 bits do."""
+    """Warn of 16-bit values that leave their high bits unused, as values of 10, 12 or 14 bits do."""
     if highest and highest.bit_length() <= FEW_BITS:
         message = (
             f"{name}: its 16-bit values use {highest.bit_length()} bits, so it is read as nearly black; scale them up"

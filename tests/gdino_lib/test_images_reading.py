@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_up_images import ORIENTATION, noise, refused
 from PIL import Image, ImageOps
 
-from gdino_lib.images import read_image
+from gdino_lib.images import MAX_PIXELS, _limit_of_environment, read_image
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LA", "PA", "RGBX", "RGBa"]
 
@@ -102,8 +102,8 @@ def test_16_bit_grey_keeps_its_high_byte(path, form):
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 15, 16])
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bit_grey_of_few_bits_is_said(path, form, bits):
-    """It is read as its high byte, and so nearly black."""
+def test_16_bit_grey_of_few_bits_gives_a_warning(path, form, bits):
+    """Only the high byte of each value is read, so the image is nearly black."""
     path.write_bytes(encoded(Image.fromarray(np.array([[0, 2**bits - 1]], dtype=np.uint16)), form))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -113,7 +113,7 @@ def test_16_bit_grey_of_few_bits_is_said(path, form, bits):
     )
 
 
-def test_16_bit_colour_of_few_bits_is_said(path):
+def test_16_bit_colour_of_few_bits_gives_a_warning(path):
     path.write_bytes(png_of_16_bit_colour(2**12 - 1))
     with pytest.warns(UserWarning, match="use 12 bits, so it is read as nearly black"):
         read_image(path)
@@ -255,6 +255,26 @@ def test_decompression_bomb(path, monkeypatch):
     assert "raise PIL.Image.MAX_IMAGE_PIXELS in Python, or GDINO_MAX_PIXELS in the environment" in message
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 81)
     assert read_image(path).size == (9, 9)
+
+
+def test_the_environment_sets_the_limit_of_pixels(path, monkeypatch):
+    Image.fromarray(noise(9, 9, 3)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)
+    monkeypatch.setenv(MAX_PIXELS, "80")
+    _limit_of_environment()
+    assert "more pixels than the limit" in refused(ValueError, read_image, path)
+    monkeypatch.setenv(MAX_PIXELS, "81")
+    _limit_of_environment()
+    with pytest.warns(Image.DecompressionBombWarning):  # PIL warns from half its limit on
+        assert read_image(path).size == (9, 9)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e9", "many", "9" * 5000])
+def test_a_limit_of_pixels_that_is_no_number_is_refused(monkeypatch, text):
+    monkeypatch.setenv(MAX_PIXELS, text)
+    message = refused(ValueError, _limit_of_environment)
+    assert message.startswith("GDINO_MAX_PIXELS in the environment: expected a number of pixels, got ")
+    assert len(message) < 120
 
 
 @pytest.mark.parametrize(
