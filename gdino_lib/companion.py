@@ -23,5 +23,5 @@ def require_data_prep() -> None:
     if found != installed:
         raise ImportError(
             f"data_prep: expected the package installed with gdino_lib, found {found}, which shadows the package; "
-            "rename what was found, or run in another folder"
+            "rename that module, or run in another folder"
         )

@@ -3,15 +3,15 @@
     from groundingdino.util.inference import load_model, load_image, predict, annotate, Model    # before
     from gdino_lib.inference import load_model, load_image, predict, annotate, Model             # after
 
-"Official" is `groundingdino/util/inference.py` of the authors' repository. What it does with words is kept, because that
-is what such a script expects: a label joins every token that passes `text_threshold`, so it can merge phrases ("cat dog"),
-cut words ("tri" of "tricycle") and name special tokens ("[SEP]"), and a class is found by substring ("car" in "carpet").
-Exactly one of your phrases a box: that is `gdino_lib.Detector`.
+"Official" is `groundingdino/util/inference.py` of the authors' repository. Labels are made as the official code makes them,
+because such a script expects them: a label joins every token that passes `text_threshold`, so it can merge phrases
+("cat dog"), cut words ("tri" of "tricycle") and name special tokens ("[SEP]"), and a class is found by substring ("car" in
+"carpet"). `gdino_lib.Detector` gives each box exactly one of your phrases instead.
 
-Four things differ, where the official code crashes or keeps silent: without CUDA, `device="cuda"` means the CPU, with one
+Four things differ, where the official code crashes or hides a fault: without CUDA, `device="cuda"` means the CPU, with one
 warning; every tensor of a weight file must fit the model; a caption of more than 256 tokens is refused, not cut; and a
-configuration is read, not executed. The older package groundingdino-py 0.4.0 differs from the repository in two: its labels
-can name "[CLS]", and it finds classes by equality.
+configuration is parsed, not executed. The older package groundingdino-py 0.4.0 differs from the repository in two ways: its
+labels can name "[CLS]", and it finds classes by equality.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SWIN_FIELDS = ("backbone", "swin_width", "swin_depths", "swin_heads", "swin_window")
-SEPARATORS = ("[CLS]", "[SEP]", ".")  # for `remove_combined`; "?" is none of them, though it ends a block
-LAST_TOKEN = 255  # the official code never names it
-SHORT_SIDE, LONG_SIDE = 800, 1333  # whatever the model: the official functions know no other
+SEPARATORS = ("[CLS]", "[SEP]", ".")  # for `remove_combined`; "?" is no separator here, although it ends a block
+LAST_TOKEN = 255  # the official code never puts this token, the last of 256, into a label
+SHORT_SIDE, LONG_SIDE = 800, 1333  # for every model, because the official functions fix these sizes
 
 
 def preprocess_caption(caption: str) -> str:
@@ -63,7 +63,7 @@ def load_model(
         model_config_path: `GroundingDINO_SwinT_OGC.py` and the like; see
             `gdino_lib.weights.official_config`.
         model_checkpoint_path: `groundingdino_swint_ogc.pth`, or anything else that `gdino_lib.load` takes. BERT's
-            sizes, and whether the decoder's layers share a box head, are as its tensors show.
+            sizes, and whether the decoder's layers share a box head, are read from its tensors.
         device: where to put the model; without CUDA, "cuda" means the CPU, with one warning.
 
     Returns:
@@ -71,9 +71,10 @@ def load_model(
         and it is called with phrases, not with `captions=`.
 
     Raises:
-        FileNotFoundError: a file that is not there.
+        FileNotFoundError: a file is missing.
         ValueError: a configuration that is not understood, or that the checkpoint contradicts; a checkpoint with
-            tensors that are missing, unexpected, or of another shape. The official code ignores the latter.
+            tensors that are missing, unexpected, or of another shape, which the official code accepts; a device that
+            cannot be used.
     """
     fields = read_config(model_config_path)
     model = load(model_checkpoint_path, "cpu")
@@ -85,7 +86,7 @@ def load_model(
         if given != found:
             raise ValueError(f"{model_config_path}: {name} = {given}, but {model_checkpoint_path} has {found}")
     config = has.replace(**fields)
-    if config != has:  # something that tensors don't show
+    if config != has:  # the configuration sets a field that tensors do not show
         model = load(model_checkpoint_path, "cpu", config)
     return fold_batch_norms(model).to(available(device))
 
@@ -93,9 +94,9 @@ def load_model(
 def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:
     """Read an image as the official function does, which differs from `gdino_lib.images.read_image` in two cases.
 
-    EXIF orientation is ignored (but in TIFF files, where PIL applies it): a photograph taken upright can come in lying,
-    in both results alike, so that boxes fit the array. And 16-bit grey is clipped at 255. `gdino_lib.Detector` does
-    better on both.
+    First, EXIF orientation is ignored, except in TIFF files, where PIL applies it. A portrait photograph can therefore lie
+    on its side; it does so in both results, so boxes fit the array. Second, 16-bit grey is clipped at 255.
+    `gdino_lib.Detector` reads both kinds of images correctly.
 
     Args:
         image_path: a file that PIL can read.
@@ -106,7 +107,7 @@ def load_image(image_path: str | os.PathLike[str]) -> tuple[np.ndarray, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an image, or a damaged one.
+        ValueError: the file is not an image, or is damaged.
     """
     name = repr(os.fspath(image_path))
     if not os.path.exists(image_path):
@@ -128,24 +129,25 @@ def predict(
     device: str | torch.device = "cuda",
     remove_combined: bool = False,
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Find what a caption names; labels by the official rule, see the top of this module.
+    """Find what a caption names. Labels follow the official rule, see the top of this module.
 
     Args:
         model: from `load_model`; it is moved to `device`.
         image: float [3, h, w], from `load_image`.
         caption: "cat . remote control ."; lower-cased, closed with ".", and every "." and "?" ends a block.
-        box_threshold: a box stays if its best token is above it, special tokens and "." included.
-        text_threshold: a label joins the tokens above it, of all phrases, without ".".
+        box_threshold: a box is kept if the probability of its best token is above this; special tokens and "." count.
+        text_threshold: a label joins all tokens whose probability is above this, of all phrases, without ".".
         device: without CUDA, "cuda" means the CPU, with one warning.
-        remove_combined: a label joins only tokens of the block (between "." and ".") of the box's best token; none if
-            that is "[CLS]".
+        remove_combined: a label joins only tokens of one block (between "." and "."), the block of the box's best token.
+            If the best token is "[CLS]", the label is empty.
 
     Returns:
-        boxes float32 [n, 4], cxcywh in 0..1; the best token's probability float32 [n]; n labels, "" where no token
-        passes. In the model's order, on the CPU.
+        (boxes float32 [n, 4], cxcywh in 0..1; the best token's probability float32 [n]; n labels, "" where no token
+        passes), on the CPU, in the order of the model's queries.
 
     Raises:
-        ValueError: a caption that is no string, or of more than 256 tokens; another kind of image.
+        ValueError: a caption that is no string, or of more than 256 tokens; another kind of image; a device that cannot
+            be used.
     """
     if not isinstance(caption, str):
         raise ValueError(f'caption: expected one string, "cat . remote control .", got {type(caption).__name__}')
@@ -170,7 +172,7 @@ def predict(
         left, right = 0, LAST_TOKEN
         if remove_combined:
             place = bisect_left(ends, int(row.argmax()))
-            left, right = ends[place - 1], ends[place]  # the best is [CLS]: from the last end on, which leaves nothing
+            left, right = ends[place - 1], ends[place]  # for [CLS]: the last end and the first, with no token between
         phrase = get_phrases_from_posmap(row > text_threshold, tokenized, tokenizer(), left, right)
         phrases.append(phrase.replace(".", ""))
     return out.boxes[0].float().cpu()[keep], best[keep], phrases
@@ -183,13 +185,15 @@ def get_phrases_from_posmap(
     left_idx: int = 0,
     right_idx: int = LAST_TOKEN,
 ) -> str:
-    """The text of the tokens that are marked, between two places and without these.
+    """The text of the marked tokens between two positions, which are excluded themselves.
 
-    Of the official package's `groundingdino.util.utils`; unlike there, `posmap` stays as it is.
+    In the official package this function is in `groundingdino.util.utils`, and changes `posmap`; here `posmap` stays.
 
     Args:
-        posmap: bool [T], True = marked; may be longer than the caption where it is False.
-        tokenized: what `tokenizer` makes of the caption; "input_ids" is read.
+        posmap: bool [T], True = marked; T may exceed the length of the caption, where `posmap` must be False.
+        tokenized: the result of `tokenizer` for the caption; only "input_ids" is read.
+        tokenizer: turns the ids back into text.
+        left_idx, right_idx: positions in the caption.
 
     Raises:
         ValueError: `posmap` has another number of dimensions.
@@ -204,10 +208,10 @@ def get_phrases_from_posmap(
 
 
 def annotate(image_source: np.ndarray, boxes: Tensor, logits: Tensor, phrases: list[str]) -> np.ndarray:
-    """Draw what `predict` found, each box in a colour of its own, "cat 0.87" above it.
+    """Draw the boxes that `predict` found, each in a colour of its own, with a label such as "cat 0.87" above it.
 
     Args:
-        image_source: uint8 [H, W, 3], RGB; it is not drawn upon.
+        image_source: uint8 [H, W, 3], RGB; it is not changed.
         boxes: float [n, 4], cxcywh in 0..1; logits: float [n]; phrases: n labels.
 
     Returns:
@@ -230,7 +234,7 @@ class Model:
         model_config_path, model_checkpoint_path, device: as `load_model` takes them.
 
     Attributes:
-        model: from `load_model`; device: where it is.
+        model: from `load_model`; device: the name of the device that the model is on.
     """
 
     def __init__(
@@ -251,7 +255,7 @@ class Model:
             image: uint8 [H, W, 3], BGR.
 
         Returns:
-            Detections with `xyxy` in pixels and `confidence`; a label each.
+            (Detections with `xyxy` in pixels and `confidence`, a label for each of them).
 
         Raises:
             ValueError: another kind of image; a caption of more than 256 tokens.
@@ -268,7 +272,7 @@ class Model:
 
         Args:
             image: uint8 [H, W, 3], BGR.
-            classes: in lower case; others are never found.
+            classes: names in lower case. A name with a capital letter is never found, because labels are in lower case.
 
         Returns:
             Detections with `xyxy`, `confidence`, and `class_id`, which holds None where no class is found.
@@ -285,7 +289,7 @@ class Model:
         """uint8 [H, W, 3], BGR -> float32 [3, h, w], as `load_image` resizes and normalises.
 
         Raises:
-            ValueError: another kind of image; None, which `cv2.imread` returns where it finds no image.
+            ValueError: another kind of image, or None, which `cv2.imread` returns for a file that it cannot read.
         """
         if not isinstance(image_bgr, np.ndarray) or image_bgr.dtype != np.uint8 or image_bgr.shape[2:] != (3,):
             kind = type(image_bgr).__name__
@@ -295,14 +299,14 @@ class Model:
 
     @staticmethod
     def post_process_result(source_h: int, source_w: int, boxes: Tensor, logits: Tensor) -> sv.Detections:
-        """What `predict` returns, as Detections: `xyxy` in pixels of an image of that size, not clipped to it."""
+        """The boxes of `predict` as Detections: `xyxy` in pixels of an image of that size, not clipped to the image."""
         import supervision as sv
 
         return sv.Detections(xyxy=_to_corners(boxes, source_w, source_h), confidence=logits.numpy())
 
     @staticmethod
     def phrases2classes(phrases: list[str], classes: list[str]) -> np.ndarray:
-        """For each label, the index of the first class that is a substring of it, letter case included; or None."""
+        """For each label, the index of the first class that is a substring of it (letter case counts), or None."""
         found = []
         for phrase in phrases:
             inside = [index for index, name in enumerate(classes) if name in phrase]
@@ -311,7 +315,7 @@ class Model:
 
 
 def available(device: str | torch.device) -> torch.device:
-    """The device of that name; the CPU in place of CUDA where there is none, with a warning the first time.
+    """The device of that name. On a machine without CUDA, "cuda" gives the CPU, with a warning the first time.
 
     Raises:
         ValueError: no device has this name, or it cannot be used here.
@@ -324,7 +328,7 @@ def available(device: str | torch.device) -> torch.device:
 
 @cache
 def _warn_once(device: str) -> None:
-    warnings.warn(f"device {device!r}: this machine has no CUDA device, going on with the CPU", stacklevel=4)
+    warnings.warn(f"device {device!r}: this machine has no CUDA device, using the CPU", stacklevel=4)
 
 
 def _to_corners(boxes: Tensor, width: int, height: int) -> np.ndarray:

@@ -1,28 +1,28 @@
-"""Errors as one line of text, and texts that a terminal may show."""
+"""Turn errors into one line of text, and make text safe for a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: object) -> str:
-    """A text that a terminal may show: signs that steer it, or that nobody sees, are escaped.
+    """Escape the characters of a text that would steer a terminal, or that a reader would not see.
 
-    Control characters, escape sequences and marks of the direction of writing come from names in other people's files. They
-    become "\\x1b", "\\u202e".
+    Names in other people's files can hold control characters, escape sequences and marks of writing direction. The result
+    shows each of these characters by its code, for example "\\x1b" or "\\u202e".
     """
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
 
 
 def one_line(message: object) -> str:
-    """The text of a message or an error, without line breaks, as a terminal may show it."""
+    """The text of a message or an error on one line, safe for a terminal."""
     return printable(" ".join(str(message).split()))
 
 
 def reason(error: BaseException) -> str:
-    """The kind of an error and its text, without line breaks: "ValueError: no size"."""
+    """The type of an error and its text on one line: "ValueError: no size"."""
     return one_line(f"{type(error).__name__}: {error}")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the kind of an error without text."""
+    """The first line of an error's text; for an error without text, the name of its type."""
     lines = str(error).strip().splitlines()
     return printable(lines[0].strip()) if lines else type(error).__name__

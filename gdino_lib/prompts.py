@@ -1,4 +1,4 @@
-"""Phrases become tokens, each of which knows its phrase and its place in it (section 3.4, sub-sentence text)."""
+"""Turn phrases into tokens that know their phrase and their position in it (section 3.4, sub-sentence text)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
 NO_PHRASE = -1
 OFFICIAL_DELIMITERS = ("[CLS]", "[SEP]", ".", "?")
-# what lists and sentences put around a phrase: blanks and separators, quotes in pairs
-ENDS = " \t\r\n\u00a0\u3000" + ".,;" + "。，、；"  # noqa: RUF001 - full-width signs are meant
+# what lists and sentences put around a phrase: spaces and separators, and quotes in pairs
+ENDS = " \t\r\n\u00a0\u3000" + ".,;" + "。，、；"  # noqa: RUF001 - full-width characters are meant
 QUOTES = ('""', "''", "``", "“”", "„“", "””", "‘’", "‚‘", "’’", "«»", "»«", "‹›", "「」", "『』")  # noqa: RUF001
 
 
@@ -27,11 +27,11 @@ class Prompt:
     """The tokens of a batch of prompts: [CLS] phrase . phrase . [SEP], shorter ones padded.
 
     Attributes:
-        ids: int64 [B, T], word pieces.
+        ids: int64 [B, T], ids of the word pieces.
         phrases: int64 [B, T], index of each token's phrase; -1 for special tokens, closing "." and padding.
         blocks: int64 [B, T], number of each token's block; a block is [CLS], a phrase with its closing ".", or [SEP];
             -1 for padding.
-        positions: int64 [B, T], place in the block, from 0.
+        positions: int64 [B, T], position in the block, from 0.
     """
 
     ids: Tensor
@@ -46,19 +46,19 @@ class Prompt:
 
     @property
     def block_mask(self) -> Tensor:
-        """bool [B, T, T], True = both tokens are of one block and may attend to each other, or are the same token."""
+        """bool [B, T, T], True = the two tokens may attend to each other: they are of one block, or the same token."""
         same = (self.blocks[:, :, None] == self.blocks[:, None]) & self.mask[:, None]
         return same | torch.eye(same.shape[-1], dtype=torch.bool, device=same.device)
 
     def to(self, device: torch.device | str) -> Prompt:
-        """The same on another device."""
+        """The same prompt on another device."""
         return Prompt(*(getattr(self, name).to(device) for name in ("ids", "phrases", "blocks", "positions")))
 
 
 @cache
 def tokenizer() -> PreTrainedTokenizerBase:
-    """The tokenizer of bert-base-uncased, from the vocabulary in this package: no network."""
-    # transformers 5 makes this alias while it is imported; in transformers 4 `BertTokenizer` is the slow one
+    """The tokenizer of bert-base-uncased, built from the vocabulary in this package, without the network."""
+    # the fast tokenizer has this name in transformers 4 and 5; pyright does not see the alias that transformers 5 makes
     from transformers import BertTokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
     return BertTokenizerFast.from_pretrained(VOCABULARY)
@@ -75,8 +75,9 @@ def piece_id(piece: str) -> int:
 def bare(phrase: str) -> str:
     """A phrase without the separators at its ends and the quotes around it: "tropical fish.", "cat,", "'dog';".
 
-    Separators are the full stop, the comma and the semicolon. Quotes must be a pair. All other signs belong to the phrase:
-    "C++", "no. 5", "st. bernard", "who?", ".NET", '19" monitor'. A phrase of nothing but separators and quotes stays as it is.
+    Separators are the full stop, the comma and the semicolon. Quotes must be a pair. All other characters belong to the
+    phrase: "C++", "no. 5", "st. bernard", "who?", ".NET", '19" monitor'. A phrase of nothing but separators and quotes stays
+    as it is.
     """
     rest, before = phrase, None
     while rest != before:
@@ -93,28 +94,28 @@ def bare(phrase: str) -> str:
 
 @lru_cache(maxsize=100_000)
 def word_pieces(phrase: str) -> tuple[int, ...]:
-    """A phrase's word pieces, without special tokens; letter case, accents and repeated spaces make no difference.
+    """The ids of a phrase's word pieces, without special tokens.
 
-    Neither do separators and quotes around the phrase, see `bare`. Underscores are read as spaces: class names are often
-    written so ("with_mask"), and BERT's vocabulary is not.
+    Letter case, accents and repeated spaces make no difference, nor do separators and quotes around the phrase (see `bare`).
+    Underscores are read as spaces, because class names often have them ("with_mask") and BERT's vocabulary does not.
     """
     words = bare(phrase).replace("_", " ")
     return tuple(tokenizer()(words, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def split_phrases(prompt: str) -> list[str]:
-    """The phrases of "cat . remote control ."; only "." ends a phrase, empty ones are passed over."""
+    """The phrases of "cat . remote control .": only "." ends a phrase, and empty phrases are skipped."""
     return [phrase for part in prompt.split(".") if (phrase := part.strip())]
 
 
 def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
     """Tokenise one prompt per image.
 
-    Each phrase is tokenised on its own, so that a "." inside it does not end it; apart from that (and from what `word_pieces`
-    says of underscores and of punctuation at the ends), the tokens are those of the official caption "phrase . phrase .".
+    Each phrase is tokenised on its own, so a "." inside a phrase does not end it, and `word_pieces` treats underscores and
+    punctuation around the phrase. Otherwise the tokens are those of the official caption "phrase . phrase .".
 
     Args:
-        prompts: phrases, for each image.
+        prompts: a list of phrases for each image.
         max_tokens: the model's limit, [CLS] and [SEP] included.
 
     Raises:
@@ -139,10 +140,10 @@ def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
 
 
 def tokenize_captions(captions: Sequence[str], max_tokens: int = 256) -> Prompt:
-    """Tokenise captions as the official code does: every "." and "?" ends a block, wherever it stands.
+    """Tokenise captions as the official code does: every "." and "?" ends a block.
 
-    `phrases` counts the blocks between delimiters, from 0. What follows the last delimiter is no block: there, as in
-    the official code, each token sees itself only.
+    `phrases` numbers the blocks between delimiters from 0. Tokens after the last delimiter form no block: each of them
+    attends to itself only, as in the official code.
 
     Raises:
         ValueError: a caption of more than `max_tokens` tokens; the official code cuts it off.
@@ -155,12 +156,12 @@ def tokenize_captions(captions: Sequence[str], max_tokens: int = 256) -> Prompt:
         row, start, block = [], 0, 0
         for end, piece in enumerate(ids):
             if piece in delimiters:
-                last = end in (0, len(ids) - 1)
+                at_end = end in (0, len(ids) - 1)  # [CLS] or the closing [SEP]
                 for place, token in enumerate(ids[start : end + 1]):
-                    inside = not last and token not in delimiters
-                    # the closing [SEP] does not close an open block: its tokens stay alone
-                    number = len(row) + len(ids) if last else block
-                    row.append((token, block - 1 if inside else NO_PHRASE, number, 0 if last else place))
+                    inside = not at_end and token not in delimiters
+                    # [SEP] does not close an open block: the tokens of such a block stay alone
+                    number = len(row) + len(ids) if at_end else block
+                    row.append((token, block - 1 if inside else NO_PHRASE, number, 0 if at_end else place))
                 start, block = end + 1, block + 1
         rows.append(row)
     return _table(rows, max_tokens)
@@ -170,13 +171,13 @@ def chunk(phrases: Sequence[tuple[int, ...]], max_tokens: int = 256) -> list[lis
     """Deal phrases into as few prompts as their order allows, each of at most `max_tokens` tokens.
 
     Args:
-        phrases: the word pieces of each.
+        phrases: the word pieces of each phrase.
 
     Returns:
-        Indices into `phrases`, in their order.
+        For each prompt, indices into `phrases`, in increasing order.
 
     Raises:
-        ValueError: a phrase that does not fit into a prompt of its own.
+        ValueError: a phrase does not fit into a prompt of its own.
     """
     chunks: list[list[int]] = []
     room = 0

@@ -51,7 +51,7 @@ class Range:
         return f" in {self.least}..{self.most}"
 
 
-LARGEST = 10**9  # of whole numbers that have no other limit: nothing that is counted here is more
+LARGEST = 10**9  # limit of whole numbers whose range has no upper end; nothing that is counted here comes near it
 
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]

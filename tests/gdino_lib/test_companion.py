@@ -38,7 +38,7 @@ def python(folder, *arguments):
 def refusal(found):
     return (
         f"data_prep: expected the package installed with gdino_lib, found {found}, which shadows the package; "
-        "rename what was found, or run in another folder"
+        "rename that module, or run in another folder"
     )
 
 

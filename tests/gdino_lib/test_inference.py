@@ -59,7 +59,7 @@ def some_captions(count, seed=0):
 
 @pytest.mark.parametrize("group", range(4))
 def test_captions_are_cut_by_the_official_rule(group):
-    """Each block runs up to its delimiter, positions restart, [CLS], [SEP] and what nothing closes stand alone."""
+    """Each block ends with its delimiter and restarts the positions; [CLS], [SEP] and tokens of an open block stand alone."""
     for caption in some_captions(400)[group::4]:
         ids = tokenizer()(caption)["input_ids"]
         delimiters = tokenizer().convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])
@@ -140,7 +140,7 @@ def test_small_functions_equal_the_official_ones():
 
 
 def test_exact_labels_beside_the_merged_ones():
-    """On the same tensors the official rule merges and cuts, ours gives one of the caller's phrases."""
+    """On the same tensors, the official rule merges and cuts phrases; ours gives one of the caller's phrases."""
     caller, merged = ["red block", "orange block", "tricycle"], []
     caption = " . ".join(caller) + " ."
     for seed in range(20):
@@ -207,7 +207,7 @@ def test_boxes_in_pixels():
 
 
 def test_load_image_is_the_official_one(tmp_path):
-    """Orientation ignored, in both results; the pixels PIL's."""
+    """EXIF orientation is ignored in both results, and the pixels are PIL's."""
     pixels = np.random.default_rng(0).integers(0, 256, (30, 45, 3), dtype=np.uint8)
     image, exif = Image.fromarray(pixels), Image.Exif()
     exif[0x0112] = 6
@@ -272,7 +272,7 @@ def test_configurations_that_do_not_fit(workplace, tmp_path, before, after, mess
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_not_there(workplace, tmp_path):
+def test_missing_files(workplace, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no configuration file at .*absent\.py"):
         load_model(tmp_path / "absent.py", workplace / "weights.pth", "cpu")
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
@@ -280,7 +280,7 @@ def test_files_that_are_not_there(workplace, tmp_path):
 
 
 def test_loaded_models(workplace, tmp_path):
-    """Official files and ours give one model; what only the configuration says is taken from it."""
+    """Official files and our own give the same model; fields that tensors do not show come from the configuration."""
     model = load_model(workplace / "config.py", workplace / "weights.pth", "cpu")
     assert isinstance(model, GroundingDINO)
     assert not model.training
@@ -318,8 +318,6 @@ def test_without_cuda_the_cpu_with_one_warning(monkeypatch):
         warnings.simplefilter("always")
         for _ in range(3):
             predict(Stub(0), torch.zeros(3, 8, 8), "cat", 0.3, 0.3)
-    assert [str(one.message) for one in caught] == [
-        "device 'cuda': this machine has no CUDA device, going on with the CPU"
-    ]
+    assert [str(one.message) for one in caught] == ["device 'cuda': this machine has no CUDA device, using the CPU"]
     assert caught[0].filename == __file__
     assert inference.available("cpu") == torch.device("cpu")

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.usefixtures("no_device_warnings")
 
 @pytest.fixture
 def scripts(workplace, monkeypatch):
-    """Run a script in that folder, its import changed; returns its variables."""
+    """Run a script in that folder, with its import changed, and return its variables."""
     monkeypatch.chdir(workplace)
     try:
         import cv2  # noqa: F401
-    except ImportError:  # no dependency of ours, but of such scripts
-        import supervision  # noqa: F401 (first: it would take the stand-in for the real one)
+    except ImportError:  # such scripts need OpenCV, which this package does not
+        import supervision  # noqa: F401 (imported first, because it would take the stand-in for the real OpenCV)
 
         monkeypatch.setitem(sys.modules, "cv2", opencv())
 
@@ -108,7 +108,7 @@ def test_script_of_the_tutorial(scripts, workplace, threshold):
     found = scripts(TUTORIAL.replace("BOX_THRESHOLD", threshold))
     boxes, scores, phrases = found["kept"]
     assert 0 < len(boxes) == len(scores) == len(phrases) <= len(found["boxes"])
-    # what stays does not overlap under one label, and of what goes there is a better one
+    # boxes that stay do not overlap under one label; each box that goes overlaps a better one
     from torchvision.ops import box_convert, box_iou
 
     overlaps = box_iou(*[box_convert(boxes, "cxcywh", "xyxy") * torch.tensor([400, 60, 400, 60])] * 2)

@@ -80,7 +80,7 @@ AFTER = st.text(st.sampled_from(ENDS), max_size=4)
 def test_separators_and_quotes_around_a_phrase_are_no_part_of_it(name, layers, before, after):
     text = before + name + after
     for quotes, before, after in layers:
-        if not set(quotes) & set(text):  # as nobody quotes
+        if not set(quotes) & set(text):  # nobody quotes a text with quotes that it holds itself
             text = before + quotes[0] + text + quotes[1] + after
     assert bare(text) == name
     assert word_pieces(text) == word_pieces(name)
@@ -98,7 +98,7 @@ def test_what_belongs_to_a_phrase_stays(phrase):
 @pytest.mark.parametrize(
     "text", ["," * 100_000 + "cat", "cat" + " ." * 50_000, '"' * 100_000, "'\"" * 50_000 + "\"'" * 50_000]
 )
-def test_long_rows_of_signs_take_no_time(text):
+def test_long_rows_of_punctuation_take_no_time(text):
     start = time.perf_counter()
     bare(text)
     assert time.perf_counter() - start < 1
