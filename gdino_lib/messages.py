@@ -17,6 +17,11 @@ def one_line(message: object) -> str:
     return printable(" ".join(str(message).split()))
 
 
+def shortened(text: str, most: int = 40) -> str:
+    """A text of at most `most` characters: the text itself, or its beginning and "..."."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def reason(error: BaseException) -> str:
     """The type of an error and its text on one line: "ValueError: no size"."""
     return one_line(f"{type(error).__name__}: {error}")

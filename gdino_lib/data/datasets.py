@@ -1,8 +1,7 @@
-"""Torch data sets over `data_prep`'s records: an image, the phrases to ask for, and what is to be found.
+"""Torch data sets over the records of `data_prep`. A sample is an image, its prompt and its target boxes.
 
-Everything that is random about a sample (flip, scale, crop, absent classes, order of the phrases) is drawn from the seed,
-the epoch and the sample's index alone: so neither the number of workers, nor that of processes, nor a resumed run
-changes it.
+All random choices of a sample (flip, scale, crop, absent classes, order of the phrases) depend on the seed, the epoch and
+the sample's index alone. The number of workers or processes does not change them, and a resumed run makes the same choices.
 """
 
 from __future__ import annotations
@@ -38,9 +37,10 @@ from gdino_lib.data.records import (
 )
 from gdino_lib.data.targets import Target
 from gdino_lib.data.transforms import Transform, pixel_boxes
+from gdino_lib.messages import shortened
 from gdino_lib.prompts import word_pieces
 
-FRAME = 2  # [CLS] and [SEP] of a prompt
+FRAME = 2  # tokens of a prompt besides its phrases: [CLS] and [SEP]
 
 
 class Sample(NamedTuple):
@@ -48,8 +48,8 @@ class Sample(NamedTuple):
 
     Attributes:
         pixel_values: float32 [3, H, W], normalised.
-        prompt: the phrases to ask for, no two alike; those of the target among them.
-        target: the boxes, and which phrase of the prompt each shows.
+        prompt: the phrases to ask for, among them those of the target; no two of them tokenise alike.
+        target: the boxes, and for each box its phrase of the prompt.
     """
 
     pixel_values: Tensor
@@ -58,10 +58,10 @@ class Sample(NamedTuple):
 
 
 class SeededDataset(data.Dataset[Sample], ABC):
-    """Samples whose random choices are drawn from the seed, the epoch and the index alone; what the trainer learns from.
+    """A data set to train on, whose random choices depend on the seed, the epoch and the index alone.
 
     Attributes:
-        seed: of everything random.
+        seed: seed of all random choices.
     """
 
     def __init__(self, seed: int) -> None:
@@ -79,7 +79,7 @@ class SeededDataset(data.Dataset[Sample], ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Of what is learnt from, and how it is drawn."""
+        """A digest of the records and of all settings that decide the samples; a run resumes only with the same one."""
 
     def sample_sizes(self) -> list[tuple[int, int]] | None:
         """(width, height) of each sample of this epoch, known without its image; None: batches need no grouping by size."""
@@ -88,52 +88,56 @@ class SeededDataset(data.Dataset[Sample], ABC):
     @property
     @abstractmethod
     def pictures_digest(self) -> str | None:
-        """See `gdino_lib.data.records.pictures_digest`; None where no picture is read from a file."""
+        """See `gdino_lib.data.records.pictures_digest`; None for a data set that reads no picture from a file."""
 
     @property
     def epoch(self) -> int:
-        """Which draw of the random choices `dataset[index]` gives."""
+        """The current epoch, which decides the random choices of `dataset[index]`."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the draw, between one pass of a loader and the next; its workers follow."""
+        """Set the epoch before a loader's next pass; the loader's workers follow."""
         self._epoch.fill_(epoch)
 
 
 class GroundingDataset(SeededDataset):
     """Images, prompts and targets from records of any format; detection and grounding records may be mixed.
 
-    A detection record is asked for its classes and for sampled classes that it does not show; all names letter for
-    letter, shuffled, within `max_tokens`: classes that it shows are never left out, absent ones that do not fit are. A
-    grounding record is asked for the phrases of its regions, shuffled; phrases that tokenise alike are one. What is
-    absent from a caption's picture nobody knows, so there are no further phrases.
+    The prompt of a detection record names the classes that the picture shows and sampled classes that it does not show,
+    letter for letter and shuffled. Classes that the picture shows are never left out of the prompt; absent classes are left
+    out where `max_tokens` leaves no room. The prompt of a grounding record holds the phrases of its regions, shuffled;
+    phrases that tokenise alike are one. It holds no other phrases, because a caption does not tell what its picture lacks.
 
-    A class is absent from a picture only if `everywhere` has its name: a set that labels its dogs in some pictures only
-    cannot say that another picture shows no dog.
+    A class counts as absent from a picture only if `everywhere` has its name: a set that labels the dogs in some of its
+    pictures cannot tell that another picture shows no dog.
 
-    Boxes are clipped to their images and dropped when nothing is left, as `data_prep.audit` does. Crowds (COCO's
-    `iscrowd`) are no targets, but their classes do not count as absent. A class that a crop cuts off is not asked for.
+    Boxes are repaired as `data_prep.audit` repairs them: clipped to their images, and dropped if nothing is left. Crowds
+    (COCO's `iscrowd`) are no targets, but their classes do not count as absent. If a crop cuts off all boxes of a class, the
+    prompt does not name the class.
 
     Args:
         records: as read from CSV, COCO or ODVG.
         images: folder that the file names are relative to.
         transform: `TrainingTransform` or `EvaluationTransform`.
-        negatives: at most so many absent classes in a prompt; None: all that fit. A picture without boxes is asked for
-            one at least.
-        everywhere: the classes that have a box wherever a picture shows them; None: all classes.
-        seed: of everything random.
-        max_tokens: of a prompt, [CLS] and [SEP] included; the model's `config.max_tokens`.
+        negatives: largest number of absent classes in a prompt; None: all that fit. The prompt of a picture without boxes
+            has at least one.
+        everywhere: the classes that are labelled in every picture that shows them; None: all classes.
+        seed: seed of all random choices.
+        max_tokens: largest length of a prompt in tokens, [CLS] and [SEP] included; the model's `config.max_tokens`.
 
     Attributes:
         classes: names of the detection classes: the records' categories, then other labels, sorted.
-        records: those that are used, repaired.
-        findings: what the repair found.
+        records: the records that are used, repaired.
+        findings: the findings of the repair.
 
     Raises:
-        FileNotFoundError: the folder or an image is not there.
+        FileNotFoundError: the folder or an image is missing.
         ValueError: nothing to learn from; a name in `everywhere` that is no class; two classes that tokenise alike; two
             detection records for one image; a label without words, or too long for any prompt; a record whose own phrases
-            do not fit into one. Records with nothing to ask for (a caption without regions) are left out with a warning.
+            do not fit into one prompt.
+
+    Warns:
+        UserWarning: repaired boxes; records with nothing to ask for (such as a caption without regions), which are left out.
     """
 
     def __init__(
@@ -157,15 +161,17 @@ class GroundingDataset(SeededDataset):
         self.classes = class_names(records)
         check_distinct(self.classes)
         check_single(records)
-        self.everywhere = _chosen(everywhere, self.classes)
+        self.everywhere = _labelled_everywhere(everywhere, self.classes)
         self._lengths = _prompt_lengths(self.classes, max_tokens)
         repaired, self.findings = repair_all((record.file_name, record) for record in records.images)
+        if changes := [finding for finding in self.findings if finding.action != "kept"]:
+            warnings.warn(f"boxes were repaired: {_summary(changes)}", stacklevel=2)
         self.records = self._usable([phrases_merged(record) for record in repaired])
         check_files(self.records, self.images)
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learnt from, and how it is drawn."""
+        """See `SeededDataset`."""
         digest = hashlib.sha256()
         drawn = (self.classes, self.everywhere, self.transform, self.negatives, self.seed, self.max_tokens)
         for each in (*drawn, *self.records):
@@ -181,7 +187,7 @@ class GroundingDataset(SeededDataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch; see `sample`."""
+        """The sample of that index in the current epoch; see `sample`."""
         return self.sample(index, self.epoch)
 
     def sample_sizes(self) -> list[tuple[int, int]]:
@@ -204,12 +210,12 @@ class GroundingDataset(SeededDataset):
         return Sample(pixels, prompt, Target(relative, phrases, record.file_name))
 
     def size(self, index: int, draw: int) -> tuple[int, int]:
-        """(width, height) of that picture."""
+        """(width, height) of the image that `sample` gives for the same arguments."""
         rng, labels, corners = self._begin(index, draw)
         return self.transform.size(corners, labels, rng)
 
     def _begin(self, index: int, draw: int) -> tuple[random.Random, list[str], BoundingBoxes]:
-        """The random choices of a draw, and the objects of the picture."""
+        """(the random generator of a draw; the labels of the picture's single objects; their boxes)."""
         record = self.records[index]
         boxes = single_objects(record)
         corners = torch.tensor([box.xyxy for box in boxes], dtype=torch.float64).reshape(-1, 4)
@@ -269,11 +275,11 @@ class GroundingDataset(SeededDataset):
         return tuple(usable)
 
 
-def _chosen(everywhere: Collection[str] | None, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that are labelled everywhere, in their order.
+def _labelled_everywhere(everywhere: Collection[str] | None, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that are labelled in every picture that shows them, in the order of `classes`.
 
     Raises:
-        ValueError: a name that is no class.
+        ValueError: a name in `everywhere` is no class.
     """
     if everywhere is None:
         return classes
@@ -286,11 +292,12 @@ def _chosen(everywhere: Collection[str] | None, classes: tuple[str, ...]) -> tup
 def read_records(path: Path | str) -> data_prep.Dataset:
     """Read a CSV table (.csv), a COCO file (.json) or an ODVG file (.jsonl, .odvg).
 
-    What cannot be used is left out with a warning, a second detection record for an image too: `python -m data_prep audit`
-    lists all of it.
+    Objects and images that cannot be used are left out with a warning, and so is a second detection record for an image.
+    `python -m data_prep audit` lists all of them.
 
     Raises:
-        FileNotFoundError: nothing stands at `path`; ValueError: another suffix, or a file that cannot be read at all.
+        FileNotFoundError: there is no file at `path`.
+        ValueError: another suffix, or a file that cannot be read at all.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -301,19 +308,25 @@ def read_records(path: Path | str) -> data_prep.Dataset:
     found: list[Finding] = []
     records, seconds = first_records(BY_SUFFIX[suffix].read(path, found))
     if faults := found + seconds:
-        counts = ", ".join(f"{kind} ({count})" for kind, count in Counter(fault.kind for fault in faults).items())
-        first = f"{faults[0].file}: {faults[0].detail} ({faults[0].action})"
-        warnings.warn(
-            f"{path}: {counts}; the first is {first}; `python -m data_prep audit` lists them all", stacklevel=2
-        )
+        warnings.warn(f"{path}: {_summary(faults)}", stacklevel=2)
     return records
 
 
+def _summary(findings: Sequence[Finding]) -> str:
+    """How many findings of each kind there are, and the first of them, in one line."""
+    counts = ", ".join(f"{kind} ({count})" for kind, count in Counter(each.kind for each in findings).items())
+    first = findings[0]
+    where = first.file if first.object is None else f"{first.file}, object {first.object}"
+    return (
+        f"{counts}; the first is {where}: {first.detail} ({first.action}); `python -m data_prep audit` lists them all"
+    )
+
+
 def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
-    """Tokens that each phrase takes in a prompt, its closing "." included.
+    """How many tokens each phrase takes in a prompt, its closing "." included.
 
     Raises:
-        ValueError: a phrase of which no word is left, or that does not fit into a prompt of its own.
+        ValueError: a phrase without letters that the model can read, or too long for a prompt of its own.
     """
     lengths = {phrase: len(word_pieces(phrase)) + 1 for phrase in phrases}
     for phrase, length in lengths.items():
@@ -321,5 +334,5 @@ def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
             raise ValueError(f"the label {phrase!r} has no letters that the model can read")
         if length + FRAME > max_tokens:
             limit = max_tokens - FRAME - 1
-            raise ValueError(f"the label '{phrase[:40]}...' has {length - 1} tokens, expected at most {limit}")
+            raise ValueError(f"the label {shortened(phrase)!r} has {length - 1} tokens, expected at most {limit}")
     return lengths

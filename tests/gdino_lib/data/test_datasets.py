@@ -1,4 +1,4 @@
-"""Datasets over records: prompts with what is there, targets that agree with them."""
+"""Data sets over records: prompts name what a picture shows, and targets agree with them."""
 
 import warnings
 
@@ -45,7 +45,7 @@ def test_targets_show_their_colour_after_training_transforms(records, folder):
         for record, sample in zip(records.images, dataset, strict=True):
             shown = {b.label for b in record.boxes}
             found = {sample.prompt[phrase] for phrase in sample.target.phrases}
-            assert set(sample.prompt) & shown == found, "what a crop cut off is not asked for"
+            assert set(sample.prompt) & shown == found, "no prompt names a class whose boxes the crop cut off"
             height, width = sample.pixel_values.shape[1:]
             assert len(sample.target.boxes) >= 1
             for (x, y, _, _), phrase in zip(sample.target.boxes, sample.target.phrases, strict=True):
@@ -72,7 +72,7 @@ WORDS = ["cat", "dog", "person", "remote control", "fire hydrant", "a_long_class
     max_tokens=st.integers(40, 60),
     seed=st.integers(0, 99),
 )
-def test_prompts_always_have_the_present_classes(folder, shown, negatives, max_tokens, seed):
+def test_prompts_always_have_the_classes_that_are_shown(folder, shown, negatives, max_tokens, seed):
     record = ImageRecord("0.png", 100, 80, tuple(box(name) for name in shown))
     dataset = GroundingDataset(
         with_images([record], categories=tuple(WORDS)),
@@ -94,7 +94,7 @@ def test_prompts_always_have_the_present_classes(folder, shown, negatives, max_t
     left = max_tokens - tokenize([sample.prompt]).ids.shape[1]
     if negatives is None or negatives >= available:
         rest = set(WORDS) - set(sample.prompt)
-        assert all(len(word_pieces(name)) + 1 > left for name in rest), "no more than what does not fit is left out"
+        assert all(len(word_pieces(name)) + 1 > left for name in rest), "only names that do not fit are left out"
 
 
 def test_negatives_differ_from_epoch_to_epoch(records, folder):
@@ -111,7 +111,7 @@ def test_negatives_differ_from_epoch_to_epoch(records, folder):
     assert len(prompts) == 5
 
 
-def test_present_classes_that_do_not_fit(folder):
+def test_shown_classes_that_do_not_fit(folder):
     record = ImageRecord("0.png", 100, 80, tuple(box(f"thing number {n}") for n in range(80)))
     with pytest.raises(
         ValueError, match=r"'0\.png': the 80 phrases that it shows have 322 tokens, expected at most 256"
@@ -121,12 +121,14 @@ def test_present_classes_that_do_not_fit(folder):
 
 def test_a_class_that_never_fits(folder):
     record = ImageRecord("0.png", 100, 80, (box("cat"),))
-    with pytest.raises(ValueError, match=r"the label 'dog dog .* has 300 tokens, expected at most 253"):
+    with pytest.raises(ValueError, match=r"the label 'dog dog .*\.\.\.' has 300 tokens, expected at most 253"):
         GroundingDataset(with_images([record], categories=("cat", "dog " * 300)), folder, EVALUATION)
+    with pytest.raises(ValueError, match=r"the label 'a b c d' has 4 tokens, expected at most 3"):
+        GroundingDataset(with_images([record], categories=("cat", "a b c d")), folder, EVALUATION, max_tokens=6)
 
 
 @pytest.mark.parametrize(("one", "other"), [("with_mask", "with mask"), ("Cat", "cat")])
-def test_classes_that_are_one_to_the_model(folder, one, other):
+def test_classes_that_the_model_cannot_tell_apart(folder, one, other):
     record = ImageRecord("0.png", 100, 80, (box(one), box(other)))
     with pytest.raises(ValueError, match="are the same words to the model"):
         GroundingDataset(with_images([record]), folder, EVALUATION)
@@ -160,7 +162,9 @@ def test_grounding_and_detection_together(folder):
     assert pixel_values.shape == (3, 3, 64, 80)
     assert pixel_mask.all()
     assert sorted(prompts[0]) == sorted(prompts[2]) == ["cat", "dog", "person"]
-    assert sorted(prompts[1]) == ["a blue one", "a red square"], "alike phrases are one, absent ones none"
+    assert sorted(prompts[1]) == ["a blue one", "a red square"], (
+        "phrases that tokenise alike are one, and none is absent"
+    )
     assert [prompts[1][phrase] for phrase in targets[1].phrases] == ["a red square", "a red square", "a blue one"]
 
 
@@ -175,14 +179,14 @@ def test_captions_without_regions_are_left_out_and_named(folder):
         GroundingDataset(with_images([]), folder, EVALUATION)
 
 
-def test_an_image_without_boxes_is_asked_for_something(folder):
+def test_the_prompt_of_an_image_without_boxes_is_not_empty(folder):
     records = with_images([ImageRecord("0.png", 100, 80)], categories=("cat", "dog"))
     sample = GroundingDataset(records, folder, TRAIN, negatives=0)[0]
     assert len(sample.prompt) == 1
     assert sample.target.boxes.shape == (0, 4)
 
 
-def test_crowds_are_neither_targets_nor_absent(folder):
+def test_crowds_are_no_targets_and_their_classes_are_not_absent(folder):
     boxes = (box("cat"), box("dog", iscrowd=1))
     records = with_images([ImageRecord("0.png", 100, 80, boxes)], categories=("cat", "dog", "person"))
     sample = GroundingDataset(records, folder, EVALUATION)[0]
@@ -193,15 +197,25 @@ def test_crowds_are_neither_targets_nor_absent(folder):
 def test_boxes_are_repaired_as_in_the_audit(folder):
     boxes = (box("cat", -10, 20, 120, 60), box("cat", 20, 20, 20, 40), box("dog", 150, 10, 160, 20))
     records = with_images([ImageRecord("0.png", 100, 80, boxes)], categories=("cat", "dog"))
-    dataset = GroundingDataset(records, folder, EVALUATION)
+    repairs = r"boxes were repaired: box outside \(2\), box degenerate \(1\); the first is 0\.png, object 1: cat .* \(clipped\)"
+    with pytest.warns(UserWarning, match=repairs):
+        dataset = GroundingDataset(records, folder, EVALUATION)
     torch.testing.assert_close(dataset[0].target.boxes, torch.tensor([[0.5, 0.5, 1.0, 0.5]]))
     assert [finding.action for finding in dataset.findings] == ["clipped", "dropped", "dropped"]
+
+
+def test_boxes_given_twice_are_kept_without_a_warning(folder):
+    records = with_images([ImageRecord("0.png", 100, 80, (box("cat"), box("cat")))], categories=("cat",))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = GroundingDataset(records, folder, EVALUATION)
+    assert len(dataset[0].target.boxes) == 2
 
 
 # formats
 
 
-def test_csv_coco_and_odvg_give_the_same(records, folder, tmp_path):
+def test_csv_coco_and_odvg_give_the_same_samples(records, folder, tmp_path):
     csv_table.write(records, tmp_path / "a.csv")
     coco.write(records, tmp_path / "a.json")
     odvg.write(records, tmp_path / "a.jsonl")
@@ -223,7 +237,8 @@ def test_cartoon_faces(tmp_path):
     cartoon_faces.write(tmp_path / "faces")
     sources, _ = voc.read_folder(tmp_path / "faces" / "images", tmp_path / "faces" / "annotations", strict=False)
     faces = data_prep.Dataset(tuple(source.record for source in sources), cartoon_faces.CLASSES)
-    dataset = GroundingDataset(faces, tmp_path / "faces" / "images", EvaluationTransform(64, 96))
+    with pytest.warns(UserWarning, match=r"box outside \(1\), box degenerate \(1\)"):
+        dataset = GroundingDataset(faces, tmp_path / "faces" / "images", EvaluationTransform(64, 96))
     for batch in build_loader(dataset, 5, shuffle=True, workers=0):
         for prompt, target in zip(batch.prompts, batch.targets, strict=True):
             assert sorted(prompt) == sorted(cartoon_faces.CLASSES)
