@@ -1,4 +1,4 @@
-"""Torch data sets over `data_prep`'s records, and what happens to their images in training."""
+"""Torch data sets over the records of `data_prep`, with the transforms of their images."""
 
 from gdino_lib.companion import require_data_prep
 

@@ -12,19 +12,19 @@ from gdino_lib.data.datasets import GroundingDataset, Sample, SeededDataset
 class JoinedDataset(SeededDataset):
     """Several data sets as one; each keeps its own folder, classes and transform.
 
-    A prompt never asks a picture for the classes of another set: whether the picture shows them is unknown.
+    The prompt of a picture never names the classes of another set, because whether the picture shows them is unknown.
 
-    Without `mix`, an epoch has every picture once. With it, an epoch has as many pictures, drawn in these proportions: a
-    small set's pictures come more than once, each time with other random choices, and a large set takes several epochs to
-    be seen whole. No picture comes again before all pictures of its set came.
+    Without `mix`, an epoch has every picture once. With `mix`, an epoch has equally many pictures, drawn from the sets in
+    these proportions: the pictures of a small set come more than once, each time with other random choices, and a large set
+    takes several epochs. No picture is repeated before every picture of its set has come.
 
     Args:
         parts: the data sets.
         mix: share of each part in an epoch, relative to the other shares; None: every picture once.
-        seed: of the order; the parts have their own.
+        seed: seed of the order; each part has a seed of its own.
 
     Raises:
-        ValueError: no parts, not one share a part, a share that is not above 0.
+        ValueError: no parts; more or fewer shares than parts; a share that is not above 0, or not finite.
     """
 
     def __init__(self, parts: Sequence[GroundingDataset], mix: Sequence[float] | None = None, *, seed: int = 0) -> None:
@@ -41,20 +41,20 @@ class JoinedDataset(SeededDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Of what is learnt from, and how it is drawn."""
+        """See `SeededDataset`; made of the fingerprints of the parts."""
         parts = [part.fingerprint for part in self.parts]
         return hashlib.sha256(repr((parts, self.mix, self.seed)).encode()).hexdigest()
 
     @property
     def pictures_digest(self) -> str:
-        """Of the parts; see `gdino_lib.data.records.pictures_digest`."""
+        """See `gdino_lib.data.records.pictures_digest`; made of the digests of the parts."""
         return hashlib.sha256(repr([part.pictures_digest for part in self.parts]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return sum(self.counts)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of this epoch.
+        """The sample of that index in the current epoch.
 
         Raises:
             ImageError: the image cannot be decoded, or its size is not the record's.
@@ -67,16 +67,15 @@ class JoinedDataset(SeededDataset):
         return [part.size(place, draw) for part, place, draw in self._samples()]
 
     def _counts(self) -> list[int]:
-        """How many pictures of each part an epoch has: at least one, as many in all as the parts have."""
+        """How many pictures of each part an epoch has: at least one, and together about as many as the parts have."""
         lengths = [len(part) for part in self.parts]
         if self.mix is None:
             return lengths
-        total = max(sum(lengths), len(lengths))
-        ends = [round(total * sum(self.mix[: n + 1]) / sum(self.mix)) for n in range(len(lengths))]
+        ends = [round(sum(lengths) * sum(self.mix[: n + 1]) / sum(self.mix)) for n in range(len(lengths))]
         return [max(end - start, 1) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _samples(self) -> list[tuple[GroundingDataset, int, int]]:
-        """(part, index in it, draw) of each sample of this epoch; a draw is how often all pictures of the part came."""
+        """(part, index in the part, draw) of each sample of this epoch; a draw counts the earlier passes over the part."""
         epoch = self.epoch
         if self._drawn is None or self._drawn[0] != epoch:
             samples = []

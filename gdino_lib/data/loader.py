@@ -1,4 +1,4 @@
-"""Samples in batches, in an order that the seed and the epoch decide."""
+"""Put samples into batches, in an order that depends on the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from gdino_lib.data.datasets import Sample, SeededDataset
 from gdino_lib.data.targets import Target
 from gdino_lib.images import pad
 
-WINDOW = 32  # batches whose samples are sorted by size together: more need less padding, fewer mix more
+WINDOW = (
+    32  # batches whose samples are sorted by size together: more of them save padding, fewer mix the samples better
+)
 
 
 class Batch(NamedTuple):
-    """Samples together, as `GroundingDINO` and the losses take them.
+    """A batch of samples, as `GroundingDINO` and the losses take it.
 
     Attributes:
         pixel_values: float32 [B, 3, H, W], padded at the right and the bottom.
         pixel_mask: bool [B, H, W], True = real.
-        prompts: phrases for each image.
+        prompts: a list of phrases for each image.
         targets: one per image.
     """
 
@@ -44,10 +46,10 @@ class EpochOrder(data.Sampler[int]):
     are padded to its largest width and height.
 
     Args:
-        batch_size: of the loader; 1: sizes don't matter.
+        batch_size: of the loader; with 1, sizes do not matter.
 
     Attributes:
-        start: how many to leave out at the beginning, for a pass that was interrupted.
+        start: how many indices to skip at the beginning, to finish a pass that was interrupted.
     """
 
     def __init__(self, dataset: SeededDataset, batch_size: int = 1) -> None:
@@ -95,7 +97,7 @@ def group_by_size(
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Pad the images to the largest of them; prompts and targets stay lists, one entry an image."""
+    """Pad the images to the largest width and height; prompts and targets stay lists, with one entry per image."""
     pixel_values, pixel_mask = pad([sample.pixel_values for sample in samples])
     return Batch(pixel_values, pixel_mask, [sample.prompt for sample in samples], [sample.target for sample in samples])
 
@@ -106,21 +108,22 @@ def build_loader(
     """A loader whose batches depend on the data set's seed and epoch alone; call `dataset.set_epoch` before each pass.
 
     Args:
-        shuffle: draw the order anew for each epoch, samples of similar size in a batch (see `EpochOrder`); False: the
-            records' order.
-        workers: processes that read ahead, and live on from epoch to epoch; 0: none; None: one a core of this process's
-            share, at most 8.
+        shuffle: draw a new order for each epoch, with samples of similar size in a batch (see `EpochOrder`); False: the
+            order of the data set.
+        workers: processes that read ahead and stay alive from epoch to epoch; 0: none; None: one per core of this process's
+            share of the machine, at most 8.
         drop_last: leave out a last batch that is not full.
 
     Raises:
         ValueError: a negative number of workers, or so many that their processes would fill the memory.
-        ImageError: while iterating, in one line whatever the number of workers.
+        ImageError: an image cannot be used; raised while iterating, as one line with or without workers.
     """
     most = max(64, 4 * _cores())
     if workers is not None and not 0 <= workers <= most:
         raise ValueError(f"workers: expected 0 to {most} processes, got {str(workers)[:40]}")
     if workers is None:
-        workers = min(_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 8)  # torchrun's and accelerate's count
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun and accelerate
+        workers = min(_cores() // local_processes, 8)
     return data.DataLoader(
         dataset,
         batch_size,
@@ -132,17 +135,17 @@ def build_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        # else each pass would take a number from torch's global generator, and a resumed run would draw others
+        # without it, each pass would draw a number from torch's global generator, and a resumed run would draw others
         generator=torch.Generator().manual_seed(dataset.seed),
     )
 
 
 def _leave_process_group(_: int) -> None:
-    """Leave signals to the process group, as Ctrl-C and launchers send them, to the trainer, which then saves."""
+    """Keep a worker alive when Ctrl-C or a launcher signals the whole process group, so that the trainer can save."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # else a forked worker would have the trainer's handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has inherited the trainer's handler
 
 
 def _cores() -> int:

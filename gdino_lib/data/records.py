@@ -1,10 +1,9 @@
-"""What a data set needs to know of records: their classes, their objects, their images."""
+"""What a data set reads from records: their classes, their single objects and their images."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,7 +27,7 @@ class ImageError(ValueError):
     """An image that is missing, cannot be decoded, or has another size than its boxes were drawn in; one line."""
 
     def __init__(self, message: str) -> None:
-        # a loader's worker hands its whole traceback over as the message: the reason is its last line
+        # a loader's worker passes its whole traceback as the message; the last line has the reason
         super().__init__(message.strip().splitlines()[-1].rpartition("ImageError: ")[2])
 
 
@@ -39,10 +38,10 @@ def class_names(records: data_prep.Dataset) -> tuple[str, ...]:
 
 
 def check_distinct(classes: Iterable[str]) -> None:
-    """Refuse classes that are one to the model, such as "Cat" and "cat", "with_mask" and "with mask".
+    """Refuse two classes that the model cannot tell apart, such as "Cat" and "cat", or "with_mask" and "with mask".
 
     Raises:
-        ValueError: naming the two.
+        ValueError: two classes tokenise alike; the message names both.
     """
     first: dict[tuple[int, ...], str] = {}
     for name in classes:
@@ -60,13 +59,13 @@ def is_crowd(box: Box) -> bool:
     """True for COCO's boxes around many objects at once.
 
     Raises:
-        ValueError: `iscrowd` is no flag, see `data_prep.records.parse_flag`.
+        ValueError: `iscrowd` is not a flag, see `data_prep.records.parse_flag`.
     """
     return parse_flag(box.extra.get("iscrowd"))
 
 
 def phrases_merged(record: ImageRecord) -> ImageRecord:
-    """A grounding record in which phrases that tokenise alike are spelled alike, as the first of them."""
+    """The same record; in a grounding record, phrases that tokenise alike get the spelling of the first of them."""
     if record.caption is None:
         return record
     first: dict[tuple[int, ...], str] = {}
@@ -75,32 +74,37 @@ def phrases_merged(record: ImageRecord) -> ImageRecord:
 
 
 def check_single(dataset: data_prep.Dataset) -> None:
-    """Refuse two detection records for one image: what one of them shows would be absent by the other.
+    """Refuse two detection records for one image: a class that only one of them has would count as absent in the other.
 
     Raises:
-        ValueError: naming the image.
+        ValueError: an image has two; the message names it.
     """
     _, seconds = first_records(dataset)
     if seconds:
         raise ValueError(f"two records for the image {seconds[0].file!r}; expected one with all its boxes")
 
 
-def warn_of_crowded_images(records: Iterable[ImageRecord], queries: int) -> None:
-    """Warn of images with more boxes than a model has queries: it can't learn or find all of them."""
-    crowded = [record for record in records if len(single_objects(record)) > queries]
-    if crowded:
-        warnings.warn(
-            f"{len(crowded)} images have more boxes than the model has queries ({queries}), so some boxes are never learnt; "
-            f"the first is {crowded[0].file_name!r} with {len(single_objects(crowded[0]))}",
-            stacklevel=3,
-        )
+def crowded_images(records: Iterable[ImageRecord], queries: int) -> str | None:
+    """A message on the images with more boxes than a model has queries; None if there are none.
+
+    A model finds at most one box per query, so it can learn only some boxes of such an image.
+    """
+    counts = [(len(single_objects(record)), record.file_name) for record in records]
+    crowded = [entry for entry in counts if entry[0] > queries]
+    if not crowded:
+        return None
+    most, name = max(crowded)
+    text = (
+        f"{len(crowded)} images have more boxes than the model has queries ({queries}), so some boxes are never learned"
+    )
+    return f"{text}: {name} has {most}"
 
 
 def check_files(records: Sequence[ImageRecord], images: Path) -> None:
-    """See that the images are there.
+    """Check that the folder of images and all images exist.
 
     Raises:
-        FileNotFoundError: the folder or an image is not.
+        FileNotFoundError: the folder or an image is missing.
     """
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: no such folder, expected the images")
@@ -111,13 +115,13 @@ def check_files(records: Sequence[ImageRecord], images: Path) -> None:
 
 
 def pictures_digest(records: Sequence[ImageRecord], images: Path) -> str:
-    """SHA-256 over the bytes of all pictures, in the order of the records: other pixels, another digest.
+    """SHA-256 of the bytes of all pictures, in the order of the records, as hexadecimal digits.
 
-    Neither size nor time of a file tells whether its pixels are the same, so that each file is read whole: once a run, on
-    as many threads as there are cores, and without decoding, which is what makes reading pictures slow.
+    Neither the size nor the time of a file tells whether its pixels have changed, so every file is read whole. That happens
+    once per run, on as many threads as there are cores. Nothing is decoded, which would take most of the time.
 
     Raises:
-        ImageError: a file that cannot be read.
+        ImageError: a file cannot be read.
     """
     paths = [image_path(images, name) for name in dict.fromkeys(record.file_name for record in records)]
     digest = hashlib.sha256()
@@ -133,10 +137,10 @@ def pictures_digest(records: Sequence[ImageRecord], images: Path) -> str:
 
 
 def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
-    """The record's image, upright, RGB, of the size that its boxes were drawn in.
+    """The record's image, upright and in RGB, of the size that its boxes were drawn in.
 
     Raises:
-        ImageError: it is missing, cannot be decoded, or has another size; named, in one line.
+        ImageError: the image is missing, cannot be decoded, or has another size; one line with its path.
     """
     path = image_path(images, record.file_name)
     try:
@@ -146,6 +150,6 @@ def open_image(record: ImageRecord, images: Path | str) -> Image.Image:
     if image.size != (record.width, record.height):
         raise ImageError(
             f"'{path}': its boxes were drawn in {record.width} x {record.height} pixels, "
-            f"the upright image has {image.width} x {image.height}; mend the size and the boxes"
+            f"the upright image has {image.width} x {image.height}; correct the size and the boxes"
         )
     return image

@@ -1,4 +1,4 @@
-"""Drawn shapes: the smallest open-set problem. Red circles, blue squares; a model learns them in a minute."""
+"""Drawn shapes such as red circles and blue squares: a small open-set problem that a model learns in a minute."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 def draw_shapes(
     folder: Path | str, count: int, *, seed: int = 0, size: int = 96, most: int = 4, overwrite: bool = False
 ) -> Dataset:
-    """Draw pictures with one to `most` shapes each, which do not touch.
+    """Draw square pictures with one to `most` shapes each; the shapes do not touch.
 
     Args:
-        folder: where the PNG files go, all or none of them.
-        count: of pictures; seed: the same one gives the same bytes; size: side in pixels.
+        folder: where to write the PNG files; all of them are written, or none.
+        count: number of pictures.
+        seed: the same seed gives the same bytes.
+        size: side of a picture in pixels.
+        most: largest number of shapes in a picture.
         overwrite: replace earlier pictures in `folder`, and nothing else.
 
     Returns:
         A record for each picture, boxes exact to the pixel; the categories are the twelve `NAMES`.
 
     Raises:
-        FileExistsError: `folder` holds something, and `overwrite` is off, or a file that is none of ours.
+        FileExistsError: `folder` holds files and `overwrite` is off, or it holds a file that this function does not write.
     """
     records = []
     with atomic_folder(folder, overwrite, r"\d{5}\.png") as target:
@@ -59,7 +62,7 @@ def _boxes(rng: random.Random, size: int, most: int) -> list[Box]:
 
 def _draw(draw: ImageDraw.ImageDraw, box: Box) -> None:
     colour, shape = box.label.split()
-    left, top, right, bottom = box.x1, box.y1, box.x2 - 1, box.y2 - 1  # Pillow's last pixel is inside
+    left, top, right, bottom = box.x1, box.y1, box.x2 - 1, box.y2 - 1  # Pillow draws the last pixel, too
     if shape == "circle":
         draw.ellipse((left, top, right, bottom), fill=COLOURS[colour])
     elif shape == "square":

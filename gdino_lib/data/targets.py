@@ -12,16 +12,16 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True)
 class Target:
-    """The boxes of one image, checked. Kept on the CPU; losses move what they need.
+    """The boxes of one image, checked. The tensors stay on the CPU; the losses move them as needed.
 
     Attributes:
         boxes: float [n, 4], cxcywh in 0..1 of the image without its padding, sides above 0; n may be 0.
         phrases: int64 [n], index of each box's phrase in this image's own prompt. A prompt should name each phrase once:
             of several copies, the one with this index is meant, and the others count as absent.
-        name: of the image, for messages.
+        name: the image's name, for messages.
 
     Raises:
-        ValueError: anything else; one line with the image's name.
+        ValueError: another shape, dtype, device or range; one line with the image's name.
     """
 
     boxes: Tensor
@@ -69,21 +69,21 @@ def positive_map(target: Target, tokens: Tensor) -> Tensor:
         last = int(tokens.max()) if tokens.numel() else -1
         raise ValueError(
             f"{target.name}: box {number} is named by phrase {int(target.phrases[number])}, "
-            f"which has no tokens in its prompt (the last phrase that has is {last})"
+            f"which has no tokens in its prompt (the last phrase with tokens is {last})"
         )
     return positive
 
 
 def pad_targets(targets: Sequence[Target], tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of targets, filled up to the n boxes of the image with most of them.
+    """The targets of a batch as tensors, padded to n, the largest number of boxes of one image.
 
     Args:
         targets: one per image.
         tokens: int64 [B, T] on the CPU, the model's `out.phrase_of_token`.
 
     Returns:
-        (boxes float [B, n, 4], those that fill up the whole image; positive bool [B, n, T], their maps, without a token;
-        real bool [B, n], False = filled up).
+        (boxes float [B, n, 4]; positive bool [B, n, T], the map of each image; real bool [B, n], False = padding). A padded
+        box is the whole image, and no token names it.
 
     Raises:
         ValueError: as `positive_map`.
@@ -93,5 +93,5 @@ def pad_targets(targets: Sequence[Target], tokens: Tensor) -> tuple[Tensor, Tens
     real = phrases >= 0
     positive = tokens[:, None] == phrases[..., None]  # (B, 1, T) == (B, n, 1) -> (B, n, T)
     for image in (real & ~positive.any(-1)).any(1).nonzero().flatten().tolist():
-        positive_map(targets[image], tokens[image])  # says what is wrong
+        positive_map(targets[image], tokens[image])  # raises with the box and its phrase
     return torch.where(real[..., None], boxes, boxes.new_tensor([0.5, 0.5, 1, 1])), positive, real

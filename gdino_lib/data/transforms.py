@@ -1,4 +1,4 @@
-"""What happens to an image on its way to the model: flip, crop and several scales in training, nothing in evaluation."""
+"""How images are changed for the model: flip, crop and several scales in training, resizing alone in evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.tv_tensors import BoundingBoxes
 
 from gdino_lib.images import prepare, resized_size
 
-# of a model whose short side is 800 (DETR's training); other models take them in proportion
+# sizes in pixels for a model whose short side is 800, as in DETR's training; other models take them in proportion
 FULL_SIDE = 800
 SCALES = tuple(range(480, 801, 32))  # the short side
 RESIZED = (400, 500, 600)  # the short side before a crop
@@ -31,8 +31,8 @@ class Transformed(NamedTuple):
 
     Attributes:
         pixel_values: float32 [3, H, W], as `images.prepare` gives it.
-        boxes: float32 [m, 4], cxcywh in 0..1 of it.
-        kept: int64 [m], which of the given boxes they are, in their order.
+        boxes: float32 [m, 4], cxcywh in 0..1 of this image.
+        kept: int64 [m], the index of each of these boxes among the given ones; increasing.
     """
 
     pixel_values: Tensor
@@ -41,9 +41,9 @@ class Transformed(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What happens to one image: a flip, then a crop (top, left, height, width), then the resizing to a short side.
+    """The changes of one image: a flip, then a crop (top, left, height, width), then the resizing to a short side.
 
-    `boxes` are those of the flipped and cropped image; `kept` says which of the given boxes they are.
+    `boxes` are the boxes in the flipped and cropped image, `kept` their indices among the given ones.
     """
 
     flip: bool
@@ -54,16 +54,16 @@ class _Plan(NamedTuple):
 
 
 class Transform(Protocol):
-    """`transform(image, boxes, phrases, rng)`: whatever it draws at random comes from `rng`."""
+    """A callable `transform(image, boxes, phrases, rng)`; all its random choices are drawn from `rng`."""
 
     def size(self, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random, /) -> tuple[int, int]:
-        """(width, height) of the result for these boxes and this state of `rng`; no image is needed."""
+        """(width, height) of the image that the same boxes, phrases and state of `rng` would give; reads no image."""
         ...
 
     def __call__(
         self, image: Image.Image, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random, /
     ) -> Transformed:
-        """Image (RGB), its boxes (float XYXY in pixels, inside it) and the phrase of each, to what the model takes."""
+        """Transform an RGB image and its boxes, float XYXY in pixels inside the image; `phrases` name one box each."""
         ...
 
 
@@ -92,25 +92,25 @@ class EvaluationTransform:
 
 @dataclass(frozen=True)
 class TrainingTransform:
-    """DETR's augmentation, which the paper takes over: flip; one of several scales; half of the time a crop before.
+    """DETR's augmentation, which the paper uses too: a random flip, a random crop, and one of several scales.
 
-    The scales (short side 480 to 800) and crops (sides 384 to 600, cut from the image at short side 400 to 600) are
-    those of a model with `short_side` 800, and are taken in proportion for others: nano, of 256, trains at 154 to 256.
-    A crop is cut from the original pixels, at the place and of the extent that it would have in the resized image, so
-    that the image is resampled once.
+    For a model with `short_side` 800, the scales are short sides of 480 to 800, and crops with sides of 384 to 600 are
+    cut from the image at a short side of 400 to 600. Other models take these sizes in proportion: nano, with 256, trains
+    at 154 to 256. A crop is cut from the original pixels, with the position and extent that it would have in the resized
+    image, so the image is resampled only once.
 
-    Phrases that say "left" or "right" forbid the flip. Swapping the words instead would be wrong for "the right way"
-    or "what is left", and not to flip is never wrong.
+    An image is not flipped if one of its phrases contains "left" or "right". Exchanging the two words would be wrong for
+    "the right way" or "what is left", whereas leaving an image unflipped is never wrong.
 
     Attributes:
         short_side, long_side: the model's, in pixels.
         flip: probability of a horizontal flip.
         crop: probability of a crop.
-        min_visible: a cropped box stays, clipped, when the crop shows at least this share of its area and a pixel of
-            each side; at 1/4, each box whose centre is inside does. A crop that would lose all boxes is not made.
+        min_visible: a box stays, clipped, if the crop shows at least this share of its area and a pixel of each side; with
+            1/4, every box whose centre is inside the crop stays. A crop that would lose all boxes is not made.
 
     Raises:
-        ValueError: a number outside 0..1, or a short side below 8.
+        ValueError: a probability or share outside 0..1, or a short side below 8.
     """
 
     short_side: int = 800
@@ -145,7 +145,7 @@ class TrainingTransform:
         return Transformed(prepare(image, plan.short_side, self.long_side), _relative(plan.boxes), plan.kept)
 
     def _plan(self, boxes: BoundingBoxes, phrases: Sequence[str], rng: random.Random) -> _Plan:
-        """Draw what happens to the image; the boxes go along."""
+        """Make the random choices for an image and apply the flip and the crop to its boxes."""
         flip = rng.random() < self.flip and not any(SIDED.search(phrase) for phrase in phrases)
         height, width = boxes.canvas_size
         if flip:
@@ -180,7 +180,7 @@ class TrainingTransform:
 
 
 def pixel_boxes(corners: Tensor, width: int, height: int) -> BoundingBoxes:
-    """Boxes of an image that is so large in pixels: float [n, 4], XYXY."""
+    """Torchvision's type for boxes in an image of that size: float [n, 4], XYXY in pixels."""
     return BoundingBoxes(  # pyright: ignore[reportCallIssue]  # the stubs check Tensor's __init__, which is not called
         corners, format="XYXY", canvas_size=(height, width)
     )
@@ -201,5 +201,5 @@ def _relative(boxes: BoundingBoxes) -> Tensor:
     height, width = boxes.canvas_size
     corners = boxes.as_subclass(Tensor)
     relative = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, _sides(corners)], 1)
-    # dividing may leave 1 by a rounding error
+    # a rounding error of the division may exceed 1
     return (relative / corners.new_tensor([width, height, width, height])).clamp(0, 1).float()

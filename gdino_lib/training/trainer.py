@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 from gdino_lib.data.datasets import GroundingDataset, SeededDataset
 from gdino_lib.data.joined import JoinedDataset
 from gdino_lib.data.loader import Batch
-from gdino_lib.data.records import warn_of_crowded_images
+from gdino_lib.data.records import crowded_images
 from gdino_lib.detect.detector import DTYPES, Detector
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.coco import AveragePrecision
@@ -335,10 +336,10 @@ def _check_division(settings: TrainingSettings, processes: int) -> None:
 
 
 def _warn_of_crowded_images(dataset: SeededDataset, queries: int) -> None:
-    """Warn of images with more boxes than queries; drawn data sets have no records to look into."""
+    """Warn of images with more boxes than queries; a data set that draws its pictures has no records to check."""
     for part in dataset.parts if isinstance(dataset, JoinedDataset) else [dataset]:
-        if isinstance(part, GroundingDataset):
-            warn_of_crowded_images(part.records, queries)
+        if isinstance(part, GroundingDataset) and (text := crowded_images(part.records, queries)):
+            warnings.warn(text, stacklevel=3)
 
 
 def _prepare_model(model: GroundingDINO, settings: TrainingSettings) -> GroundingDINO:

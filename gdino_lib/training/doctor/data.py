@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 import data_prep
 from data_prep import ImageRecord
-from data_prep.audit import audit
+from data_prep.audit import audit, repair_all
 from data_prep.findings import KINDS
 from data_prep.pictures import search_images, undescribed
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.data.datasets import FRAME, GroundingDataset
-from gdino_lib.data.records import ImageError, class_names, open_image, single_objects
+from gdino_lib.data.records import ImageError, class_names, crowded_images, open_image, single_objects
 from gdino_lib.data.transforms import Transform
 from gdino_lib.images import resized_size
 from gdino_lib.prompts import word_pieces
@@ -63,7 +63,9 @@ def build_dataset(
     seed: int,
     max_tokens: int,
 ) -> GroundingDataset | None:
-    """The data set as training would build it; None, and a problem noted, where it cannot."""
+    """Build the data set as training would; note a problem and return None if that fails."""
+    repaired, _ = repair_all((record.file_name, record) for record in usable.images)  # `examine_data` noted the repairs
+    usable = replace(usable, images=repaired)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -116,12 +118,8 @@ def _examine_boxes(
     if without:
         names = f"{len(without)} of {len(repaired.images)} images have no boxes ({first_few(without)})"
         diagnosis.add("warning", "data", f"{names}: right only if they show none of the classes")
-    crowds = [(len(single_objects(record)), record.file_name) for record in repaired.images]
-    crowds = [entry for entry in crowds if entry[0] > config.queries]
-    if crowds:
-        text = f"{len(crowds)} images have more boxes than the model has queries ({config.queries})"
-        most = f"{max(crowds)[1]} has {max(crowds)[0]}"
-        diagnosis.add("warning", "data", f"{text}, and some are never learnt: {most}")
+    if text := crowded_images(repaired.images, config.queries):
+        diagnosis.add("warning", "data", text)
     coordinates = [value for record in records.images for box in record.boxes for value in box.xyxy]
     if coordinates and max(coordinates) <= 1:
         diagnosis.add("problem", "data", "all coordinates are at most 1: fractions, where pixels were expected")

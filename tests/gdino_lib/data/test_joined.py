@@ -1,4 +1,4 @@
-"""Several data sets in one run: which pictures come how often, and what a prompt may ask them for."""
+"""Several data sets in one run: how often each picture comes, and which classes its prompt may name."""
 
 from collections import Counter
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_a_mix_repeats_the_small_set_and_spreads_the_large_one(parts):
     assert sum(counts[f"{n}.png"] for n in (0, 1)) == pytest.approx(18, abs=4), "three in four"
     assert max(counts[f"{n}.png"] for n in (0, 1)) - min(counts[f"{n}.png"] for n in (0, 1)) <= 1
     large = [counts[f"{n}.png"] for n in range(2, 6)]
-    assert max(large) - min(large) <= 1, "none comes again before all came"
+    assert max(large) - min(large) <= 1, "no picture is repeated before all of them have come"
 
 
 def test_a_repeated_picture_is_drawn_anew(parts):
@@ -72,7 +72,7 @@ def test_prompts_stay_within_a_set_and_within_what_it_labels_everywhere(parts):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=2), st.integers(0, 50))
-def test_an_epoch_has_its_shares_whatever_they_are(parts, mix, epoch):
+def test_an_epoch_has_the_shares_of_any_mix(parts, mix, epoch):
     joined = JoinedDataset(parts, mix)
     joined.set_epoch(epoch)
     first, second = joined.counts
@@ -92,7 +92,7 @@ def test_the_same_batches_with_and_without_workers(parts):
         assert one.prompts == other.prompts
 
 
-def test_the_fingerprint_knows_parts_and_mix(parts, records, folder):
+def test_the_fingerprint_depends_on_parts_mix_and_seed(parts, records, folder):
     prints = [JoinedDataset(parts).fingerprint, JoinedDataset(parts, [1, 1]).fingerprint]
     prints += [JoinedDataset(parts[:1]).fingerprint, JoinedDataset(parts, seed=1).fingerprint]
     prints += [GroundingDataset(records, folder, EVALUATION, everywhere=names).fingerprint for names in (None, [])]

@@ -1,4 +1,4 @@
-"""The same samples and batches whatever reads them."""
+"""Samples and batches are the same for any number of workers."""
 
 import random
 
@@ -96,10 +96,10 @@ def test_grouping_loses_no_index(sizes, batch_size):
     grouped = group_by_size(order, sizes, batch_size, random.Random(2))
     assert sorted(grouped) == list(range(len(sizes)))
     rest = len(sizes) % batch_size
-    assert grouped[len(sizes) - rest :] == order[len(sizes) - rest :], "what fills no batch stays at the end"
+    assert grouped[len(sizes) - rest :] == order[len(sizes) - rest :], "the indices that fill no batch stay at the end"
 
 
-def test_grouped_batches_are_padded_little():
+def test_grouped_batches_need_little_padding():
     rng = random.Random(0)
     sizes = [(rng.randint(150, 400), rng.randint(150, 400)) for _ in range(2 * WINDOW * 16)]
     order = list(range(len(sizes)))

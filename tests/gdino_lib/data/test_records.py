@@ -2,7 +2,6 @@
 
 import json
 import unicodedata
-import warnings
 
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from data_prep import ImageRecord
 from data_prep.formats import coco
 from gdino_lib.data.datasets import GroundingDataset, read_records
 from gdino_lib.data.loader import build_loader
-from gdino_lib.data.records import ImageError, is_crowd, open_image, warn_of_crowded_images
+from gdino_lib.data.records import ImageError, crowded_images, is_crowd, open_image
 from gdino_lib.evaluation.detect_all import detection_records
 
 
@@ -52,7 +51,7 @@ def test_another_size_than_the_boxes_were_drawn_in(folder, tmp_path):
         open_image(ImageRecord("turned.jpg", 100, 80), tmp_path)
 
 
-def test_two_records_for_one_image_are_one_for_all(folder, tmp_path, records):
+def test_training_and_evaluation_treat_two_records_for_one_image_alike(folder, tmp_path, records):
     """Reading for training and evaluation drops the second with a warning; records that hold both are refused by both."""
     coco.write(records, tmp_path / "a.json")
     document = json.loads((tmp_path / "a.json").read_text())
@@ -69,7 +68,7 @@ def test_two_records_for_one_image_are_one_for_all(folder, tmp_path, records):
             use(twice)
 
 
-def test_faults_of_the_file_are_said_and_the_rest_is_learnt_from(folder, tmp_path, records):
+def test_faults_of_a_file_give_a_warning_and_the_rest_is_used(folder, tmp_path, records):
     coco.write(records, tmp_path / "a.json")
     document = json.loads((tmp_path / "a.json").read_text())
     boxes = len(document["annotations"])
@@ -87,17 +86,17 @@ def test_faults_of_the_file_are_said_and_the_rest_is_learnt_from(folder, tmp_pat
 @pytest.mark.parametrize(
     ("flag", "is_set"), [(0, 0), (1, 1), (False, 0), (True, 1), ("0", 0), ("1", 1), ("", 0), (None, 0)]
 )
-def test_a_flag_is_no_truth_value_of_a_text(flag, is_set):
+def test_a_crowd_flag_may_be_a_text(flag, is_set):
     assert is_crowd(box("cat", iscrowd=flag)) == bool(is_set)
 
 
-def test_a_flag_that_is_none_is_refused():
+def test_a_text_that_is_no_flag_is_refused():
     with pytest.raises(ValueError, match="expected a flag, 0 or 1, got 'maybe'"):
         is_crowd(box("cat", iscrowd="maybe"))
 
 
 @pytest.mark.parametrize("spelling", ["NFC", "NFD"])
-def test_accents_are_found_however_they_are_stored(folder, tmp_path, spelling):
+def test_a_name_with_accents_finds_its_file_in_either_unicode_form(folder, tmp_path, spelling):
     stored, written = (
         unicodedata.normalize(spelling, "café.png"),
         {"NFC": "cafe\u0301.png", "NFD": "caf\u00e9.png"}[spelling],
@@ -107,11 +106,10 @@ def test_accents_are_found_however_they_are_stored(folder, tmp_path, spelling):
     assert dataset[0].target.name == written
 
 
-def test_more_boxes_than_queries_are_said():
+def test_images_with_more_boxes_than_queries_are_named():
     crowded = ImageRecord("a.png", 100, 80, tuple(box("cat", 1, 1, 2 + n, 9) for n in range(4)))
     crowds = ImageRecord("b.png", 100, 80, tuple(box("cat", 1, 1, 2 + n, 9, iscrowd=1) for n in range(4)))
-    with pytest.warns(UserWarning, match=r"1 images have more boxes than .* queries \(3\).*'a\.png' with 4"):
-        warn_of_crowded_images([crowded, crowds], 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warn_of_crowded_images([crowded, crowds], 4)
+    assert crowded_images([crowded, crowds], 3) == (
+        "1 images have more boxes than the model has queries (3), so some boxes are never learned: a.png has 4"
+    )
+    assert crowded_images([crowded, crowds], 4) is None

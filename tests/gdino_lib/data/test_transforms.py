@@ -78,14 +78,14 @@ def test_flip_mirrors():
 
 
 @pytest.mark.parametrize("phrase", ["the LEFT one", "left-hand door", "rightmost cup", "cat on the right", "shoe_left"])
-def test_sides_forbid_the_flip(phrase):
+def test_a_phrase_with_left_or_right_forbids_the_flip(phrase):
     transform = TrainingTransform(60, 400, flip=1, crop=0)
     image, boxes = drawn((100, 60), (10, 20, 30, 50))
     assert transform(image, boxes, [phrase], random.Random(0)).boxes[0, 0] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("phrase", ["upright piano", "bright cleft", "dog"])
-def test_other_words_do_not(phrase):
+def test_other_words_allow_the_flip(phrase):
     transform = TrainingTransform(60, 400, flip=1, crop=0)
     image, boxes = drawn((100, 60), (10, 20, 30, 50))
     assert transform(image, boxes, [phrase], random.Random(0)).boxes[0, 0] == pytest.approx(0.8)
@@ -161,6 +161,6 @@ def test_the_same_draw_gives_the_same_bits():
 
 
 @pytest.mark.parametrize(("name", "value"), [("flip", 1.5), ("crop", -1), ("min_visible", 2), ("short_side", 2)])
-def test_settings_that_make_no_sense(name, value):
+def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected"):
         TrainingTransform(**{name: value})

@@ -1,6 +1,7 @@
 """The trainer: what learns, what is judged and kept, and what it refuses."""
 
 import re
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,9 @@ from training_runs import losses, run
 
 import gdino_lib as gd
 from data_prep import Dataset
+from gdino_lib.data.joined import JoinedDataset
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
-from gdino_lib.training.trainer import Trainer
+from gdino_lib.training.trainer import Trainer, _warn_of_crowded_images
 from gdino_lib.training.validation import Validation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -146,6 +148,16 @@ def test_the_average_is_judged_and_kept_and_training_goes_on_from_the_weights(tm
 def test_settings_that_do_not_fit_are_refused(tmp_path, images, changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         run(tmp_path, settings=replace(SETTINGS, **changes), data=images)
+
+
+def test_more_boxes_than_queries_give_a_warning(images):
+    most = max(len(record.boxes) for record in images.records)
+    for dataset in (images, JoinedDataset([images])):
+        with pytest.warns(UserWarning, match=rf"have more boxes than the model has queries \({most - 1}\)"):
+            _warn_of_crowded_images(dataset, most - 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _warn_of_crowded_images(dataset, most)
 
 
 def test_a_missing_image_is_named(tmp_path, images):
