@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def printable(text: object) -> str:
     """Escape the characters of a text that would steer a terminal, or that a reader would not see.
@@ -20,6 +22,16 @@ def one_line(message: object) -> str:
 def shortened(text: str, most: int = 40) -> str:
     """A text of at most `most` characters: the text itself, or its beginning and "..."."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: on one line of at most 100 characters.
+
+    Python refuses to print a number of more than 4,300 digits, so the number of its digits stands for a long number.
+    """
+    if isinstance(value, int) and abs(value) >= 10**30:
+        return f"a number of about {int(math.log10(abs(value))) + 1} digits"
+    return one_line(repr(value))[:100]
 
 
 def reason(error: BaseException) -> str:

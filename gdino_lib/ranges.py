@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from gdino_lib.messages import one_line
+from gdino_lib.messages import shown
 
 _Checked = TypeVar("_Checked", bound="CheckedFields")
 
@@ -130,16 +130,9 @@ def _check(name: str, value: Any, hint: Any) -> None:
             _check(name, key, get_args(kind)[0])
             _check(name, part, get_args(kind)[1])
     elif not _is_of(value, kind) or (isinstance(value, int | float) and value not in limits):
-        raise ValueError(f"{name}: expected {_words(kind, limits)}, got {_shown(value)}")
+        raise ValueError(f"{name}: expected {_words(kind, limits)}, got {shown(value)}")
     elif kind is int and limits.most == math.inf and value > LARGEST:
-        raise ValueError(f"{name}: expected at most {LARGEST}, got {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    """A value in one line; Python itself refuses to print a number of more than 4,300 digits."""
-    if isinstance(value, int) and abs(value) >= 10**30:
-        return f"a number of about {int(math.log10(abs(value))) + 1} digits"
-    return one_line(repr(value))[:100]
+        raise ValueError(f"{name}: expected at most {LARGEST}, got {shown(value)}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

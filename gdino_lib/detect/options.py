@@ -1,4 +1,4 @@
-"""The options of a detection, which say what boxes are kept, and the ranges that they are checked against."""
+"""The options that decide which boxes a detection keeps, with the check of their ranges."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from torch import Tensor
 
 from gdino_lib.detect.postprocess import Score
 from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.messages import shown
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return 0 <= float(value) <= 1
+    except OverflowError:  # a whole number that exceeds the range of float
+        return False
 
 
 def _is_count(value: Any) -> bool:
@@ -29,11 +35,12 @@ SCORE = {"fits": get_args(Score).__contains__, "expected": f"one of {', '.join(g
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """The options of a call of `gdino_lib.Detector`, which says what each means; their ranges are checked here.
+    """The options of a call of `gdino_lib.Detector`, checked. The detector's docstring explains each of them.
 
     Raises:
-        TypeError: `thresholds` is none of `gdino_lib.detect.thresholds`.
-        ValueError: a threshold or overlap that is no number in 0..1, a `top_k` that is no number from 1, another score.
+        TypeError: `thresholds` is no `gdino_lib.detect.thresholds.Thresholds`.
+        ValueError: a threshold or overlap that is no number in 0..1, a `top_k` that is no whole number of at least 1, or an
+            unknown `score`.
     """
 
     box_threshold: float = field(default=0.35, metadata=SHARE)
@@ -49,16 +56,16 @@ class DetectOptions:
             value = getattr(self, option.name)
             missing = value is None and option.default is None
             if option.metadata and not missing and not option.metadata["fits"](value):
-                raise ValueError(f"{option.name}: expected {option.metadata['expected']}, got {value!r}")
+                raise ValueError(f"{option.name}: expected {option.metadata['expected']}, got {shown(value)}")
         if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
             raise TypeError(
                 f"thresholds: expected Thresholds of gdino_lib.detect.thresholds, got {type(self.thresholds).__name__}"
             )
 
     def thresholds_of(self, phrases: Sequence[str], device: torch.device) -> tuple[float, float | Tensor]:
-        """What a box's best token, and what the score of its phrase must reach.
+        """(the score that a box's best token must reach, the score that its phrase must reach).
 
-        The latter is one number, or float32 [P], one for each phrase, where `thresholds` takes the place of both.
+        The second is one number. With `thresholds`, the second is float32 [P], one number for each phrase, and the first is 0.
         """
         if self.thresholds is None:
             return self.box_threshold, self.text_threshold

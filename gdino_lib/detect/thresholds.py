@@ -1,4 +1,4 @@
-"""The score above which a box is kept, for each phrase; saved beside a model's weights."""
+"""Thresholds per class, chosen on validation data and saved beside a model's weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gdino_lib.companion import require_data_prep
+from gdino_lib.messages import shown
 from gdino_lib.prompts import word_pieces
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The score above which a box is kept, for each class; saved beside the model's weights.
+    """The score that a box must reach to be kept, for each class.
 
     Attributes:
-        default: for classes that have none of their own.
-        classes: {name: threshold}; a phrase finds its own by its word pieces: "with_mask" is "With mask", and "cat." is "cat".
-        f1: what each class reached with its threshold where it was chosen.
+        default: threshold of classes that have none of their own, in 0..1.
+        classes: {name: threshold in 0..1}. Names are compared by their word pieces, so "with_mask" equals "With mask", and
+            "cat." equals "cat".
+        f1: {name: F1 score in 0..1} that each class reached with its threshold on the validation data.
     """
 
     default: float
@@ -38,9 +40,12 @@ class Thresholds:
         return [own.get(word_pieces(phrase), self.default) for phrase in phrases]
 
     def keep(self, found: sv.Detections) -> sv.Detections:
-        """Those boxes whose score reaches the threshold of their class, by `data["class_name"]`.
+        """The boxes whose score reaches the threshold of their class, which is `data["class_name"]`.
 
-        Give the detector thresholds of 0, so that it leaves the choice to these.
+        Detect with thresholds of 0, so that the detector does not remove boxes that these thresholds keep.
+
+        Raises:
+            ValueError: detections without a confidence or without `data["class_name"]`.
         """
         limits = np.array(self.of(list(map(str, found.data.get("class_name", ())))), dtype=np.float64)
         if not len(found):
@@ -55,18 +60,19 @@ class Thresholds:
         return {"default": self.default, "classes": dict(self.classes), "f1": dict(self.f1)}
 
     def save(self, path: Path | str) -> None:
-        """Write JSON; `thresholds_path` says where it belongs. Nothing half-written ever stands there."""
-        require_data_prep()  # detecting does without it
+        """Write the thresholds as JSON, whole or not at all; `thresholds_path` gives the path that belongs to a model."""
+        require_data_prep()  # detecting does not need it
         from data_prep.atomic import write_json
 
         write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path | str) -> Thresholds:
-        """Read what `save` wrote.
+        """Read thresholds that `save` wrote.
 
         Raises:
-            FileNotFoundError: nothing is there; ValueError: it is something else.
+            FileNotFoundError: there is no file at `path`.
+            ValueError: the file holds something else.
         """
         path = Path(path)
         if not path.is_file():
@@ -74,19 +80,20 @@ class Thresholds:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             result = cls(values["default"], values["classes"], values.get("f1", {}))
-            numbers = [result.default, *result.classes.values()]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            numbers = [result.default, *result.classes.values(), *result.f1.values()]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: expected default, classes and f1 as JSON, got {type(error).__name__}") from None
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= 1:
-                raise ValueError(f"{path}: expected thresholds in 0..1, got {number!r}")
+                raise ValueError(f"{path}: expected thresholds and F1 scores in 0..1, got {shown(number)}")
         return result
 
 
 def thresholds_path(model: str | os.PathLike[str]) -> Path:
-    """Where the thresholds of a model's weights stand.
+    """The path of the thresholds that belong to a model's weights.
 
-    That is `thresholds.json` in its folder, or beside its file (`best.safetensors` -> `best.thresholds.json`).
+    For a folder it is `thresholds.json` in the folder; for a file, a file beside it (`best.safetensors` ->
+    `best.thresholds.json`).
     """
     path = Path(model)
     return path / "thresholds.json" if path.is_dir() else path.with_suffix(".thresholds.json")

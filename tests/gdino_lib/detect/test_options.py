@@ -1,4 +1,4 @@
-"""What is kept of the boxes that a model finds, and options that are refused."""
+"""Which of the boxes that a model finds are kept, and which options are refused."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def rows(found):
 
 @pytest.mark.parametrize("max_tokens", [256, 32])
 def test_every_phrase_of_a_box_holds_what_its_best_one_says(max_tokens):
-    """In one chunk and in several: the pairs marked as best are what is found without the others."""
+    """In one chunk and in several, the pairs marked as best are the boxes that are found without `every_phrase`."""
     detector, words = build(max_tokens=max_tokens), LONG
     plain, every = detector(picture(), words, **ALL), detector(picture(), words, **ALL, every_phrase=True)
     assert rows(every[every.data["best"]]) == rows(plain)
@@ -38,8 +38,8 @@ def test_every_phrase_of_a_box_holds_what_its_best_one_says(max_tokens):
     assert kept.confidence.tolist() == every.confidence[:7].tolist()
 
 
-def test_each_threshold_is_compared_with_its_own(detector):
-    """The box threshold with the best token, the text threshold with the phrase's mean, which is lower."""
+def test_each_threshold_is_compared_with_its_own_score(detector):
+    """The box threshold is compared with the best token, the text threshold with the phrase's mean, which is lower."""
     phrases = ["a person with an umbrella"]
     everything = detector(picture(), phrases, **ALL)
     limit = float(np.median(everything.confidence))
@@ -66,6 +66,13 @@ def test_top_k_nms_score_and_referring(detector):
     one = detector.refer(picture(), "the cat on the left")
     assert len(one) == 1
     assert one.data["class_name"].tolist() == ["the cat on the left"]
+
+
+@pytest.mark.parametrize("text", ["[" * 10_000, '{"default": 0.5, "classes": {}, "f1": {"a": null}}'])
+def test_damaged_thresholds_are_refused(tmp_path, text):
+    (tmp_path / "thresholds.json").write_text(text)
+    with pytest.raises(ValueError, match=r"thresholds\.json: expected .*, got (RecursionError|None)"):
+        Thresholds.load(tmp_path / "thresholds.json")
 
 
 @pytest.mark.parametrize(
@@ -100,15 +107,17 @@ def test_top_k_nms_score_and_referring(detector):
         ((torch.zeros(3, 8, 8), ["cat"]), ValueError, "expected a path, a PIL image or a uint8 array, got Tensor"),
         ((None, ["cat"]), ValueError, "got NoneType"),
         ((picture(), ["cat"], 0.1, 0.1, None, None, "sum"), ValueError, "score: expected one of mean, max"),
+        ((picture(), ["cat"], 10**400), ValueError, "box_threshold: .* got a number of about 401 digits"),
+        ((picture(), ["cat"], 0.1, 0.1, None, -(10**5000)), ValueError, "top_k: .* got a number of about 5001 digits"),
     ],
 )
-def test_what_cannot_be_used_is_named(detector, arguments, error, message):
+def test_arguments_that_cannot_be_used_are_named(detector, arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         detector(*arguments)
     assert "\n" not in str(caught.value)
 
 
-def test_thresholds_of_classes_take_the_place_of_both(detector):
+def test_thresholds_of_classes_replace_both_thresholds(detector):
     phrases = ["red_circle", "cat", "bus"]
     everything = detector(picture(), phrases, **ALL)
     middle = float(np.median(everything.confidence))
