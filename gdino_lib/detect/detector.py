@@ -1,4 +1,4 @@
-"""Give an image and phrases, get boxes that each carry exactly one of those phrases."""
+"""The detector: from an image and phrases to boxes that each carry exactly one of the phrases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import supervision as sv
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
+CHUNK_IOU = 0.7  # boxes from several chunks that overlap by more than this are taken for one object
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ class ImageEmbedding:
     """An image that has been through the backbone; a `Detector` takes it in place of the image.
 
     Attributes:
-        tokens: of a batch of one.
+        tokens: the image's tokens, as a batch of one.
         size: (width, height) of the upright original in pixels.
     """
 
@@ -54,31 +54,33 @@ class ImageEmbedding:
 class Detector:
     """Finds what phrases name.
 
-    Any number of threads may use one detector at a time. A copy of it in a process that was forked, as the workers of PyTorch's
-    `DataLoader` are on Linux, finds the same with one thread of PyTorch's; in a process that was spawned it has all of them.
+    Any number of threads may use one detector at the same time. In a forked process, such as a worker of PyTorch's
+    `DataLoader` on Linux, a copy of the detector finds the same boxes, but PyTorch computes on one thread there. A spawned
+    process uses all threads.
 
     Args:
         model: a `GroundingDINO`; it is put into evaluation mode.
-        dtype: "float32", "bfloat16" or "float16", by autocast: weights stay as they are.
-        batch_size: at most so many images of one resized shape go through the model at once. None: 4, and 1 on a CPU,
-            where larger batches leave its caches (nano, batches of 4: the backbone takes 1.5 times as long an image).
+        dtype: "float32", "bfloat16" or "float16", the precision of the computation by autocast; the weights keep theirs.
+        batch_size: largest number of images of one resized shape that go through the model at once. None: 4, or 1 on a CPU,
+            where larger batches overflow the caches (in batches of 4, nano's backbone takes 1.5 times as long per image).
 
     Attributes:
-        text_cache: what BERT made of the phrases of earlier calls.
+        text_cache: BERT's features of the phrases of earlier calls.
+
+    Raises:
+        TypeError: `model` is not a model; ValueError: an unknown `dtype`, or a `batch_size` below 1.
     """
 
     def __init__(self, model: GroundingDINO, dtype: str = "float32", batch_size: int | None = None) -> None:
-        if not isinstance(model, nn.Module):  # no GroundingDINO either where it is compiled
+        if not isinstance(model, nn.Module):  # not `GroundingDINO`, because torch.compile wraps it in another class
             name = repr(model) if isinstance(model, str | os.PathLike) else type(model).__name__
             raise TypeError(
                 f"model: expected a GroundingDINO, got {name}; weights: Detector.from_pretrained(path_or_name)"
             )
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.dtype = _torch_dtype(dtype)
         self.model = model.eval()
-        self.dtype = DTYPES[dtype]
         self.batch_size = batch_size
         self.text_cache = TextCache()
 
@@ -88,11 +90,13 @@ class Detector:
     ) -> Detector:
         """A detector with the weights that `gdino_lib.load` finds: "nano", "tiny", "base", a file or a folder.
 
-        "nano", the embedded model, has learnt drawn pictograms, and neither photographs nor relations or counts: those are for
-        "tiny" and "base".
+        "nano", the embedded model, has learned drawn pictograms, but neither photographs nor relations and counts ("three
+        cups"). Use "tiny" or "base" for these.
+
+        Raises:
+            FileNotFoundError, ValueError: as `gdino_lib.load`; an unknown `dtype`.
         """
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        _torch_dtype(dtype)  # refused before minutes of loading
         return cls(fold_batch_norms(load(path_or_name, device)), dtype)
 
     def __repr__(self) -> str:
@@ -104,7 +108,7 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device that the model is on."""
         return next(self.model.parameters()).device
 
     @overload
@@ -147,21 +151,23 @@ class Detector:
         thresholds: Thresholds | None = None,
         every_phrase: bool = False,
     ) -> sv.Detections | list[sv.Detections]:
-        """Detect.
+        """Find the boxes of each phrase.
 
         Args:
             image: a path, PIL image, RGB uint8 array [H, W, 3], an embedding from `encode_image`, or a list of these.
             phrases: a list of phrases, one string "cat . remote control ." (split on "." only), or, with a list of
                 images, a list of phrase lists, one per image.
-            box_threshold: the best token of a box must reach it, 0..1.
-            text_threshold: the score of the box's phrase must reach it, 0..1.
-            nms_iou: phrase-wise non-maximum suppression above this overlap; None: none.
-            top_k: at most so many boxes per image, the surest; with `every_phrase`, pairs of a box and a phrase.
-            score: of a phrase: "mean" of its tokens' sigmoids, or "max", the best token's.
-            thresholds: chosen on validation data (`gdino_lib.detect.thresholds`), in place of both thresholds: the
-                score of a box's phrase must reach the threshold of the class that is called so, or the default one.
-            every_phrase: report a box once for every phrase that it may carry, not for its best alone: what COCO's precision
-                is measured on. `data["best"]` tells which is its best.
+            box_threshold: the score of a box's best token must reach it; in 0..1.
+            text_threshold: the score of a box's phrase must reach it; in 0..1.
+            nms_iou: overlap (IoU) above which the weaker of two boxes of one phrase is removed; None: none is removed.
+            top_k: largest number of boxes per image, the surest ones; with `every_phrase`, of pairs of a box and a phrase.
+                None: no limit.
+            score: the score of a phrase is the "mean" of its tokens' sigmoids, or "max", the sigmoid of its best token.
+            thresholds: thresholds per class, chosen on validation data (`gdino_lib.detect.thresholds`). They replace both
+                thresholds above: the score of a box's phrase must reach the threshold of the class of this name, or the
+                default threshold.
+            every_phrase: report a box once for each phrase whose score suffices, not for its best phrase alone. COCO's
+                average precision is measured on such boxes. `data["best"]` marks the best phrase of each box.
 
         Returns:
             supervision.Detections, or a list of them for a list of images, by falling confidence. `xyxy`: float32
@@ -169,11 +175,14 @@ class Detector:
             caller's list (of phrases that tokenise alike, the first); `data["class_name"]`: the phrase, letter for
             letter.
 
-            More phrases than fit into the model's 256 tokens are dealt into chunks; the boxes of all chunks are joined,
-            and of those that overlap by more than 0.7 the surest stays.
+            Phrases that do not fit into the model's `max_tokens` together are divided into chunks. The boxes of all chunks
+            are joined, and of boxes that overlap by more than 0.7 the surest is kept.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image, phrase or threshold that cannot be used; one line.
+
+        Warns:
+            UserWarning: a phrase without a word that the model knows.
         """
         options = DetectOptions(box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
         many = isinstance(image, list | tuple)
@@ -182,10 +191,10 @@ class Detector:
         return results if many else results[0]
 
     def refer(self, image: ImageSource | ImageEmbedding, phrase: str) -> sv.Detections:
-        """The one box that fits a referring expression best, however unsure: "the cup on the left".
+        """The one box that fits a referring expression best, such as "the cup on the left", however low its score.
 
         Raises:
-            FileNotFoundError, ValueError, TypeError: an image or an expression that cannot be used, a list among them.
+            FileNotFoundError, ValueError, TypeError: an image or an expression that cannot be used, or a list of them.
         """
         if not isinstance(phrase, str):
             raise TypeError(f"phrase: expected one string, got {type(phrase).__name__}")
@@ -196,7 +205,7 @@ class Detector:
 
     @torch.inference_mode()
     def encode_image(self, image: ImageSource) -> ImageEmbedding:
-        """Run the backbone once, for many prompts.
+        """Run the image backbone once, so that many prompts can use its features.
 
         Raises:
             FileNotFoundError, ValueError: an image that cannot be read.
@@ -206,7 +215,7 @@ class Detector:
         return ImageEmbedding(self._encode([self._prepare(upright)]), upright.size)
 
     def _set_eval_mode(self) -> None:
-        """The model may have been trained since the last call."""
+        """Set evaluation mode again, because the model may have been trained since the last call."""
         if self.model.training:
             self.model.eval()
 
@@ -243,10 +252,10 @@ class Detector:
 
     @torch.inference_mode()
     def _batches(self, images: list[Any]) -> Iterator[tuple[list[int], ImageTokens, list[tuple[int, int]]]]:
-        """Encode images, those of equal resized shape together: padding would change their features.
+        """Encode images in batches of equal resized shape, because padding would change their features.
 
         Yields:
-            (index of each image; the tokens; (width, height) of each original).
+            For each batch, (index of each image; the tokens; (width, height) of each original).
         """
         waiting: dict[torch.Size, list[tuple[int, Tensor, tuple[int, int]]]] = {}
         batch_size = self.batch_size or (1 if self.device.type == "cpu" else 4)
@@ -297,7 +306,7 @@ class Detector:
         ]
 
     def _encode_text(self, prompts: list[tuple[str, ...]]) -> TextTokens:
-        """Encode one prompt per image; one that all share is computed once, and BERT reads the phrases that are new."""
+        """Encode one prompt per image. A prompt that all images share is computed once, and BERT reads only new phrases."""
         shared = len(set(prompts)) == 1
         prompt = tokenize(prompts[:1] if shared else prompts, self.model.config.max_tokens).to(self.device)
         text = self.model.text_encoder(prompt, self.text_cache)
@@ -308,8 +317,19 @@ class Detector:
         return TextTokens(text.features.expand(count, -1, -1), repeated)
 
 
+def _torch_dtype(name: str) -> torch.dtype:
+    """The dtype of that name.
+
+    Raises:
+        ValueError: a detector has no such precision.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {name!r}")
+    return DTYPES[name]
+
+
 def _join(chunks: list[LabelledBoxes], phrases: tuple[str, ...], options: DetectOptions) -> sv.Detections:
-    """The boxes of all chunks as one result; their boxes are in pixels, their phrases indices of the caller's."""
+    """Join the boxes of all chunks, given as pixels and indices into the caller's phrases."""
     import supervision as sv
 
     if not chunks:  # no phrase has a word piece
@@ -332,7 +352,7 @@ def _join(chunks: list[LabelledBoxes], phrases: tuple[str, ...], options: Detect
 
 
 def _suppress_across_chunks(found: LabelledBoxes) -> LabelledBoxes:
-    """Of the boxes of several chunks that overlap, only the surest stays the best one of its object; by falling score."""
+    """Of overlapping boxes from several chunks, keep `best` for the surest alone; the result is sorted by falling score."""
     candidates = found.best.nonzero().squeeze(1)
     kept = candidates[nms(found.boxes[candidates], found.scores[candidates], CHUNK_IOU)]
     best = torch.zeros_like(found.best)

@@ -18,9 +18,9 @@ from gdino_lib.images import ImageSource, read_image
 if TYPE_CHECKING:
     import supervision as sv
 
-LONGEST_LABEL = 60  # letters
-SMALLEST_LABELLED = 60  # pixels a side: on smaller pictures, labels would hide what they name
-FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf")  # the first is matplotlib's
+LONGEST_LABEL = 60  # characters
+SMALLEST_LABELLED = 60  # pixels of the shorter side: on smaller pictures, labels would hide the objects
+FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Arial Unicode.ttf")  # matplotlib brings the first
 
 
 def draw_detections(
@@ -31,24 +31,28 @@ def draw_detections(
     text_size: float | None = None,
     colours: Sequence[str] | None = None,
 ) -> Image.Image:
-    """A copy of the image with boxes and labels, "cat 0.52", the surest on top.
+    """A copy of the image with boxes and labels such as "cat 0.52"; the surest box is drawn last, on top.
 
-    Boxes have an edge, and labels letters, that stand out from the colour of their phrase. Where none of `FONTS` that are
-    at hand has all letters of a phrase, its number stands for it, "#2", and a warning says so. A picture with a side below
-    `SMALLEST_LABELLED` gets no labels.
+    Each phrase has a colour. The edges of its boxes and the letters of its labels contrast with this colour. All labels
+    have the font of `FONTS` that can write most of the phrases; a phrase that this font cannot write is labelled with its
+    number, such as "#2", and a warning names it. A picture with a side below `SMALLEST_LABELLED` gets no labels.
 
     Args:
         image: the image that was searched, as the Detector takes it.
         found: what the Detector returned for this image.
-        scale: side of the square that a pixel of the image becomes: small pictures get sharp letters.
-        text_size: size of the letters in pixels of the image; lines follow. None: both grow with the image.
-        colours: "#rrggbb" for the phrases of index 0, 1, ..., again from the first one after the last. None: supervision's.
+        scale: factor by which the picture is enlarged, so that small pictures get sharp letters.
+        text_size: size of the letters in pixels of the image; the width of lines follows it. None: both grow with the image.
+        colours: "#rrggbb" for the phrases of index 0, 1, ...; after the last colour, the first comes again. None: the
+            colours of supervision.
 
     Returns:
         Mode RGB, `scale` times as wide and as high as the upright image.
 
     Raises:
         FileNotFoundError, ValueError: an image that cannot be read; boxes without confidence, class_id or class_name.
+
+    Warns:
+        UserWarning: a phrase that is labelled with its number.
     """
     import supervision as sv
 
@@ -73,7 +77,7 @@ def draw_detections(
         font_path=font,
         font_size=round(scale * size),
         text_padding=scale * max(2, int(size // 4)),
-        smart_position=len(found) <= 100,  # of more, it takes seconds
+        smart_position=len(found) <= 100,  # with more boxes, it takes seconds
     )
     return label.annotate(drawn, found, labels)
 
@@ -95,28 +99,29 @@ def _surest_last(found: sv.Detections, scale: int) -> sv.Detections:
 
 
 def _labels(found: sv.Detections) -> tuple[list[str], str]:
-    """The label of each box, and the font that has the letters of most phrases."""
+    """(the label of each box, the font that can write most phrases)."""
     numbers, scores = np.asarray(found.class_id).tolist(), np.asarray(found.confidence).tolist()
-    names = {number: _shortened(name) for number, name in zip(numbers, found.data["class_name"], strict=True)}
-    font = max(
-        _fonts(), key=lambda font: sum(_can_write(font, name) for name in names.values())
-    )  # of equals, the first
+    names = {number: _one_line(name) for number, name in zip(numbers, found.data["class_name"], strict=True)}
+    # of fonts that can write equally many phrases, the first
+    font = max(_fonts(), key=lambda font: sum(_can_write(font, name) for name in names.values()))
     for number, name in names.items():
         if not _can_write(font, name):
-            warnings.warn(f"no font here has the letters of {name!r}: its boxes are labelled #{number}", stacklevel=3)
+            warnings.warn(
+                f"the font of the labels cannot write {name!r}: its boxes are labelled #{number}", stacklevel=3
+            )
             names[number] = f"#{number}"
     return [f"{names[number]} {score:.2f}" for number, score in zip(numbers, scores, strict=True)], font
 
 
-def _shortened(name: str) -> str:
-    """A phrase as a label: a line of at most `LONGEST_LABEL` letters, without those that nobody sees."""
-    seen = (letter for letter in name if letter.isspace() or unicodedata.category(letter)[0] != "C")
-    name = " ".join("".join(seen).split())
+def _one_line(name: str) -> str:
+    """A phrase as a label: one line of at most `LONGEST_LABEL` characters, without invisible ones."""
+    visible = (letter for letter in name if letter.isspace() or unicodedata.category(letter)[0] != "C")
+    name = " ".join("".join(visible).split())
     return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
 
 
 def _contrast(colour: sv.Color) -> sv.Color:
-    """Black or white, whichever is told more easily from a colour (relative luminance of WCAG 2, section 1.4.3)."""
+    """Black or white, whichever contrasts more with a colour (relative luminance of WCAG 2, section 1.4.3)."""
     import supervision as sv
 
     linear = [(value / 255) ** 2.2 for value in colour.as_rgb()]
@@ -125,7 +130,7 @@ def _contrast(colour: sv.Color) -> sv.Color:
 
 @cache
 def _fonts() -> dict[str, ImageFont.FreeTypeFont]:
-    """The fonts at hand, by their path or name: the one that matplotlib brings along, and those of the system."""
+    """The fonts of `FONTS` that are installed, by path or name: matplotlib's own, and those of the system."""
     import matplotlib
 
     own, *others = FONTS
@@ -142,7 +147,7 @@ def _can_write(font: str, text: str) -> bool:
 
 @cache
 def _has_letter(font: str, letter: str) -> bool:
-    """Whether a font draws something for a letter, and not what it draws for one that no font has."""
+    """Whether a font draws a letter, and draws it differently from a code point that no font has."""
     drawn, unknown = (_pixels(font, text) for text in (letter, "\U0010ffff"))
     return any(drawn) and drawn != unknown
 

@@ -1,4 +1,4 @@
-"""From logits to labelled boxes: which phrase a box carries, how sure it is, what is kept."""
+"""From logits to labelled boxes: the phrase of each box, its score, and whether the box is kept."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class LabelledBoxes(NamedTuple):
     """Boxes that each carry one phrase, by falling score.
 
     Attributes:
-        boxes: float32 [n, 4], cxcywh in 0..1.
-        phrases: int64 [n], index of the phrase.
-        scores: float32 [n], of the phrase, 0..1.
-        best: bool [n], whether no phrase fits the query better.
+        boxes: float32 [n, 4]; from `label_boxes` cxcywh in 0..1, within the `Detector` xyxy in pixels.
+        phrases: int64 [n], index of the box's phrase.
+        scores: float32 [n], score of the box's phrase, in 0..1.
+        best: bool [n], True if no other phrase has a higher score for the same query.
     """
 
     boxes: Tensor
@@ -58,14 +58,16 @@ def label_boxes(
     score: Score = "mean",
     every_phrase: bool = False,
 ) -> LabelledBoxes:
-    """Give each query its best phrase and keep those that are sure enough.
+    """Give each query its best phrase, and keep the queries whose scores reach the thresholds.
 
     Args:
-        logits: float [Q, T]; boxes: float [Q, 4], cxcywh in 0..1; tokens: int64 [T]; count: number of phrases.
+        logits: float [Q, T]; boxes: float [Q, 4], cxcywh in 0..1.
+        tokens: int64 [T], phrase index of each token or -1, with at least one token of a phrase; count: number of phrases.
         box_threshold: the best of a query's tokens must reach it (special tokens and "." do not count).
-        text_threshold: the score of a phrase must reach it; or one of its own for each phrase, float32 [count].
-        every_phrase: give each query every phrase that is sure enough, a box each, and not its best one alone: what COCO's
-            precision is measured on.
+        text_threshold: the score of a phrase must reach it. A float32 tensor [count] has a threshold for each phrase.
+        score: see `phrase_scores`.
+        every_phrase: give each query a box for every phrase whose score reaches the threshold, not for its best phrase
+            alone. COCO's average precision is measured on such boxes.
     """
     best_token = logits.float()[:, tokens >= 0].sigmoid().amax(1)
     scores = phrase_scores(logits, tokens, count, score)  # (Q, P)
@@ -90,22 +92,24 @@ def phrase_wise_nms(boxes: Tensor, scores: Tensor, phrases: Tensor, iou: float) 
     """Non-maximum suppression within each phrase.
 
     Args:
-        boxes: float [n, 4], xyxy in pixels; scores: float [n]; phrases: int64 [n]; iou: above it, the weaker goes.
+        boxes: float [n, 4], xyxy in pixels; scores: float [n]; phrases: int64 [n].
+        iou: overlap above which the weaker of two boxes of one phrase is removed.
 
     Returns:
-        Indices of those that stay, by falling score; none for none.
+        int64, indices of the boxes that stay, by falling score; empty if there are no boxes.
     """
-    # numbered from 0: torchvision moves each phrase's boxes apart by its number, and large ones lose digits
+    # phrases are numbered from 0: torchvision shifts the boxes of a phrase by its number, and large shifts lose digits
     return batched_nms(boxes, scores, phrases.unique(return_inverse=True)[1], iou)
 
 
 def suppress_by_phrase(
     boxes: np.ndarray | Tensor, scores: np.ndarray | Tensor, phrases: list[str], size: tuple[int, int], iou: float = 0.3
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Phrase-wise NMS on what `gdino_lib.inference.predict` returns: group by phrase, scale to pixels, suppress.
+    """Phrase-wise NMS on the results of `gdino_lib.inference.predict`: group by phrase, scale to pixels, suppress.
 
     Args:
         boxes: [n, 4], cxcywh in 0..1; scores: [n]; phrases: n labels; size: (width, height) of the image in pixels.
+        iou: see `phrase_wise_nms`.
 
     Returns:
         (boxes float32 [m, 4] cxcywh in 0..1, scores float32 [m], labels), by falling score.

@@ -1,4 +1,4 @@
-"""BERT's features of phrases that it has read, so that a phrase asked for again costs nothing."""
+"""A cache of BERT's features, so that a phrase that is asked for again costs nothing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ KEPT_TOKENS = 16_384  # 50 MB with BERT-base in float32
 class TextCache:
     """BERT's features of token sequences, float [length, bert width] each; any number of threads may use it.
 
-    Features are kept for one text encoder in one state. When its weights, its landmarks, their device or autocast's
-    precision are no longer those that made the features, the cache empties itself. A change of weights is seen by their
-    storage and version: training steps, `load_state_dict` and `model.to` are changes. Only a write through `tensor.data`,
-    which PyTorch does not count, needs `clear`.
+    The features belong to one state of one text encoder. When the encoder's weights, its landmarks, their device or the
+    precision of autocast change, the cache empties itself. It compares the weights by their storage and version, which
+    training steps, `load_state_dict` and `model.to` change. A write through `tensor.data`, which PyTorch does not count as a
+    new version, needs a call of `clear`.
 
     Copies and pickles of a cache begin empty.
 
     Args:
-        capacity: at most so many tokens are kept, and the sequences read first are dropped first; None: no limit.
+        capacity: largest number of tokens that are kept; the sequences that were read first are dropped first. None: no
+            limit.
 
     Attributes:
-        tokens: how many are kept.
+        tokens: number of tokens that are kept.
     """
 
     def __init__(self, capacity: int | None = KEPT_TOKENS) -> None:
@@ -37,7 +38,7 @@ class TextCache:
         self._features: dict[TokenIds, Tensor] = {}
         self._precision: torch.dtype | None = None
         self._weights: list[tuple[weakref.ref[torch.UntypedStorage], int]] = []
-        self._lock = lock_for_forks()  # never held while anything but BERT runs
+        self._lock = lock_for_forks()  # held while BERT runs, never while the image model does
 
     def __reduce__(self) -> tuple[type[TextCache], tuple[int | None]]:
         return type(self), (self.capacity,)
@@ -48,8 +49,8 @@ class TextCache:
     def read(self, encoder: TextEncoder, sequences: list[TokenIds], device: torch.device) -> Tensor:
         """The same as `encoder.read`, but BERT reads only the sequences that are not kept; float [S, longest, W].
 
-        Features may differ in the last bits from those read in another batch. Threads that ask for one new sequence at a time
-        wait for each other, so BERT reads it once.
+        Features may differ in the last bits from those read in another batch. Threads that ask for the same new sequence at
+        the same time wait for each other, so BERT reads it once.
         """
         with self._lock:
             self._drop_stale(encoder, device)
@@ -63,7 +64,7 @@ class TextCache:
         return pad_sequence(features, batch_first=True)
 
     def features(self) -> list[Tensor]:
-        """All features that are kept, those of the sequence read first at the beginning."""
+        """All features that are kept, in the order in which their sequences were read."""
         with self._lock:
             return list(self._features.values())
 
@@ -77,9 +78,9 @@ class TextCache:
         self.tokens = 0
 
     def _drop_stale(self, encoder: TextEncoder, device: torch.device) -> None:
-        """Empty the cache where the encoder, or its state, is not that which made the features."""
+        """Empty the cache if another encoder, or another state of the encoder, made the features."""
         precision = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-        # storages are compared by identity, and held weakly: an address could be given away anew
+        # storages are compared by identity, because a new one may get an old address; weak references let them be freed
         now = [(t.untyped_storage(), t._version) for t in (*encoder.bert.parameters(), *encoder.buffers(recurse=False))]
         if (
             precision is self._precision

@@ -1,4 +1,4 @@
-"""A caller's phrases become prompts that fit into the model, in an order of their own."""
+"""Turn a caller's phrases into prompts that fit into the model, in a canonical order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gdino_lib.messages import shortened
 from gdino_lib.prompts import chunk, piece_id, split_phrases, word_pieces
 
-UNKNOWN = "[UNK]"  # the word piece that stands for what BERT's vocabulary lacks
+UNKNOWN = "[UNK]"  # the word piece for any text that BERT's vocabulary lacks
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,11 @@ class Vocabulary:
         """Read phrases: a list, or one string "cat . remote control .".
 
         Raises:
-            TypeError: something else; ValueError: no phrases, an empty one, or one that is too long.
+            TypeError: a phrase that is no string.
+            ValueError: no phrases, an empty phrase, or one that is too long.
+
+        Warns:
+            UserWarning: a phrase without a word that the model knows.
         """
         phrases = tuple(split_phrases(phrases) if isinstance(phrases, str) else phrases)
         first = _first_indices(phrases)
@@ -42,16 +47,16 @@ class Vocabulary:
         except ValueError:
             longest = max(range(len(phrases)), key=lambda number: len(word_pieces(phrases[number])))
             count = len(word_pieces(phrases[longest]))
-            shown = phrases[longest][:40]
             raise ValueError(
-                f"phrase {longest}, '{shown}...', has {count} tokens; expected at most {max_tokens - 3}"
+                f"phrase {longest}, {shortened(phrases[longest])!r}, has {count} tokens; "
+                f"expected at most {max_tokens - 3}"
             ) from None
         indices = tuple(tuple(first[canonical[number]] for number in members) for members in chunks)
         return cls(phrases, tuple(tuple(phrases[n] for n in members) for members in indices), indices)
 
 
 def _first_indices(phrases: tuple[str, ...]) -> dict[tuple[int, ...], int]:
-    """Where each distinct phrase stands first, by its word pieces; phrases that cannot be used are refused."""
+    """{word pieces: first index} of the distinct phrases; refuses phrases that cannot be used."""
     for number, phrase in enumerate(phrases):
         if not isinstance(phrase, str):
             raise TypeError(f"phrase {number}: expected a string, got {type(phrase).__name__}")
@@ -63,10 +68,10 @@ def _first_indices(phrases: tuple[str, ...]) -> dict[tuple[int, ...], int]:
     for number, phrase in enumerate(phrases):
         pieces = word_pieces(phrase)
         if not set(pieces) - {piece_id(UNKNOWN)}:
-            shown = phrase if len(phrase) <= 40 else f"{phrase[:40]}..."
-            message = f"phrase {number}, {shown!r}, has no word that the model knows: its boxes mean nothing"
+            phrase = shortened(phrase)
+            message = f"phrase {number}, {phrase!r}, has no word that the model knows: its boxes mean nothing"
             warnings.warn(message, stacklevel=_stacklevel_of_caller())
-        if pieces:  # nothing is left of control characters: such a phrase is never found
+        if pieces:  # a phrase of control characters has no word pieces, and is never found
             first.setdefault(pieces, number)
     return first
 

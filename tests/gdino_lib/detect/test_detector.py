@@ -1,4 +1,4 @@
-"""The Detector on small random models: exact labels, whatever else changes."""
+"""The Detector on small random models: labels are exact, and order, case and batch change nothing."""
 
 import dataclasses
 import itertools
@@ -67,7 +67,7 @@ def test_order_case_and_repetition_change_no_box_and_no_label(detector, phrases,
     firsts = [n.lower() for n in changed]
     for number, name in zip(found.class_id, found.data["class_name"], strict=True):
         assert changed[number] == name
-        assert firsts.index(name.lower()) == number, "the first of those that are alike"
+        assert firsts.index(name.lower()) == number, "the first of the phrases that are alike"
 
 
 @settings(max_examples=15)
@@ -131,7 +131,7 @@ def test_punctuation_around_phrases_changes_no_bit_and_the_label_keeps_it(detect
 
 
 def test_substrings_are_never_mixed_up(detector, monkeypatch):
-    """Where the tokens of one phrase win, all boxes carry it, whatever other phrases share its letters or words."""
+    """If the tokens of one phrase win, all boxes carry this phrase, even if others share its letters or words."""
     phrases = ["mask", "no mask", "car", "carpet", "car wash", "a mask and no mask"]
     ground, pieces = gd.GroundingDINO.ground, {phrase: list(word_pieces(phrase)) for phrase in phrases}
     for wanted in phrases:
@@ -151,8 +151,8 @@ def test_substrings_are_never_mixed_up(detector, monkeypatch):
         assert {phrases[number] for number in found.class_id} == {wanted}
 
 
-def test_a_model_that_changes_is_asked_anew():
-    """Weights that were loaded since, and training mode."""
+def test_a_detector_follows_its_model():
+    """The model may load other weights or be set to training mode between two calls."""
     detector, other = build(), build()
     detector(picture(), WORDS, **ALL)
     with torch.no_grad():
@@ -165,8 +165,8 @@ def test_a_model_that_changes_is_asked_anew():
     assert not detector.model.training
 
 
-def test_chunked_equals_unchunked_where_phrases_cannot_meet():
-    # phrases meet in the fusion, in the selection of queries and in the decoder's text attention
+def test_chunked_equals_unchunked_where_phrases_do_not_influence_each_other():
+    # phrases influence each other in the fusion, in the selection of queries and in the decoder's text attention
     apart = {"fusion": False, "language_guided": False, "text_cross_attention": False}
     whole, chunked = build(**apart), build(**apart, max_tokens=32)
     found = whole(picture(), LONG, **ALL)
@@ -221,14 +221,14 @@ def test_half_precision():
         assert abs(np.median(found.confidence) - np.median(exact.confidence)) < 0.05
 
 
-def test_a_reference_is_one_string_for_one_image(detector):
+def test_refer_takes_one_string_and_one_image(detector):
     with pytest.raises(TypeError, match="phrase: expected one string, got list"):
         detector.refer(picture(), ["the cup", "the pen"])
     with pytest.raises(TypeError, match="image: expected one image, got list"):
         detector.refer([picture()], "the cup")
 
 
-def test_a_file_is_no_model_and_is_told_where_to_go(tmp_path):
+def test_a_path_in_place_of_a_model_is_refused_with_the_remedy(tmp_path):
     for file in ("file.pth", tmp_path / "file.pth"):
         with pytest.raises(
             TypeError, match=r"expected a GroundingDINO, got .*file.pth.*; weights: Detector.from_pretr"
@@ -242,7 +242,7 @@ def test_a_file_is_no_model_and_is_told_where_to_go(tmp_path):
         gd.Detector.from_pretrained(tmp_path, dtype="half")
 
 
-def test_what_they_show_of_themselves(detector):
+def test_repr_of_a_detector_and_an_embedding(detector):
     count = sum(parameter.numel() for parameter in detector.model.parameters())
     assert repr(detector) == f"<Detector: GroundingDINO of {count / 1e6:.1f} million parameters, on cpu, float32>"
     embedding = detector.encode_image(picture())
@@ -294,7 +294,7 @@ assert len(found) == detector.model.config.queries, found
 
 
 def test_detecting_needs_nothing_of_data_prep(tmp_path):
-    """In a folder with a `data_prep.py` of the user's own, which Python finds before ours."""
+    """The folder has a user's own `data_prep.py`, which Python finds before the installed package."""
     save(build().model, tmp_path / "weights.safetensors")
     (tmp_path / "data_prep.py").write_text("x = 1\n", encoding="utf-8")
     paths = os.pathsep.join([str(Path(gd.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])

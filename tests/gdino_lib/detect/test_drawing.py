@@ -1,4 +1,4 @@
-"""Boxes and labels: seen on every ground, of every size, in every script."""
+"""Drawn boxes and labels can be seen on every background, at every size and in every script."""
 
 import warnings
 
@@ -20,7 +20,7 @@ def found_at(xyxy, names, confidence=0.5):
 
 
 @pytest.mark.parametrize("size", [(40, 30), (640, 480), (3000, 2000), (2000, 12)])
-def test_boxes_and_labels_stand_out_whatever_they_lie_on(size):
+def test_boxes_and_labels_stand_out_from_every_background(size):
     width, height = size
     box = [[width * 0.2, height * 0.4, width * 0.8, height * 0.9]]
     for colour in ("black", "white", sv.ColorPalette.DEFAULT.by_idx(0).as_rgb()):
@@ -37,7 +37,7 @@ def test_boxes_and_labels_stand_out_whatever_they_lie_on(size):
 
 
 def test_text_can_be_read_on_every_colour():
-    """At least 4.5 : 1, which WCAG 2 asks of text."""
+    """The contrast is at least 4.5 : 1, as WCAG 2 demands for text."""
 
     def luminance(colour):
         shares = [value / 255 for value in colour.as_rgb()]
@@ -49,7 +49,7 @@ def test_text_can_be_read_on_every_colour():
         assert (light + 0.05) / (dark + 0.05) >= 4.5, colour
 
 
-def test_letters_that_no_font_has_become_numbers(monkeypatch):
+def test_a_phrase_that_the_font_cannot_write_becomes_its_number(monkeypatch):
     monkeypatch.setattr("gdino_lib.detect.drawing.FONTS", FONTS[:1])
     _fonts.cache_clear()
     image, box = Image.new("RGB", (200, 100)), [[20, 40, 90, 90], [110, 40, 190, 90]]
@@ -57,12 +57,12 @@ def test_letters_that_no_font_has_become_numbers(monkeypatch):
         warnings.simplefilter("always")
         drawn = draw_detections(image, found_at(box, ["café ёж", "猫"]))
     _fonts.cache_clear()
-    assert [str(one.message) for one in said] == ["no font here has the letters of '猫': its boxes are labelled #1"]
+    assert [str(one.message) for one in said] == ["the font of the labels cannot write '猫': its boxes are labelled #1"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(drawn, draw_detections(image, found_at(box, ["café ёж", "#1"])))
         assert np.array_equal(drawn, draw_detections(image, found_at(box, ["café\t \u200bёж\x07", "#1"]))), (
-            "what nobody sees is left out"
+            "invisible characters are left out"
         )
 
 
@@ -76,7 +76,7 @@ def test_scale_gives_the_same_drawing_with_more_pixels():
     assert draw_detections(image, found[:0], scale=2).size == (512, 400)
 
 
-def test_letters_and_colours_of_ones_own():
+def test_the_caller_chooses_letters_and_colours():
     image = Image.new("RGB", (300, 300))
     found = found_at([[20, 100, 120, 200], [150, 100, 280, 200]], ["cat", "dog"])
     drawn = [np.asarray(draw_detections(image, found, text_size=size, colours=["#00ff00"])) for size in (10, 30)]

@@ -1,4 +1,4 @@
-"""A detector that works for days: its memory and its open files stay as they are."""
+"""A detector that runs for days: the memory and the number of open files of its process do not grow."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 
-# nano on pictures of the sizes that cameras and screens have, with phrases old and new; prints what the process has for itself, in
-# bytes, and its open files after each detection
+# nano detects on pictures of usual camera and screen sizes, with old and new phrases; after each detection the script prints
+# the private memory of the process in bytes and the number of its open files
 SCRIPT = """
 import random
 import numpy as np
@@ -17,7 +17,7 @@ import psutil
 import gdino_lib as gd
 
 def own_memory():
-    with open("/proc/self/status") as file:  # pages of files, which the system takes back when it likes, are not in it
+    with open("/proc/self/status") as file:  # anonymous memory alone: the system can drop pages of files at any time
         values = dict(line.split(":") for line in file)
     return sum(int(values[name].split()[0]) * 1024 for name in ("RssAnon", "VmSwap"))
 
@@ -39,7 +39,7 @@ for _ in range(500):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files as Linux does")
-def test_500_detections_leave_memory_and_open_files_as_they_are():
+def test_500_detections_neither_grow_memory_nor_leave_files_open():
     pytest.importorskip("psutil")
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     memory, files = zip(*(map(int, line.split()) for line in done.stdout.splitlines()), strict=True)

@@ -37,7 +37,7 @@ def test_no_queries():
 
 
 def test_both_thresholds_are_reached_not_passed():
-    # best token 0.5, score 0.3125: kept at exactly these thresholds and not a hair above
+    # best token 0.5, score 0.3125: the box is kept at exactly these thresholds, and not at the next larger ones
     logits = torch.tensor([[-9.0, -9.0, -9.0, 0.0, float(np.log(0.125 / 0.875)), 9.0, 9.0]])
     best, mean = 0.5, float(phrase_scores(logits, TOKENS, 2)[0, 1])
     for box, text, kept in ((best, mean, 1), (best + 1e-4, mean, 0), (best, mean + 1e-4, 0)):
@@ -70,7 +70,7 @@ def test_labels_equal_plain_loops(seed):
     pairs = phrase_scores(logits, TOKENS, 2)
     pairs = pairs[(logits[:, TOKENS >= 0].sigmoid().amax(1) >= 0.6)]
     assert sure.tolist() == sorted(pairs[pairs >= 0.5].tolist(), reverse=True)
-    assert torch.equal(every[best], kept)  # the best ones are what is found without the others
+    assert torch.equal(every[best], kept)  # the best pairs are the boxes that are found without `every_phrase`
     assert torch.equal(names[best], phrases)
     assert torch.equal(sure[best], scores)
     assert kept.tolist() == [row[2] for row in expected]
@@ -81,8 +81,8 @@ def test_pixels_stay_inside_the_image():
     assert to_pixels(boxes, 200, 100).tolist() == [[0, 0, 200, 100], [0, 0, 100, 50], [150, 0, 200, 100]]
 
 
-def test_suppression_is_the_same_wherever_the_phrase_stands_in_the_list():
-    """Overlap 0.415; with torchvision's offset of 4,999 times the image's size, float32 makes it 0.47."""
+def test_suppression_does_not_depend_on_the_index_of_the_phrase():
+    """The overlap is 0.415; with torchvision's offset of 4,999 times the image's size, float32 rounds it to 0.47."""
     boxes = torch.tensor([[3990.0, 10, 4000, 20], [3990, 14.135, 4000, 24.135]])
     for number in (0, 1202, 4999):
         phrases = torch.tensor([number, number])
@@ -97,7 +97,7 @@ def test_suppression_stays_within_a_phrase():
     assert phrase_wise_nms(boxes[:0], scores[:0], torch.tensor([], dtype=torch.int64), 0.5).tolist() == []
 
 
-def test_the_articles_way_of_calling_it():
+def test_suppression_of_the_results_of_the_official_predict():
     boxes = np.array([[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.2, 0.19], [0.5, 0.5, 0.2, 0.2]])
     kept, scores, phrases = suppress_by_phrase(
         boxes, [0.5, 0.9, 0.4], ["with mask", "with mask", "without mask"], (400, 300)

@@ -1,6 +1,6 @@
-"""One detector in many threads, in a process that was forked, and in the workers of a loader: right, and never a hang.
+"""One detector in many threads, in a forked process and in the workers of a loader: results are right, and nothing hangs.
 
-Each case runs in an interpreter of its own, which has to end in time.
+Each case runs in an interpreter of its own, with a time limit.
 """
 
 import os
@@ -25,7 +25,7 @@ from small_detectors import ALL, build, picture
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of a fork beside threads
 PHRASES = ["cat", "remote control", "a person with an umbrella"]
-# large enough for PyTorch to share the work out among its threads
+# images large enough for PyTorch to divide the work among its threads
 PICTURES = [picture(seed, (900, 600)) for seed in range(4)]
 """
 
@@ -33,7 +33,7 @@ FORKED = """
 torch.set_num_threads(2)
 detector = build(short_side=400, long_side=600)
 detector(PICTURES[0], PHRASES, **ALL)  # starts PyTorch's threads
-torch.set_num_threads(1)  # with the number that a child has, results are the same to the last bit
+torch.set_num_threads(1)  # a child process has one thread, and equal numbers of threads give equal bits
 expected = [detector(image, PHRASES, **ALL) for image in PICTURES]
 torch.set_num_threads(2)
 
@@ -67,7 +67,7 @@ stop = False
 def keep_asking(number):
     count = 0
     while not stop:
-        detector(PICTURES[number], PHRASES + [f"{number} and {count}"], **ALL)  # BERT always has something new
+        detector(PICTURES[number], PHRASES + [f"{number} and {count}"], **ALL)  # BERT always has a new phrase to read
         count += 1
 
 threads = [threading.Thread(target=keep_asking, args=(number,)) for number in range(3)]
@@ -151,7 +151,7 @@ def test_results_are_those_of_one_process_and_nothing_hangs(case, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_of_threads_that_meet_the_op_first_one_loads_it(monkeypatch):
+def test_one_of_several_threads_loads_the_op_and_the_others_wait(monkeypatch):
     loads, answers, gate = [], [], threading.Barrier(8)
 
     def load(device):
@@ -170,4 +170,4 @@ def test_of_threads_that_meet_the_op_first_one_loads_it(monkeypatch):
     for thread in threads:
         thread.join()
     assert loads == ["cpu"]
-    assert answers == [True] * 8, "none goes on with the reference meanwhile"
+    assert answers == [True] * 8, "no thread uses the reference while another one loads the op"

@@ -1,4 +1,4 @@
-"""What is kept of phrases: never read twice, never stale, the same for threads that share it."""
+"""The cache of BERT's features: no phrase is read twice, no feature is stale, and threads can share the cache."""
 
 import copy
 import itertools
@@ -26,7 +26,7 @@ THINGS = [
 
 
 class Lookup(nn.Module):
-    """In place of BERT: features of a token that hang on no other, so that no batch changes a bit of them."""
+    """In place of BERT: features of a token that depend on no other token, so that no batch changes a bit of them."""
 
     def __init__(self, width):
         super().__init__()
@@ -85,10 +85,10 @@ def test_bert_reads_each_phrase_once(monkeypatch):
     assert_same(detector(picture(), ["kept words"], **ALL), before)
 
 
-def test_what_was_kept_of_phrases_is_forgotten_with_other_landmarks():
+def test_other_landmarks_empty_the_cache():
     detector = gd.Detector(gd.GroundingDINO(CONFIG))
     detector(picture(), ["kept words"], **ALL)
-    for number in range(6):  # an allocator likes to give the place of the old ones to the new
+    for number in range(6):  # an allocator often gives the address of the old landmarks to the new ones
         detector.model.text_encoder.set_landmarks([f"name {number}", f"word {number}"])
         found = detector(picture(), ["kept words"], **ALL)
         assert_same(found, gd.Detector(detector.model)(picture(), ["kept words"], **ALL))
@@ -143,7 +143,7 @@ def change_in_place(encoder):
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_no_change_of_the_weights_leaves_stale_features(change):
     encoder, cache = lookup_encoder(), TextCache()
-    for _ in range(3):  # of several, an allocator may give the place of the old weights to the new
+    for _ in range(3):  # an allocator may give the address of the old weights to the new ones
         with torch.inference_mode():
             read_all(encoder, cache, ["cat"])
             assert not reads(encoder, cache)
@@ -196,7 +196,7 @@ def in_threads(detector, asked, threads=4):
 
 
 def test_threads_on_one_detector_find_what_one_thread_finds_bit_for_bit():
-    """With features that hang on no batch, every call gets those of its own phrases."""
+    """With features that depend on no batch, every call gets exactly those of its own phrases."""
     detector = build()
     detector.model.text_encoder.bert = Lookup(CONFIG.bert_width)
     detector.text_cache = TextCache(capacity=60)
@@ -210,8 +210,8 @@ def test_threads_on_one_detector_find_what_one_thread_finds_bit_for_bit():
 
 
 def test_threads_on_one_detector_find_what_one_thread_finds():
-    """With BERT, whose last bits hang on the batch that a phrase was first read in."""
-    detector = build(language_guided=False)  # else such a bit may choose another query
+    """With BERT, the last bits of features depend on the batch in which a phrase was first read."""
+    detector = build(language_guided=False)  # with it, a difference in the last bit may select another query
     asked = calls()
     detector.text_cache = TextCache(capacity=60)
     expected = [detector(*call, **ALL) for call in asked]

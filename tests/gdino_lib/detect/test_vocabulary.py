@@ -1,4 +1,4 @@
-"""A caller's phrases: which are refused, which warn, how they are dealt into prompts."""
+"""A caller's phrases: which are refused, which give a warning, and how they are divided into prompts."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_phrases_without_known_words_warn(detector, ask):
     assert [warning.filename for warning in said] == [__file__], "once, at the caller's line"
 
 
-def test_phrases_of_signs_that_nobody_sees_warn_and_find_nothing(detector):
+def test_phrases_of_invisible_characters_warn_and_find_nothing(detector):
     with pytest.warns(UserWarning, match="has no word"):
         assert len(detector(picture(), ["\u200b"], **ALL)) == 0
 
@@ -37,7 +37,7 @@ def test_a_phrase_of_too_many_tokens_is_refused_with_their_number(detector):
         detector(picture(), ["cat", "dog " * 300])
 
 
-def test_a_long_vocabulary_is_dealt_into_chunks():
+def test_a_long_vocabulary_is_divided_into_chunks():
     detector = build(max_tokens=32)
     vocabulary = Vocabulary.build(LONG, 32)
     assert len(vocabulary.chunks) == 3
