@@ -1,6 +1,6 @@
-"""Tensors from files and into them: read without running anything that they hold, written whole or not at all.
+"""Read tensors from files without running anything that the files hold, and write tensors whole or not at all.
 
-What the tensors mean is the business of `gdino_lib.weights.layouts`.
+`gdino_lib.weights.layouts` finds out which part of the model each tensor belongs to.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ State = dict[str, Tensor]
 
 
 def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
-    """What a weight file, or a folder of such files, holds: (dense tensors on the CPU, safetensors' metadata).
+    """Read a weight file or a folder of weight files: (dense tensors on the CPU, metadata of safetensors).
 
-    A folder has `model.safetensors`, or an index of shards, or the same as `pytorch_model.bin`, or one file only.
+    A folder holds `model.safetensors` or an index of its shards, `pytorch_model.bin` or an index of its shards, or a single
+    weight file of another name.
 
     Raises:
-        FileNotFoundError: nothing there, or a shard is missing.
-        ValueError: damaged, or something other than tensors inside; the latter is not executed.
-        OSError: not readable.
+        FileNotFoundError: there is no weight file at `path`, or a shard is missing.
+        ValueError: a file is damaged, or holds something other than tensors, which is not executed.
+        OSError: a file cannot be read.
     """
     if path.is_dir():
         state: State = {}
@@ -40,7 +41,7 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
         for file in _files_of(path):
             tensors, more = read_tensors(file)
             if twice := state.keys() & tensors.keys():
-                raise ValueError(f"{file} holds {min(twice)}, which another file of its folder holds, too")
+                raise ValueError(f"{file} holds the tensor {min(twice)}, and so does another file of the folder")
             state |= tensors
             metadata |= more
         return state, metadata
@@ -52,7 +53,9 @@ def read_tensors(path: Path) -> tuple[State, dict[str, str]]:
     for name, tensor in state.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             shape = list(tensor.shape)
-            raise ValueError(f"{path}: the tensor {name:.60} is {shape}, of fewer numbers repeated; save it whole")
+            raise ValueError(
+                f"{path}: the tensor {name:.60} of shape {shape} is stored as fewer numbers that repeat; save a full copy"
+            )
     return state, metadata
 
 
@@ -61,6 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the file holds something else.
+        OSError: the file is missing or cannot be read.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -94,9 +98,8 @@ def weights_digest(path: Path) -> str:
 
 
 def write_safetensors(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, whole or not at all, for which they stand twice in memory."""
-
-    # clones: the format refuses tensors that share memory, or have gaps
+    """Write tensors, whole or not at all; meanwhile they are in memory twice."""
+    # the format refuses tensors that share memory or have gaps, so each tensor is cloned
     plain = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in state.items()}
     data = safetensors.torch.save(plain, {"format": "pt"} | (metadata or {}))
     _write_bytes(path, data)
@@ -108,19 +111,18 @@ def write_pth(path: Path, state: State) -> None:
 
 
 def write_torch(path: Path, content: Any) -> None:
-    """Write what `torch.save` can, whole or not at all, for which it stands twice in memory.
+    """Write an object with `torch.save`, whole or not at all; meanwhile it is in memory twice.
 
     Raises:
-        OSError: a full disk, or not writable.
+        OSError: the disk is full, or the file cannot be written.
     """
-
-    data = io.BytesIO()  # torch reports a full disk in words of its own, Python in the system's
+    data = io.BytesIO()  # written by Python, which raises OSError on a full disk; torch raises an error of its own
     torch.save(content, data)
     _write_bytes(path, data.getbuffer())
 
 
 def _write_bytes(path: Path, data: bytes | memoryview) -> None:
-    require_data_prep()  # reading does without it
+    require_data_prep()  # reading does not need it
     from data_prep.atomic import atomic_file
 
     with atomic_file(path, "wb") as file:
@@ -149,7 +151,7 @@ def _shards(index: Path) -> list[Path]:
         raise ValueError(f"{index}: expected a weight_map from tensors to files beside it")
     files = [index.with_name(name) for name in sorted(set(places.values()))]
     if absent := [file.name for file in files if not file.is_file()]:
-        raise FileNotFoundError(f"{index} names {', '.join(absent[:4])}, and no such file is there")
+        raise FileNotFoundError(f"{index} names files that are missing: {', '.join(absent[:4])}")
     return files
 
 
@@ -162,11 +164,17 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> State:
-    """A `.pth` file's state dict: the file's only content, or under "model" or "state_dict"; without "module."."""
+    """The state dict of a `.pth` file: its whole content, or the part under "model" or "state_dict".
+
+    The prefix "module.", which `DataParallel` puts before every name, is removed.
+    """
     content = read_torch(path)
     for key in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds no state dict of tensors")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    state = {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    if len(state) < len(content):
+        raise ValueError(f"{path} holds tensors of one name, with and without the prefix 'module.'")
+    return state

@@ -1,7 +1,8 @@
-"""From one layout of weight files to another: tensors under their other names, and the model's sizes.
+"""Translate between the layouts of weight files: rename the tensors, and read the model's sizes from them.
 
-The layouts are the official files' and Hugging Face's (MM-Grounding-DINO's too); `gdino_lib.weights.names` has the table of
-every tensor's name. Each tensor is used, or known to be of no use, or the file is refused.
+The layouts are that of the official files and that of Hugging Face, which MM-Grounding-DINO uses, too.
+`gdino_lib.weights.names` has the table of all names. A file is refused if one of its tensors is neither used nor known to be
+useless.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Checkpoint:
 
     Attributes:
         state: the model's tensors by our names.
-        config: as the file says, or as its shapes show.
-        format: the layout it was in, one of `FORMATS`.
-        unused: tensors that the model has no use for, by the names of the layout that they come from;
+        config: the configuration that the file states, or that the shapes of its tensors show.
+        format: the layout of the file, one of `FORMATS`.
+        unused: tensors that the model does not use, by their names in the file's layout;
             `gdino_lib.weights.names.why_unused` gives the reasons.
     """
 
@@ -42,17 +43,20 @@ class Checkpoint:
 def from_layout(
     state: State, layout: str, config: Mapping[str, Any] | None = None, source: str = "the file"
 ) -> Checkpoint:
-    """Our names for a state dict in another layout.
+    """Translate a state dict from another layout into ours.
 
     Args:
         config: the `config.json` of a Hugging Face folder; sizes that shapes do not show come from it.
-        source: for messages.
+        source: the file's name, for messages.
 
     Raises:
         ValueError: names that are unexpected or missing, copies that disagree, a `config` that the tensors contradict.
     """
     if layout == "hugging-face":
-        state = {port_name(name): tensor for name, tensor in state.items()}
+        renamed = {port_name(name): tensor for name, tensor in state.items()}
+        if len(renamed) < len(state):
+            raise ValueError(f"{source} holds tensors twice, under an old and a new name of the port's Swin")
+        state = renamed
     ours: State = {}
     parts: dict[str, dict[int, Tensor]] = {}
     unused: State = {}
@@ -107,11 +111,12 @@ def to_layout(checkpoint: Checkpoint, layout: str) -> State:
 def infer_config(state: State, config: Mapping[str, Any] | None = None) -> GroundingDINOConfig:
     """Read a model's sizes from its tensors' shapes.
 
-    Shapes do not show heads and points: those come from a Hugging Face configuration, or are the official model's.
+    Shapes do not show how many heads and points there are. These numbers come from a Hugging Face configuration; without
+    one, they are the official model's.
 
     Args:
-        state: by our names, with a Swin backbone.
-        config: a `config.json`'s content; None: as the official model.
+        state: tensors by our names, with a Swin backbone.
+        config: content of a `config.json`; None: the official model's values.
 
     Raises:
         KeyError: a tensor that is missing.
@@ -170,12 +175,12 @@ def _swin_sizes(state: State) -> dict[str, Any]:
 
 
 def _count(state: State, pattern: str) -> int:
-    """How many layers there are whose tensors' names begin so."""
+    """How many layers there are: the number of different beginnings of names that match the pattern."""
     return len({match[0] for name in state if (match := re.match(pattern, name))})
 
 
 def hugging_face_config(config: GroundingDINOConfig) -> Any:
-    """The same sizes as a configuration of transformers' port.
+    """The configuration of transformers' port with the same sizes.
 
     Raises:
         ValueError: the port has no such model.
@@ -226,13 +231,14 @@ def hugging_face_config(config: GroundingDINOConfig) -> Any:
 
 
 def raise_faults(source: str, faults: Mapping[str, list[str]], shown: int = 4) -> None:
-    """Refuse a file for its faults, if there are any: one line with counts and the first names.
+    """Refuse a file with faulty tensors, in one line with their numbers and the first names.
 
     Args:
-        faults: what is wrong ("missing") with which tensors.
+        faults: {fault, such as "missing": names of the tensors that have it}.
+        shown: how many names of each fault the message lists.
 
     Raises:
-        ValueError: there is a fault.
+        ValueError: a tensor has a fault.
     """
     texts = []
     for fault, names in faults.items():
@@ -244,7 +250,7 @@ def raise_faults(source: str, faults: Mapping[str, list[str]], shown: int = 4) -
 
 
 def _without_copies(state: State, layout: str, source: str) -> State:
-    """One of each two copies, under the first name; they must agree."""
+    """Keep one copy of each tensor that the layout stores twice, under its first name; the copies must be equal."""
     result = dict(state)
     for first, copy in COPIES[layout].items():
         for name in [name for name in result if name.startswith(copy)]:
@@ -256,28 +262,28 @@ def _without_copies(state: State, layout: str, source: str) -> State:
 
 
 def _unify_heads(ours: State, shared: bool | None) -> State:
-    """One box head where all layers share it, one contrastive head for each layer, however the file has them.
+    """Bring the heads into our layout: one box head if all layers share it, and one contrastive head for each layer.
 
     Args:
-        shared: as a configuration says; None: shared if all box heads are alike.
+        shared: whether the layers share one box head, by the configuration; None: they do if all box heads are alike.
     """
     result = dict(ours)
-    layers = _count(ours, r"decoder\.layers\.(\d+)\.")  # a name alone may say any number
-    for layer in range(1, layers):  # MM-Grounding-DINO's heads can be one for all layers
+    layers = _count(ours, r"decoder\.layers\.(\d+)\.")  # counted, because a name may hold any number
+    for layer in range(1, layers):  # in MM-Grounding-DINO, all layers may share one contrastive head
         if (only := ours.get("contrastive_heads.0.bias")) is not None:
             result.setdefault(f"contrastive_heads.{layer}.bias", only)
     others = {name: re.sub(r"^(decoder\.box_heads)\.[1-9]\d*\.", r"\1.0.", name) for name in ours}
     others = {name: first for name, first in others.items() if name != first}
     different = [n for n, first in others.items() if first not in ours or not torch.equal(ours[n], ours[first])]
     if shared and different:
-        raise ValueError(f"config.json says that all layers share one box head, and {different[0]} differs")
+        raise ValueError(f"config.json says that all layers share one box head, but {different[0]} differs")
     if shared or (shared is None and not different):
         return {name: tensor for name, tensor in result.items() if name not in others}
     return result
 
 
 def _constants(checkpoint: Checkpoint, layout: str) -> State:
-    """Tensors that a layout has and no forward pass uses, as they would be in a new file."""
+    """The tensors of a layout that no forward pass uses, with the values of a new file."""
     config, state = checkpoint.config, checkpoint.state
     if layout == "hugging-face":
         width = config.swin_width * 2 ** (len(config.swin_depths) - 1)
@@ -299,21 +305,21 @@ def _constants(checkpoint: Checkpoint, layout: str) -> State:
 
 
 def _check_config_json(config: Mapping[str, Any], heads: int, scaled: bool) -> None:
-    """A `config.json` must be that of the model that the tensors are, as far as shapes do not show it anyway."""
+    """Refuse a `config.json` that belongs to another model than the tensors."""
     kind = config.get("model_type")
     if kind not in ("grounding-dino", "mm-grounding-dino"):
         raise ValueError(f"config.json describes a {kind!r} model")
     if scaled != (kind == "mm-grounding-dino"):
-        raise ValueError(f"config.json describes a {kind!r} model, and the tensors are another's")
+        raise ValueError(f"config.json describes a {kind!r} model, but the tensors are of the other kind")
     if (activation := config.get("activation_function", "relu")) != "relu":
         raise ValueError(f"config.json asks for the activation {activation!r}, not relu")
     said = [config.get(f"{part}_attention_heads", 8) for part in ("encoder", "decoder")]
     if said != [heads, heads]:
-        raise ValueError(f"config.json says {said} attention heads, and the tensors have {heads}")
+        raise ValueError(f"config.json says {said} attention heads, but the tensors have {heads}")
 
 
 def _check_layout_holds(config: GroundingDINOConfig, layout: str) -> None:
-    """A layout holds the models of the code that it belongs to; what its files do not say must be what that code does."""
+    """Refuse a model that the code of a layout cannot run: its files do not state these fields, so the values are fixed."""
     c = config
     demands: dict[str, Any] = {"backbone": "swin", "language_guided": True, "text_mode": "sub-sentence"}
     demands |= {"text_framed": False, "landmarks": 0}

@@ -1,8 +1,8 @@
-"""Weights of a model: loaded, saved, converted, on the device that is asked for.
+"""Load, save and convert the weights of a model.
 
-`gdino_lib.weights.layouts` translates between the layouts that people have, `gdino_lib.weights.files` reads and writes.
-Loading accounts for every tensor: it is used, or known to be of no use, or loading fails; and every parameter of the model
-is filled, or loading fails.
+`gdino_lib.weights.layouts` translates between the layouts of weight files, `gdino_lib.weights.files` reads and writes them.
+Loading accounts for every tensor and every parameter: it refuses a tensor that is neither used nor known to be useless, and
+a file that leaves a parameter unfilled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from gdino_lib.companion import require_data_prep
 from gdino_lib.config import GroundingDINOConfig
-from gdino_lib.messages import one_line
+from gdino_lib.messages import first_line, one_line
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.timm_backbone import has_folded_batch_norms
 from gdino_lib.weights.files import State, read_json, read_tensors, write_pth, write_safetensors
@@ -29,13 +29,17 @@ from gdino_lib.weights.hub import locate
 from gdino_lib.weights.layouts import FORMATS, Checkpoint, from_layout, hugging_face_config, raise_faults, to_layout
 from gdino_lib.weights.names import hub_name, why_unused
 
-_METADATA = "gdino_lib"  # where our own files keep their configuration
+_METADATA = "gdino_lib"  # the metadata's key under which our own files keep their configuration
 
-SPARE = 10**9  # numbers that a model may have beside its file's: a wrong one is named by what it lacks
+SPARE = (
+    10**9
+)  # numbers that a model may have beyond its file's, so that the message can name the tensors that are missing
 
-SCALE = ".scale"  # of a tensor in 8 bits, one a row: the embedded model's word embeddings
+SCALE = (
+    ".scale"  # ends the name of the factors, one per row, of a tensor in 8 bits, as nano's word embeddings are stored
+)
 
-_UNUSED_PREFIX = "unused."  # our own files keep such tensors, too, so that nothing is lost on the way back
+_UNUSED_PREFIX = "unused."  # our own files keep unused tensors under this prefix, so that converting back loses nothing
 
 
 def load(
@@ -47,7 +51,7 @@ def load(
         path_or_name: "nano" (embedded; drawn pictograms only), "tiny" or "base" (fetched from the Hugging Face hub), or a
             `.pth` or `.safetensors` file, or a Hugging Face folder. Never unpickles code.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU; see `choose_device`.
-        config: in place of the file's own.
+        config: the configuration to use instead of the file's own.
 
     Returns:
         The model in float32, in evaluation mode, ready to be trained. For inference alone,
@@ -55,14 +59,15 @@ def load(
         `Detector.from_pretrained` does so.
 
     Raises:
+        TypeError: `path_or_name` is neither a name nor a path.
         FileNotFoundError: no such file; weights that cannot be fetched, or were never released.
-        ValueError: not a weight file of Grounding DINO, or one that does not fit `config`; the message lists the names;
-            a device that cannot be used.
+        ValueError: not a weight file of Grounding DINO, or one that does not fit `config` (the message lists the names); a
+            device that cannot be used.
 
     Warns:
         UserWarning: weights that are NaN or infinite, with which a model finds nothing.
     """
-    place = choose_device(device)  # refused before minutes of fetching and reading
+    place = choose_device(device)  # a wrong device is refused before minutes of fetching and reading
     checkpoint = read(locate(path_or_name))
     model = _unfilled(config or checkpoint.config, str(path_or_name), _largest_model(checkpoint.state))
     fill(model, checkpoint, str(path_or_name))
@@ -71,7 +76,7 @@ def load(
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """What "auto" means here and now, or the device of that name.
+    """The device of that name; "auto" is CUDA, Apple's MPS or the CPU, whichever this machine has first.
 
     Raises:
         ValueError: no device has this name, or it cannot be used here.
@@ -87,29 +92,30 @@ def choose_device(device: str | torch.device) -> torch.device:
     try:
         torch.zeros(1, device=chosen).item()
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"device: {str(chosen)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"device: {str(chosen)!r} cannot be used here: {first_line(error)}") from None
     return chosen
 
 
 def fill(model: GroundingDINO, checkpoint: Checkpoint, source: str = "the file") -> None:
-    """Copy a checkpoint's tensors into a model, all of them into all of it; half precision becomes the model's own.
+    """Copy all tensors of a checkpoint into all tensors of a model, in the precision of the model.
 
     Raises:
-        ValueError: names that are missing, unexpected, or of another shape or kind; the model is left as it was.
+        ValueError: tensors that are missing, unexpected, or of another shape or kind; the model stays as it was.
     """
     _check_fit(model, checkpoint.state, source)
     model.load_state_dict(checkpoint.state)
 
 
 def save(model: GroundingDINO, path: str | Path, about: Mapping[str, str] | None = None) -> None:
-    """Write a model as our own `.safetensors`, its configuration inside.
+    """Write a model as a `.safetensors` file of our own layout, which holds the configuration, too.
 
     Args:
-        about: more to keep in the file's metadata, for people; loading ignores it.
+        about: further metadata of the file for its readers; loading ignores it.
 
     Raises:
         ValueError: `path` has another suffix; the model's batch norms are folded.
-        OSError: not writable; nothing half-written is left.
+        FileExistsError: `path` is a folder.
+        OSError: the file cannot be written; no half-written file is left.
     """
     if has_folded_batch_norms(model):
         raise ValueError(
@@ -127,18 +133,18 @@ def convert(source: str | Path, target: str | Path, to: str, overwrite: bool = F
         source: anything that `load` takes.
         target: a `.safetensors` file ("gdino_lib"), a `.pth` file ("official") or a folder ("hugging-face").
         to: one of `FORMATS`.
-        overwrite: replace what stands at `target`.
+        overwrite: replace an existing `target`.
 
     Returns:
-        What was read.
+        The checkpoint as it was read.
 
     Raises:
         ValueError: an unknown layout, a model that the layout cannot hold, or a source that `load` would refuse.
         FileNotFoundError: as `load`.
-        FileExistsError: `target` exists; or, with `overwrite`, is no such file, or a folder with other things in it.
-        OSError: not writable; nothing half-written is left, and what stood at `target` stays.
+        FileExistsError: `target` exists and `overwrite` is off; a folder in place of a file; a folder with other files.
+        OSError: `target` cannot be written; no half-written file is left, and an earlier `target` stays as it was.
     """
-    require_data_prep()  # loading does without it
+    require_data_prep()  # loading does not need it
     from data_prep.atomic import reserved
 
     if to not in FORMATS:
@@ -168,12 +174,12 @@ def _convert(source: str | Path, target: Path, to: str, overwrite: bool) -> Chec
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read a weight file of any layout. Whether it fills a whole model is for `fill` to say.
+    """Read a weight file of any layout. `fill` checks later whether the file fills a whole model.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: damaged, pickled code, another model's, a training checkpoint, or a tensor that is neither used nor
-            known to be of no use.
+        FileNotFoundError: there is no weight file at `path`.
+        ValueError: a file that is damaged, holds pickled code, belongs to another model or is a training checkpoint; a
+            tensor that is neither used nor known to be useless.
     """
     path = Path(path)
     state, metadata = read_tensors(path)
@@ -186,7 +192,7 @@ def read(path: str | Path) -> Checkpoint:
         return from_layout(state, "hugging-face", read_json(file) if file.is_file() else None, str(path))
     if any(name.startswith("feature_enhancer.") for name in state):
         raise ValueError(
-            f"{path} has our tensors and no configuration, as a training checkpoint does: finish its run with --resume, "
+            f"{path} has our tensors but no configuration, like a training checkpoint: finish its run with --resume, "
             "or use the run's best.safetensors or last.safetensors; gdino_lib.weights.loading.save writes both"
         )
     raise ValueError(f"{path} holds no Grounding DINO: none of its {len(state)} tensors is a text projection")
@@ -214,7 +220,8 @@ def _check_fit(model: GroundingDINO, state: State, source: str) -> None:
 
 
 def _warn_of_broken_weights(checkpoint: Checkpoint, source: str) -> None:
-    sums = {name: tensor.sum(dtype=torch.float32) for name, tensor in checkpoint.state.items()}  # NaN and infinity stay
+    # a sum with NaN or infinity is not finite, and takes no copy of the tensor
+    sums = {name: tensor.sum(dtype=torch.float32) for name, tensor in checkpoint.state.items()}
     broken = [name for name, total in sums.items() if not total.isfinite()]
     if broken:
         message = f"{source}: {len(broken)} tensors hold NaN or infinity, so the model finds nothing; the first is {broken[0]}"
@@ -230,16 +237,16 @@ def _check_target(target: Path, layout: str) -> None:
             raise FileExistsError(f"{target} is a folder; expected a file to write")
         return
     others = {file.name for file in target.iterdir()} if target.is_dir() else set()
-    if others := others - set(HUB_FILES):  # a folder is replaced whole: this one is somebody's
-        raise FileExistsError(f"{target} holds other things ({min(others)}); choose another folder")
+    if others := others - set(HUB_FILES):  # the whole folder would be replaced, and these files would be lost
+        raise FileExistsError(f"{target} holds other files ({min(others)}); choose another folder")
 
 
 class _NoRandomWeights(TorchFunctionMode):
-    """Parameters stay uninitialised: drawing 172 million numbers takes ten times as long as all the rest.
+    """Leaves parameters uninitialised: drawing 172 million random numbers takes ten times as long as the rest of building.
 
     Args:
-        most: numbers that may be allocated in this block. A tensor that would exceed them is refused before it takes
-            memory.
+        most: how many numbers may be allocated in this block. A tensor that would exceed this limit is refused before it
+            takes memory.
     """
 
     SKIPPED = frozenset({"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
@@ -264,10 +271,10 @@ class _NoRandomWeights(TorchFunctionMode):
 
 
 def _unfilled(config: GroundingDINOConfig, source: str, most: float = math.inf) -> GroundingDINO:
-    """A model to be filled, or to compare with; its weights are arbitrary.
+    """A model with arbitrary weights, to be filled, or to compare names and shapes with.
 
     Args:
-        most: numbers that it may have.
+        most: how many numbers its tensors may have.
 
     Raises:
         ValueError: no such model can be built, or it would be larger.
@@ -281,7 +288,7 @@ def _unfilled(config: GroundingDINOConfig, source: str, most: float = math.inf) 
 
 
 def _largest_model(state: State) -> int:
-    """How many numbers a model may have that these tensors are to fill; buffers that it computes by itself included."""
+    """How many numbers a model for these tensors may have, including buffers that it computes itself."""
     return 2 * sum(tensor.numel() for tensor in state.values()) + SPARE
 
 
@@ -291,7 +298,7 @@ def _write_ours(checkpoint: Checkpoint, path: Path, about: Mapping[str, str] | N
 
 
 def our_metadata(config: GroundingDINOConfig) -> dict[str, str]:
-    """What makes a safetensors file one of ours."""
+    """The metadata that marks a safetensors file as one of ours, and holds the model's configuration."""
     return {_METADATA: json.dumps(config.to_dict())}
 
 
@@ -306,7 +313,11 @@ def _from_ours(state: State, config: str, source: str) -> Checkpoint:
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{source}: its configuration is damaged, or of another version: {one_line(error)}") from None
     for name in [name for name in state if name.endswith(SCALE) and name.removesuffix(SCALE) in state]:
-        state[name.removesuffix(SCALE)] = state[name.removesuffix(SCALE)].float() * state.pop(name).float()
+        tensor, scale = state[name.removesuffix(SCALE)], state.pop(name)
+        if tensor.dim() != 2 or scale.shape != (len(tensor), 1):  # other shapes could be broadcast to any size
+            shapes = f"{list(scale.shape)} beside {list(tensor.shape)}"
+            raise ValueError(f"{source}: {name}: expected one number for each row of the tensor, got {shapes}")
+        state[name.removesuffix(SCALE)] = tensor.float() * scale.float()
     unused = {
         name.removeprefix(_UNUSED_PREFIX): state.pop(name) for name in list(state) if name.startswith(_UNUSED_PREFIX)
     }

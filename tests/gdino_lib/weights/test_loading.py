@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from weight_files import MM, OFFICIAL, SMALL, assert_same, model_of, refused, rewritten
 
@@ -16,6 +17,7 @@ from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.weights import loading
 from gdino_lib.weights.layouts import from_layout
 from gdino_lib.weights.loading import convert, fill, load, read, save
+from gdino_lib.weights.names import hub_name
 
 # files of every layout
 
@@ -161,7 +163,7 @@ def test_official_files_that_do_not_fit(tmp_path, official, change, said):
         ("[]", "expected a JSON object"),
         ("{}", "None model"),
         ({"model_type": "bert"}, "a 'bert' model"),
-        ({"model_type": "mm-grounding-dino"}, "tensors are another's"),
+        ({"model_type": "mm-grounding-dino"}, "tensors are of the other kind"),
         ({"encoder_attention_heads": 8}, "attention heads"),
         ({"activation_function": "gelu"}, "gelu"),
         ({"encoder_n_points": 0}, "does not fit the model"),
@@ -174,6 +176,29 @@ def test_broken_config_json(port_folder, change, said):
     file = port_folder / "config.json"
     file.write_text(change if isinstance(change, str) else json.dumps(json.loads(file.read_text()) | change))
     assert said in refused(load, port_folder)
+
+
+@pytest.mark.parametrize(
+    "scale", [torch.ones(5), torch.ones(1, 10**6), torch.ones(3, 1)], ids=["5", "1 x 10**6", "3 x 1"]
+)
+def test_factors_of_8_bits_of_another_shape_are_refused(tmp_path, scale):
+    """Broadcasting would make such factors and a small tensor a huge one."""
+    state = {
+        "query_selection.contents": torch.ones(10**6, 1, dtype=torch.int8),
+        "query_selection.contents.scale": scale,
+    }
+    save_file(state, tmp_path / "bad.safetensors", loading.our_metadata(SMALL))
+    assert "expected one number for each row of the tensor" in refused(load, tmp_path / "bad.safetensors", "cpu")
+
+
+def test_tensors_that_would_get_one_name_are_refused(tmp_path, official, port):
+    torch.save(official | {"module.feat_map.bias": official["feat_map.bias"]}, tmp_path / "twice.pth")
+    assert "with and without the prefix 'module.'" in refused(load, tmp_path / "twice.pth", "cpu")
+    state = port.state_dict()
+    old = {hub_name(name): tensor for name, tensor in state.items() if "q_proj" in name}
+    assert old.keys() - state.keys()
+    message = refused(from_layout, state | old, "hugging-face", port.config.to_dict())
+    assert "tensors twice, under an old and a new name" in message
 
 
 def test_a_wrong_preset(official_file):
@@ -238,11 +263,11 @@ def test_loading_draws_hardly_any_random_weights(official_file):
     assert_same(buffers, expected)
 
 
-# data_prep is a common name
+# warnings, and a user's own data_prep
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_said(tmp_path, official, value):
+def test_weights_that_are_not_finite_give_a_warning(tmp_path, official, value):
     name, tensor = next(
         (name, tensor) for name, tensor in official.items() if tensor.is_floating_point() and tensor.numel() > 1
     )
