@@ -1,6 +1,6 @@
-"""Where a model's weights are: at a path, in this package, or on the Hugging Face hub.
+"""Find the weights of a model: at a path, in this package, or on the Hugging Face hub.
 
-Nothing heavy is imported before it is needed, so that a wrong name is refused at once.
+Large packages are imported only where they are needed, so that a wrong name is refused at once.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from gdino_lib.messages import first_line
 
-HUB = {  # name on the Hugging Face hub, and the commit to fetch
+HUB = {  # our name: (repository on the Hugging Face hub, commit to fetch)
     "tiny": ("IDEA-Research/grounding-dino-tiny", "a2bb814dd30d776dcf7e30523b00659f4f141c71"),
     "base": ("IDEA-Research/grounding-dino-base", "12bdfa3120f3e7ec7b434d90674b3396eccf88eb"),
 }
-FILES = ("config.json", "model.safetensors")  # of each of them
+FILES = ("config.json", "model.safetensors")  # the files of a repository that are fetched
 NANO = Path(__file__).parents[1] / "assets" / "nano"
 
 
 def names() -> list[str]:
-    """The models that this version has by name."""
+    """The names of the models that this version can load."""
     return [*(["nano"] if any(NANO.glob("*.safetensors")) else []), *HUB]
 
 
@@ -28,7 +28,7 @@ def check(path_or_name: str | os.PathLike[str]) -> None:
 
     Raises:
         TypeError: neither a name nor a path.
-        FileNotFoundError: nothing there; weights that this version lacks, or that were never released.
+        FileNotFoundError: neither a file nor a known name; weights that this version lacks, or that were never released.
     """
     if not isinstance(path_or_name, str | os.PathLike):
         raise TypeError(f"model: expected a name or a path, got {type(path_or_name).__name__}")
@@ -49,12 +49,12 @@ def check(path_or_name: str | os.PathLike[str]) -> None:
 def locate(path_or_name: str | os.PathLike[str]) -> Path:
     """The file or folder behind a path or a name; models on the hub are fetched, with progress, into its cache.
 
-    The names are "nano", "tiny", "base" and "large", as strings; a folder that happens to be called so is "./tiny".
+    The names are the strings "nano", "tiny", "base" and "large". Write "./tiny" for a folder that is called "tiny".
 
     Raises:
         TypeError: neither a name nor a path.
-        FileNotFoundError: nothing there; weights that cannot be fetched, that this version lacks, or that were never
-            released.
+        FileNotFoundError: neither a file nor a known name; weights that cannot be fetched, that this version lacks, or that
+            were never released.
     """
     check(path_or_name)
     if path_or_name == "nano":
@@ -72,13 +72,13 @@ def _download(name: str) -> Path:
         folder = Path(snapshot_download(repository, local_files_only=True, **wanted))
         if all((folder / file).is_file() for file in FILES):
             return folder
-    except LocalEntryNotFoundError:  # nothing in the cache, or a part of it
+    except LocalEntryNotFoundError:  # the cache has no file of this commit
         pass
     try:
-        # one question without retries: without a network, the download would try for half a minute, and say so each time
+        # first one request without retries: without a network, the download itself retries noisily for half a minute
         get_hf_file_metadata(hf_hub_url(repository, FILES[-1], revision=revision))
         return Path(snapshot_download(repository, **wanted))
-    except Exception as error:  # the hub's versions use one HTTP library or another, each with errors of its own
+    except Exception as error:  # versions of huggingface_hub use different HTTP libraries, each with its own errors
         raise FileNotFoundError(
             f"cannot fetch {name!r} from the Hugging Face hub ({first_line(error)}); without a network, download "
             f"{' and '.join(FILES)} of {repository} elsewhere, put them into a folder and pass its path"

@@ -1,4 +1,4 @@
-"""Between two models: weights interpolated, to keep what fine-tuning would forget."""
+"""Interpolate the weights of two models, to keep abilities that fine-tuning would lose."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ def merge(
 ) -> GroundingDINO:
     """Write (1 - alpha) * first + alpha * second, computed in float32 for each weight.
 
-    With a model before fine-tuning and the same after it, `alpha` trades what was known for what was learned (WiSE-FT,
-    arXiv 2109.01903).
+    If the two are a model before and after fine-tuning, `alpha` trades old abilities for new ones (WiSE-FT, arXiv
+    2109.01903).
 
     Args:
-        first, second: anything that `gdino_lib.load` takes; one model in every name, shape and field of its
-            configuration.
+        first, second: anything that `gdino_lib.load` takes; both must have the same configuration.
         target: a `.safetensors` file.
         alpha: in 0..1; 0 gives the first, 1 the second.
-        overwrite: replace what stands at `target`.
+        overwrite: replace an existing `target`.
 
     Returns:
         The model that was written, in evaluation mode on the CPU.
@@ -32,8 +31,8 @@ def merge(
     Raises:
         ValueError: `alpha` outside 0..1; `target` with another suffix; two different models, or one that `load` refuses.
         FileNotFoundError: as `load`.
-        FileExistsError: `target` exists.
-        OSError: not writable; nothing half-written is left, and what stood at `target` stays.
+        FileExistsError: `target` exists and `overwrite` is off, or it is a folder.
+        OSError: `target` cannot be written; no half-written file is left, and an earlier `target` stays as it was.
     """
     require_data_prep()
     from data_prep.atomic import reserved
@@ -61,5 +60,5 @@ def _merged(first: str | Path, second: str | Path, alpha: float) -> GroundingDIN
             if tensor.is_floating_point():
                 tensor.copy_((1 - alpha) * tensor + alpha * weights[name])
             elif not torch.equal(tensor, weights[name]):
-                raise ValueError(f"{name} is a count, and differs between {first} and {second}")
+                raise ValueError(f"{name} holds whole numbers that differ between {first} and {second}")
     return merged

@@ -1,6 +1,6 @@
-"""What each tensor is called: in this library, in the official files, in Hugging Face's; and which ones are of no use.
+"""The names of each tensor in this library, in the official files and in Hugging Face's; and which tensors are not used.
 
-Names only, no tensors: `gdino_lib.weights.layouts` moves those.
+This module handles names alone; `gdino_lib.weights.layouts` handles the tensors.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from functools import cache
 
-# Columns: ours, official, Hugging Face; each row's names follow the three prefixes of the line above its block. {i}, {j}:
-# the same numbers in each column; *: the rest of the name, the same in each; [a|b|c]: three tensors, which the other
-# layouts stack by rows; -: no such tensor.
+# Columns: our name, the official one, Hugging Face's. A line that is not indented gives the prefixes of the rows below it.
+# {i} and {j} are the same numbers in each column, and * is the same rest of the name. [a|b|c] are three tensors, which the
+# other layouts stack by rows. A layout with - lacks the tensor.
 TABLE = """
 image_backbone.backbone.                       backbone.0.                               model.backbone.conv_encoder.model.
     patch_embedding.projection.*               patch_embed.proj.*                        swin.embeddings.patch_embeddings.projection.*
@@ -85,7 +85,7 @@ decoder.                                       transformer.decoder.             
     contrastive_heads.{i}.bias                 -                                         class_embed.{i}.bias
 """  # noqa: E501
 
-# second copies that the two other layouts keep of the same tensors: name, copy
+# tensors that the other two layouts store twice: {beginning of the first name: beginning of the second}
 COPIES = {
     "official": {"transformer.decoder.bbox_embed.": "bbox_embed."},
     "hugging-face": {"model.decoder.bbox_embed.": "bbox_embed.", "model.decoder.class_embed.": "class_embed."},
@@ -100,8 +100,8 @@ UNUSED = {
     r"model\.backbone\.conv_encoder\.model\.swin\.layernorm\.(weight|bias)": "the norm of a classifier that is not there",
 }
 
-# The Hugging Face port renamed its Swin; the hub's files keep the old names, and each release of transformers reads and
-# writes those. The table has the new ones. Order matters: a name is changed by the first that applies.
+# The Hugging Face port renamed the tensors of its Swin. Files on the hub keep the old names, which every release of
+# transformers reads and writes; the table above has the new names. Order matters: the first pair that fits renames a tensor.
 _SWIN = "model.backbone.conv_encoder.model."
 _OLD_TO_NEW = (
     ("attention.self.query.", "attention.q_proj."),
@@ -115,10 +115,10 @@ _OLD_TO_NEW = (
 
 
 def our_name(name: str, layout: str) -> tuple[str, int | None] | None:
-    """What a tensor of another layout is called here.
+    """Our name for a tensor of another layout.
 
     Returns:
-        (our name, which of three stacked parts it is, or None for all of it); None where the table has no such name.
+        (our name, index of the part if the tensor is one of three that we stack, else None); None for an unknown name.
     """
     for ours, theirs, part in _RULES[layout]:
         if match := _pattern(theirs).fullmatch(name):
@@ -127,18 +127,18 @@ def our_name(name: str, layout: str) -> tuple[str, int | None] | None:
 
 
 def their_names(name: str, layout: str) -> list[str]:
-    """What a tensor of ours is called in another layout: one name, three for stacked parts, none where it has no place."""
+    """The names of one of our tensors in another layout: one, three for a stacked tensor, or none if the layout lacks it."""
     matches = ((theirs, _pattern(ours).fullmatch(name)) for ours, theirs, _ in _RULES[layout])
     return [theirs.format_map(match.groupdict()) for theirs, match in matches if match]
 
 
 def why_unused(name: str) -> str | None:
-    """Why the model has no use for a tensor of a published file; None where it has one, or does not know the name."""
+    """Why the model does not use a tensor of a published file; None for a tensor that it uses, or an unknown name."""
     return next((reason for pattern, reason in UNUSED.items() if re.fullmatch(pattern, name)), None)
 
 
 def hub_name(name: str) -> str:
-    """How a Hugging Face name is spelled in files."""
+    """The spelling of a Hugging Face name in files."""
     rest = name.removeprefix(_SWIN)
     if rest == name or rest.startswith("swin.layernorm."):
         return name
@@ -147,7 +147,7 @@ def hub_name(name: str) -> str:
 
 
 def port_name(name: str) -> str:
-    """The inverse of `hub_name`: how the port's modules are called now. New names stay as they are."""
+    """The inverse of `hub_name`: the present name of the port's module. A new name stays as it is."""
     rest = name.removeprefix(_SWIN)
     if rest == name or rest.startswith("hidden_states_norms."):
         return name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.messages import shortened
 
 # (width, heads per stage, depth of the third stage, window) of the official names
 BACKBONES = {
@@ -18,7 +19,7 @@ BACKBONES = {
     "swin_L_224_22k": (192, (6, 12, 24, 48), 18, 7),
     "swin_L_384_22k": (192, (6, 12, 24, 48), 18, 12),
 }
-# official name -> field of `GroundingDINOConfig`: values that a checkpoint's tensors show, too, ...
+# official name -> field of `GroundingDINOConfig`: values that the tensors of a checkpoint show as well, ...
 FIELDS_SHOWN_BY_TENSORS = {
     "hidden_dim": "width",
     "dim_feedforward": "ffn_width",
@@ -37,10 +38,10 @@ FIELDS_OF_CONFIG_ONLY = {
     "dropout": "dropout",
     "fusion_droppath": "fusion_drop_path",
 }
-# other values would be other models, which nobody has published and `GroundingDINO` does not have
+# other values describe models that nobody has published and that `GroundingDINO` cannot build
 SUPPORTED_VALUES = {
     "modelname": ("groundingdino",),
-    "position_embedding": ("sine", "v2"),  # two names of one thing
+    "position_embedding": ("sine", "v2"),  # two names of one encoding
     "return_interm_indices": ([1, 2, 3], (1, 2, 3)),
     "pre_norm": (False,),
     "query_dim": (4,),
@@ -60,12 +61,13 @@ EQUAL_VALUES = {"dec_n_points": "enc_n_points", "pe_temperatureW": "pe_temperatu
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of `GroundingDINOConfig` that an official configuration file sets.
 
-    The file is Python with nothing but `name = value` lines. It is parsed, never executed. Names that say nothing of the
-    model (`batch_size`, `dn_number`, ...) are passed over, as the official code does.
+    The file is Python with nothing but `name = value` lines. It is parsed, never executed. Names that do not describe the
+    model (`batch_size`, `dn_number`, ...) are ignored, as the official code ignores them.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another statement, a value that is computed, a model that is not ours; with the line.
+        ValueError: another statement, a computed value, or a model that `GroundingDINO` cannot build; the message names the
+            line.
     """
     file = _ConfigFile(os.fspath(path), _assignments(Path(path)))
     _check(file)
@@ -99,11 +101,11 @@ class _ConfigFile:
 
     def error(self, name: str, expected: str) -> ValueError:
         value, line = self.assigned[name]
-        return ValueError(f"{self.path}, line {line}: {name}: expected {expected}, got {_shorten(repr(value))}")
+        return ValueError(f"{self.path}, line {line}: {name}: expected {expected}, got {_in_one_line(repr(value))}")
 
 
 def _check(file: _ConfigFile) -> None:
-    """Refuse a file that describes no model of ours."""
+    """Refuse a file that describes a model that `GroundingDINO` cannot build."""
     if "_base_" in file.assigned:
         raise file.error("_base_", "a file that stands alone")
     wanted = ["backbone", *FIELDS_SHOWN_BY_TENSORS, *FIELDS_OF_CONFIG_ONLY]
@@ -116,7 +118,7 @@ def _check(file: _ConfigFile) -> None:
     for name, other in EQUAL_VALUES.items():
         if file.value(name, file.value(other)) != file.value(other):
             raise file.error(name, f"{file.value(other)!r}, as {other}")
-    text = file.value("text_encoder_type", "bert-base-uncased")  # or a folder with it
+    text = file.value("text_encoder_type", "bert-base-uncased")  # a name, or the path of a folder of this name
     if not isinstance(text, str) or Path(text).name != "bert-base-uncased":
         raise file.error("text_encoder_type", "'bert-base-uncased'")
     backbone = file.value("backbone")
@@ -125,13 +127,13 @@ def _check(file: _ConfigFile) -> None:
 
 
 def _typed(file: _ConfigFile, name: str, kind: type) -> Any:
-    """The value of that name, which is positive if it is a whole number; not negative if a float."""
+    """The value of a name, checked: a whole number must be positive, another number not negative, both below a million."""
     value = file.value(name)
     if kind is float and type(value) in (int, float) and 0 <= value < 1e6:
         return float(value)
     if type(value) is kind and (kind is bool or 0 < value < 1e6):
         return value
-    raise file.error(name, {bool: "True or False", int: "a positive whole number", float: "a number"}[kind])
+    raise file.error(name, {bool: "True or False", int: "a positive whole number", float: "a number from 0 on"}[kind])
 
 
 def _assignments(path: Path) -> dict[str, tuple[Any, int]]:
@@ -154,14 +156,18 @@ def _assignments(path: Path) -> dict[str, tuple[Any, int]]:
         except (MemoryError, RecursionError, TypeError, ValueError):
             raise ValueError(
                 f"{path}, line {statement.lineno}: expected `name = value` with a plain value, "
-                f"got `{_shorten(lines[statement.lineno - 1])}`; nothing of the file was run"
+                f"got `{_in_one_line(lines[statement.lineno - 1])}`; nothing of the file was run"
             ) from None
         assigned |= dict.fromkeys(names, (value, statement.lineno))
     return assigned
 
 
 def _assignment(statement: ast.stmt) -> tuple[list[str], Any]:
-    """The names that a statement assigns a plain value to, and that value; ValueError: it is another statement."""
+    """(the names that a statement assigns a plain value to, the value).
+
+    Raises:
+        ValueError: another statement.
+    """
     if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
         raise ValueError
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -171,7 +177,5 @@ def _assignment(statement: ast.stmt) -> tuple[list[str], Any]:
     return names, ast.literal_eval(statement.value)
 
 
-def _shorten(text: str) -> str:
-    """One line of at most 60 characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _in_one_line(text: str) -> str:
+    return shortened(" ".join(text.split()), 60)

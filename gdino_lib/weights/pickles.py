@@ -1,8 +1,8 @@
-"""`.pth` files, which are pickles: read without running anything that they hold, and without unpacking a bomb.
+"""Read `.pth` files, which are pickles, without running anything that they hold and without unpacking a bomb.
 
-`torch.load` with `weights_only` knows tensors and plain values. Training scripts keep more beside them: the command line, paths,
-NumPy's numbers. Such types are known here by name, and in place of each stands `_Skipped`, which keeps nothing: neither
-the type itself nor its module is needed, and no code of theirs runs.
+`torch.load` with `weights_only` reads tensors and plain values. Training scripts store other objects beside them: the
+command line, paths, NumPy's numbers. This module knows such types by name and replaces their objects by `_Skipped`, which
+keeps nothing. Neither the types nor their modules are imported, and none of their code runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from gdino_lib.messages import first_line
 
-_ARRAY = b"bytearray\n"  # as a pickle names it
+_ARRAY = b"bytearray\n"  # how a pickle names the type
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 _ARRAYS = ("_reconstruct", "scalar")
 _NUMBERS = (
@@ -37,14 +37,14 @@ SKIPPED = (  # what training scripts keep beside the weights
     *("numpy.ndarray", "numpy.dtype", *(f"numpy.dtypes.{name}DType" for name in _NUMBERS)),
     *("util.slconfig.SLConfig", "groundingdino.util.slconfig.SLConfig"),
 )
-MAPPINGS = (  # the same, filled with keys and values
+MAPPINGS = (  # such types that hold keys and values
     *("collections.defaultdict", "easydict.EasyDict", "addict.addict.Dict", "yacs.config.CfgNode"),
     *("util.slconfig.ConfigDict", "groundingdino.util.slconfig.ConfigDict"),
 )
 
 
 class _Skipped:
-    """Stands in place of an object that nobody needs."""
+    """Replaces an object that loading does not need."""
 
     def __new__(cls, *_: Any) -> Any:
         return object.__new__(cls)
@@ -57,14 +57,14 @@ class _Skipped:
 
 
 class _SkippedMapping:
-    """Stands in place of a type whose pickle sets keys, which torch lets an `OrderedDict` do."""
+    """Replaces a type whose pickle sets keys, which torch allows for an `OrderedDict`."""
 
     def __new__(cls, *_: Any) -> Any:
         return OrderedDict()
 
 
 def _stand_in(name: str, kind: type) -> type:
-    """A type of its own that torch takes for the one of that full name."""
+    """A new type that torch takes for the type of that full name."""
     module, _, own = name.rpartition(".")
     return type(own, (kind,), {"__module__": module, "__qualname__": own})
 
@@ -76,11 +76,11 @@ _ONE_AT_A_TIME = threading.Lock()  # torch keeps the list of known types for the
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` has written, on the CPU; stand-ins for the types of `SKIPPED` and `MAPPINGS`.
+    """Read a file of `torch.save` onto the CPU, with stand-ins for the types of `SKIPPED` and `MAPPINGS`.
 
     Raises:
-        ValueError: damaged, larger when unpacked, or with other things inside; one line, and nothing was executed.
-        OSError: not readable.
+        ValueError: the file is damaged, would grow when unpacked, or holds other objects; one line, and nothing was executed.
+        OSError: the file cannot be read.
     """
     _check_size(path)
     try:
@@ -89,26 +89,26 @@ def read_torch(path: Path) -> Any:
     except OSError:
         raise
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))  # torch's own words advise to open it all the same
+        wanted = re.search(r"GLOBAL (\S+)", str(error))  # torch's own message advises to load the file anyway
         if wanted is None:
             raise ValueError(f"{path} is damaged, or holds more than tensors, and is not opened further") from None
         raise ValueError(
             f"{path} holds more than tensors ({wanted[1]}), which could run code, and is not opened further; "
-            "save its state dict alone where it was made"
+            "save its state dict alone with the program that wrote the file"
         ) from None
     except Exception as error:  # damaged bytes make torch fail in a dozen ways
-        reason = first_line(error)[:300].split(". ")[0]  # further sentences advise to open it all the same
+        reason = first_line(error)[:300].split(". ")[0]  # torch's further sentences advise to load the file anyway
         raise ValueError(f"{path} is damaged, or no file of tensors: {reason}") from None
 
 
 def _check_size(path: Path) -> None:
-    """Refuse a file that takes far more memory than it has bytes.
+    """Refuse a file that would take far more memory than it has bytes.
 
-    That is an archive with compressed contents, since torch does not compress, or a pickle with a `bytearray`, which
-    torch builds of whatever length the file says.
+    Such a file is an archive with compressed contents, which torch never writes, or a pickle with a `bytearray`, which
+    torch allocates at the length that the file states.
 
     Raises:
-        ValueError: it is one of them.
+        ValueError: the file is such an archive or pickle.
     """
     packed, unpacked, has_array = path.stat().st_size, 0, False
     try:
@@ -117,7 +117,7 @@ def _check_size(path: Path) -> None:
             unpacked = sum(entry.file_size for entry in entries)
             if unpacked <= packed:
                 has_array = any(_ARRAY in archive.read(entry) for entry in entries if entry.filename.endswith(".pkl"))
-    except Exception:  # the older layout, or damaged in one of many ways, which is for torch to say
+    except Exception:  # a file of the older layout, or a damaged one, which torch.load refuses later
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if packed else b""
             has_array = content.find(_ARRAY) >= 0

@@ -248,7 +248,7 @@ def test_images_that_cannot_be_read(tmp_path):
         ("nheads = 4", "nheads = -4", "nheads: expected a positive whole number, got -4"),
         ("nheads = 4", "nheads = 5", "width 64 is not a multiple of heads 5"),
         ("nheads = 4\n", "", "is no configuration of Grounding DINO: missing nheads"),
-        ("dropout = 0.0\nnheads", "dropout = '0'\nnheads", "dropout: expected a number, got '0'"),
+        ("dropout = 0.0\nnheads", "dropout = '0'\nnheads", "dropout: expected a number from 0 on, got '0'"),
         ("use_fusion_layer = True", "use_fusion_layer = 1", "use_fusion_layer: expected True or False, got 1"),
         ("dec_n_points = 4", "dec_n_points = 8", "dec_n_points: expected 4, as enc_n_points, got 8"),
         ("pe_temperatureW = 20", "pe_temperatureW = 40", "pe_temperatureW: expected 20, as pe_temperatureH, got 40"),

@@ -107,7 +107,7 @@ def test_counts_that_differ(tmp_path, capsys):
     next(buffer for name, buffer in model.named_buffers() if name.endswith("num_batches_tracked")).add_(3)
     save(model, tmp_path / "b.safetensors")
     arguments = (tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--alpha", 0.5, tmp_path / "n.safetensors")
-    assert "num_batches_tracked is a count, and differs between" in refused(capsys, *arguments)
+    assert "num_batches_tracked holds whole numbers that differ between" in refused(capsys, *arguments)
 
 
 def test_a_disk_that_is_full(files, tmp_path, capsys, monkeypatch):
