@@ -1,4 +1,4 @@
-"""Training: matching, losses, denoising; the loop with its checkpoints, adapters and logs; the doctor before it."""
+"""Training: matching, losses and denoising; the loop with checkpoints, adapters and logs; the checks before training."""
 
 from gdino_lib.companion import require_data_prep
 

@@ -1,8 +1,8 @@
-"""What a run needs to go on as if nothing had happened: whole folders, written aside and renamed.
+"""Checkpoints, from which a run resumes as if nothing had happened; each is written to a temporary folder and renamed.
 
 `OUT/checkpoints/step-00000500/` holds `model.safetensors` (all weights as they are, in our layout), `training.pt` (optimiser,
-moving average, scaler; read with weights_only) and `state.json` (settings, progress, metrics, versions, and the digests by
-which a damaged file is known). No random state is kept: everything random in a step is drawn from the seed and the step's
+moving average, scaler; read with weights_only) and `state.json` (settings, progress, metrics, versions, and digests that
+reveal a damaged file). No random state is kept, because everything random in a step is drawn from the seed and the step's
 number.
 """
 
@@ -25,18 +25,18 @@ from data_prep.atomic import atomic_folder, other_file, write_json
 from gdino_lib.weights.files import file_digest, read_json, read_tensors, read_torch, write_safetensors, write_torch
 
 FILES = MODEL, TRAINING, STATE = "model.safetensors", "training.pt", "state.json"
-DIGESTS = "sha256"  # in `state.json`: {file name: hexadecimal digest}; its own is that of all the rest of it
-KEPT = 2  # the newest is enough; the one before is for a disk that lied
+DIGESTS = "sha256"  # in `state.json`: {file name: hexadecimal digest}; its own digest covers all its other entries
+KEPT = 2  # the newest checkpoint is enough, unless the disk lost a part of it
 
 
 class TrainingState(NamedTuple):
-    """A checkpoint as read.
+    """The contents of a checkpoint.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder that it was read from.
         model: state dict of the model, adapters included.
-        training: optimiser, moving average, scaler.
-        state: what `state.json` says.
+        training: the states of optimiser, moving average and scaler.
+        state: the content of `state.json`, without the digests.
     """
 
     folder: Path
@@ -51,12 +51,12 @@ def write(
     """Write the checkpoint of a step, then remove all but the newest `KEPT`; a folder with other files in it stays.
 
     Raises:
-        OSError: a full disk or the like; older checkpoints stay as they are.
+        OSError: the disk is full, or the folder cannot be written; older checkpoints stay as they are.
     """
     folder = out / "checkpoints" / f"step-{step:08d}"
     for half in folder.parent.glob(".step-*"):  # left by a run that was killed
         shutil.rmtree(half, ignore_errors=True)
-    state = json.loads(json.dumps(state))  # as it will be read
+    state = json.loads(json.dumps(state))  # the digest must be that of the values as they will be read
     with atomic_folder(folder, overwrite=True, replaceable=FILES) as partial:
         write_safetensors(partial / MODEL, model)
         write_torch(partial / TRAINING, training)
@@ -71,21 +71,21 @@ def write(
 
 
 def steps(out: Path) -> list[Path]:
-    """The folders of the whole checkpoints in `out`, oldest first."""
+    """The folders of the complete checkpoints in `out`, oldest first."""
     found = (out / "checkpoints").glob("step-*") if (out / "checkpoints").is_dir() else []
     return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name) and path.is_dir())
 
 
 def read(folder: Path) -> TrainingState:
-    """Read a checkpoint; nothing in it is executed. Checkpoints of earlier versions have no digests to compare.
+    """Read a checkpoint without executing anything in it. Checkpoints of earlier versions have no digests to compare.
 
     Raises:
-        ValueError: damaged; names the file.
+        ValueError: a file is damaged; the message names it.
         FileNotFoundError: a file is missing.
     """
     for name in (MODEL, TRAINING, STATE):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file, expected a checkpoint's")
+            raise FileNotFoundError(f"{folder / name}: no such file, expected this file in a checkpoint")
     state = read_json(folder / STATE)
     digests = state.pop(DIGESTS, None)
     if digests is not None:
@@ -103,7 +103,7 @@ def read(folder: Path) -> TrainingState:
 
 
 def check_keys(file: Path, value: Any, expected: Mapping[Any, Any], where: str = "") -> None:
-    """Refuse what is not a dictionary with the expected keys.
+    """Refuse a value that is not a dictionary with the expected keys.
 
     Raises:
         ValueError: one line with the file and the place in it.
@@ -116,7 +116,7 @@ def check_keys(file: Path, value: Any, expected: Mapping[Any, Any], where: str =
 
 
 def check_like(file: Path, value: Any, expected: Any, where: str = "") -> None:
-    """Refuse a value of another structure: other keys, types, shapes; numbers that are not finite, negative single ones.
+    """Refuse other keys, types or shapes than the expected ones, tensors that are not finite, and negative numbers.
 
     Raises:
         ValueError: one line with the file and the place in it.
@@ -148,7 +148,7 @@ def _digests_of_files(folder: Path) -> dict[str, str]:
 
 
 def versions() -> dict[str, str | None]:
-    """What this code is: release, git revision (None outside a repository; "+" for uncommitted changes), torch."""
+    """The versions of this code: release, git revision (None outside a repository; "+" for uncommitted changes), torch."""
     return {"gdino_lib": gdino_lib.__version__, "revision": _revision(), "torch": torch.__version__}
 
 

@@ -1,7 +1,7 @@
 """Contrastive denoising (DINO, arXiv 2203.03605, section 3.3): extra queries that begin near a known box.
 
-A positive query begins at most a step from its box and should find it; a negative one begins one to two steps away and
-should say that nothing is there. Some carry another phrase of the prompt. Nothing is learned for them: the content of a
+A positive query begins at most one step from its box and should find the box. A negative query begins one to two steps away
+and should find nothing. Some queries carry another phrase of the prompt. These queries need no parameters: the content of a
 query is the mean of its phrase's enhanced text tokens.
 """
 
@@ -27,21 +27,20 @@ def noise_queries(
     box_noise: float = 1.0,
     label_noise: float = 0.5,
 ) -> DenoisingQueries:
-    """Noise the boxes and phrases of each image.
+    """Add noise to the boxes and phrases of each image.
 
-    What an image gets depends on its own target, prompt and seed alone: not on the rest of the batch, the device, or the
+    The noise of an image depends on its own target, prompt and seed alone, not on the rest of the batch, the device, or the
     order of the phrases in its prompt.
 
     Args:
         text: the enhanced text.
         targets: one per image.
-        seeds: one per image; the same ones give the same noise.
-        queries: positive ones an image, with as many negative ones. They come in groups of one positive and one negative
-            per box: as many groups as fit in, at least one.
-        box_noise: how far, in halves of the box's width and height, a positive query's corners may be moved; a negative
-            one's are moved by once to twice as much.
-        label_noise: half of it is the share of queries whose phrase is swapped for another one, as in DINO and
-            MMDetection.
+        seeds: one per image; the same seed gives the same noise.
+        queries: number of positive queries per image, with as many negative ones. They form groups of one positive and one
+            negative query per box: as many groups as fit, but at least one.
+        box_noise: how far the corners of a positive query are moved at most, in halves of the box's width and height; the
+            corners of a negative query are moved by once to twice as much.
+        label_noise: twice the share of queries whose phrase is replaced by another one, as in DINO and MMDetection.
 
     Raises:
         ValueError: another number of targets or seeds; a box whose phrase has no token.
@@ -57,7 +56,7 @@ def noise_queries(
         numbers.append(torch.arange(count).repeat(2 * rounds))  # (m): m = rounds * (positive, negative) * count
         positives.append(torch.tensor([True, False]).repeat_interleave(count).repeat(rounds))
         groups.append(torch.arange(rounds).repeat_interleave(2 * count))
-        positive_map(target, tokens[image])  # every phrase has tokens
+        positive_map(target, tokens[image])  # raises if a phrase has no token
         phrases.append(
             _noise_labels(target.phrases[numbers[-1]], tokens[image], ids[image], label_noise / 2, generator)
         )
@@ -88,13 +87,13 @@ def _noise_boxes(boxes: Tensor, positive: Tensor, box_noise: float, generator: t
 def _noise_labels(
     phrases: Tensor, tokens: Tensor, ids: Sequence[int], swapped: float, generator: torch.Generator
 ) -> Tensor:
-    """Which tokens each query carries, after some have been given another phrase of the prompt.
+    """The tokens of each query's phrase, after some queries have been given another phrase of the prompt.
 
-    Phrases are drawn by what they say, not by where they stand in the prompt; those that say the same are one.
+    The draw depends on the phrases' tokens, not on their order in the prompt; phrases with the same tokens are one.
 
     Args:
         phrases: int64 [m], each query's own; tokens: int64 [T] and ids: T of them, a row of the prompt.
-        swapped: share of queries that get another one.
+        swapped: share of queries that get another phrase.
 
     Returns:
         bool [m, T].

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a line of JSON a step, TensorBoard, a progress bar."""
+"""The log of a run: a line of JSON per step, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from data_prep.formats.json_text import parse
 
 LOG = "log.jsonl"
 VALIDATION_FIELDS = {"step": int, "epoch": int, "ap": float, "ap50": float}
-STEP_FIELDS = {  # dict: numbers by name
+STEP_FIELDS = {  # the values of a dict are numbers
     **{"step": int, "epoch": int, "loss": float, "parts": dict, "lr": float},
     **{"gradient_norm": (int, float, NoneType), "images_per_second": float},
 }
-SILENCE = 300  # seconds at most, where there is no terminal for a bar
+SILENCE = 300  # seconds after which a line is printed, where no terminal shows the bar
 
 
 def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The log of a run, for tables and plots.
 
     Returns:
-        (one entry a step: "step" from 1, "epoch" from 1, "loss", "parts" {name: loss}, "lr", "gradient_norm",
-        "images_per_second"; the norm is None where float16 overflowed;
-        one entry a validation: "step", "epoch", "ap", "ap50").
+        (an entry per step: "step" from 1, "epoch" from 1, "loss", "parts" {name: loss}, "lr", "gradient_norm",
+        "images_per_second"; the norm is None if float16 overflowed;
+        an entry per validation: "step", "epoch", "ap", "ap50").
 
     Raises:
-        FileNotFoundError: no log there.
-        ValueError: a damaged one; with file and line.
+        FileNotFoundError: there is no log in `out`.
+        ValueError: the log is damaged; the message names the file and the line.
     """
     path = Path(out) / LOG
     if not path.is_file():
@@ -44,14 +44,14 @@ def read_log(out: Path | str) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 class RunLog:
-    """Writes a run's log; to be closed.
+    """Writes the log of a run; call `close` at the end.
 
     Args:
         out: folder of the run.
-        step: how many steps are done: whatever the log says of later ones, which a killed run made, is removed.
-        judged: the step of the last validation, in the same way.
-        steps: of the whole run.
-        progress: show a bar; on a terminal only.
+        step: number of steps that were made. Entries of later steps, which a killed run has left, are removed.
+        judged: step of the last validation. Entries of later validations are removed, too.
+        steps: number of steps of the whole run.
+        progress: show a progress bar if there is a terminal.
     """
 
     def __init__(self, out: Path, step: int, judged: int, steps: int, progress: bool = True) -> None:
@@ -68,7 +68,7 @@ class RunLog:
         self._ap = next((f", AP {e['ap']:.3f}" for e in reversed(kept) if "ap" in e), "")
 
     def step(self, entry: dict[str, Any]) -> None:
-        """After a step; see `read_log`."""
+        """Log a step; `read_log` describes the entry."""
         self._write(entry)
         speed = entry["images_per_second"]
         self._bar.set_postfix_str(f"loss {entry['loss']:.2f}{self._ap}, {speed:.1f} images/s", refresh=False)
@@ -83,7 +83,7 @@ class RunLog:
                     self._board.add_scalar(name, value, entry["step"])
 
     def validation(self, entry: dict[str, Any]) -> None:
-        """After a validation; see `read_log`."""
+        """Log a validation; `read_log` describes the entry."""
         self._write(entry)
         self._ap = f", AP {entry['ap']:.3f}"
         if self._board:
@@ -91,13 +91,13 @@ class RunLog:
                 self._board.add_scalar(f"validation/{name}", entry[name], entry["step"])
 
     def say(self, text: str) -> None:
-        """A line for the reader, above the bar."""
+        """Print a line above the progress bar."""
         self._said = time.monotonic()
         if self._progress:
             tqdm.write(text)
 
     def close(self) -> None:
-        """Everything written so far stays."""
+        """Close the files and the progress bar."""
         self._bar.close()
         self._file.close()
         if self._board:
@@ -105,14 +105,14 @@ class RunLog:
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()  # a killed run leaves whole lines, but for the last
+        self._file.flush()  # of a killed run, at most the last line is incomplete
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log. A last line without an end is where a killed run stopped writing; it counts if it is whole.
+    """The entries of a log. A killed run may leave a last line without a line break, which counts if it is complete.
 
     Raises:
-        ValueError: any other line that no run has written, or steps that go back; with file and line.
+        ValueError: another line that no run has written, or a step that is not after the one before; with file and line.
     """
     *lines, unfinished = path.read_bytes().split(b"\n")
     entries = [_entry(line, path, number) for number, line in enumerate(lines, start=1)]

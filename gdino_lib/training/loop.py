@@ -1,7 +1,7 @@
-"""The loop that every kind of training shares: seeded batches, steps of AdamW under a schedule, checkpoints.
+"""The loop that all kinds of training share: seeded batches, steps of AdamW under a schedule, checkpoints.
 
-Everything random in a step is drawn from the seed and the step's number, so that a loop that was interrupted goes on from its
-last checkpoint as if nothing had happened.
+Everything random in a step is drawn from the seed and the step's number. An interrupted loop therefore continues from its last
+checkpoint as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def derived_seed(*parts: Any) -> int:
 
 
 class TrainingLoop:
-    """Lets a module learn, step by step; whoever drives it logs, validates and saves between the steps.
+    """Trains a module step by step; the caller logs, validates and saves between the steps.
 
     Args:
-        module: what learns; it is changed.
-        dataset: to learn from.
-        settings: batches, learning rates, schedule, clipping, moving average, precision of the gradients' scale, seed.
+        module: the module to train; it is changed.
+        dataset: the data set to learn from.
+        settings: batches, learning rates, schedule, clipping, moving average and seed; with float16, gradients are scaled.
         accelerator: see `gdino_lib.training.processes`; the module is on its device.
-        losses: (batch, epoch from 0, normaliser) -> scalars: "total", which is minimised, and what else the log should have.
-            The passes of a step are added up; the normaliser is the step's number of boxes, at least 1, per process.
-        step_seed: number of a step -> the seed of all that is random in it.
+        losses: (batch, epoch from 0, normaliser) -> scalars: "total", which is minimised, and other losses for the log. The
+            losses of all passes of a step are added; the normaliser is the step's number of boxes, at least 1, per process.
+        step_seed: number of a step -> seed of all random choices in the step.
         workers: processes of the loader, see `build_loader`.
 
     Attributes:
-        model: the module as it is distributed over processes, for `losses` to call.
+        model: the module as it is distributed over processes; `losses` must call this one.
         optimizer: AdamW.
-        average: moving average of the weights; None where the settings want none.
-        step: how many steps were made, those before an interruption included.
-        steps: of the whole run; steps_per_epoch: of an epoch.
+        average: moving average of the weights; None if the settings ask for none.
+        step: number of steps that were made, including those before an interruption.
+        steps: number of steps of the whole run; steps_per_epoch: of an epoch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TrainingLoop:
         self.steps = s.epochs * self.steps_per_epoch
 
     def epoch(self) -> Iterator[dict[str, Any]]:
-        """Make the steps that are left of an epoch.
+        """Make the remaining steps of the current epoch.
 
         Yields:
             The entry of each step, as `gdino_lib.training.log.read_log` gives it.
@@ -96,7 +96,7 @@ class TrainingLoop:
         """
         s, epoch = self.settings, self.step // self.steps_per_epoch
         self._order.start = (self.step - epoch * self.steps_per_epoch) * s.batch_size
-        self._loader.set_epoch(epoch)  # the data set's, too
+        self._loader.set_epoch(epoch)  # sets the epoch of the data set, too
         waiting: list[Batch] = []
         before = time.perf_counter()
         for batch in self._loader:
@@ -125,7 +125,7 @@ class TrainingLoop:
             names = ", ".join(target.name for batch in batches for target in batch.targets)
             raise ValueError(
                 f"step {self.step + 1}: the loss is {total:.4g}, the norm of its gradients {norm:.4g}; nothing was "
-                f"changed, the last checkpoint stands; try a lower learning rate or float32; images: {names}"
+                f"changed, the last checkpoint stays; try a lower learning rate or float32; images: {names}"
             )
         self.scaler.step(self.optimizer)  # with float16, a step whose gradients overflowed is left out
         self.scaler.update()
@@ -139,7 +139,7 @@ class TrainingLoop:
         return entry | {"gradient_norm": finite}
 
     def _backward(self, batches: Sequence[Batch], epoch: int) -> dict[str, float]:
-        """Gradients of all passes of a step; the losses, averaged over processes."""
+        """Add up the gradients of all passes of a step. Returns the losses, averaged over processes."""
         accelerator = self.accelerator
         boxes = sum(len(target.boxes) for batch in batches for target in batch.targets)
         boxes = reduce(accelerator, torch.tensor(float(boxes), device=accelerator.device), "sum").item()
@@ -157,7 +157,7 @@ class TrainingLoop:
         """Write a checkpoint into the folder of a run; all processes must call it.
 
         Args:
-            about: what else its `state.json` says.
+            about: further entries of its `state.json`.
         """
         if self.accelerator.is_main_process:
             training = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
@@ -168,10 +168,10 @@ class TrainingLoop:
         self.accelerator.wait_for_everyone()
 
     def restore(self, saved: TrainingState) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: it is damaged, or of another module or optimiser; names the file and what is wrong in it.
+            ValueError: the checkpoint is damaged, or of another module or optimiser; the message names the file and the fault.
         """
         file, training, groups = saved.folder / TRAINING, saved.training, self.optimizer.state_dict()["param_groups"]
         check_like(saved.folder / MODEL, saved.model, self.module.state_dict())
@@ -188,13 +188,14 @@ class TrainingLoop:
         moments = training["optimizer"]["state"]
         there = moments.keys() if isinstance(moments, Mapping) else ()
         weights = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
-        scalar = torch.zeros(())  # a parameter without a gradient so far has no entry
+        # the optimiser has no entry for a parameter that has received no gradient so far
+        scalar = torch.zeros(())
         like = {n: {"step": scalar, "exp_avg": p, "exp_avg_sq": p} for n, p in weights.items() if n in there}
         check_like(file, moments, like, "optimizer.state")
         if any((entry[name] < 0).any() for entry in moments.values() for name in ("step", "exp_avg_sq")):
             raise ValueError(f"{file}: expected no negative counts and squares in optimizer.state")
         self.module.load_state_dict(saved.model)
-        # the groups follow from the settings, which are the same; the rates are computed at each step
+        # the parameter groups follow from the settings, which are the same; learning rates are computed in each step
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(training["scaler"])

@@ -20,11 +20,11 @@ Model = TypeVar("Model", bound=nn.Module)
 def add(model: Model, rank: int, alpha: float = 16.0) -> Model:
     """Put adapters beside every linear layer and freeze everything else.
 
-    An adapter begins at zero: the model's outputs stay. The four matrices inside each `nn.MultiheadAttention` (the text
-    layers' and the decoder's) are no layers of their own and get none. `model` is changed and returned.
+    An adapter begins at zero, so the model's outputs stay the same. The four matrices inside each `nn.MultiheadAttention` (in
+    the text layers and the decoder) get no adapters, because they are not layers. `model` is changed and returned.
 
     Args:
-        rank: of the adapters; alpha: their update is multiplied by alpha / rank.
+        rank: rank of the adapters; alpha: the adapters' update is multiplied by alpha / rank.
 
     Raises:
         ValueError: a rank below 1, or a model that has adapters already.
@@ -46,7 +46,7 @@ def add(model: Model, rank: int, alpha: float = 16.0) -> Model:
     inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
-    # peft looks for its configuration there; nn.Module's stub knows parameters and modules only
+    # peft reads its configuration from this attribute; the stub of nn.Module allows parameters and modules alone
     model.peft_config = {"default": config}  # pyright: ignore[reportArgumentType]
     return model
 
@@ -55,8 +55,8 @@ def save(model: nn.Module, folder: Path | str, overwrite: bool = False) -> None:
     """Write the adapters alone, in peft's layout: a folder with their weights and their configuration.
 
     Raises:
-        ValueError: the model has none.
-        FileExistsError: `folder` holds something and `overwrite` is off.
+        ValueError: the model has no adapters.
+        FileExistsError: `folder` holds files and `overwrite` is off, or files other than adapters.
     """
     from peft import get_peft_model_state_dict
 
@@ -73,8 +73,8 @@ def load(model: Model, folder: Path | str) -> Model:
 
     Raises:
         FileNotFoundError: no adapters in `folder`.
-        ValueError: adapters of another model: the names that are missing, unexpected or misshapen. The model then has
-            fresh adapters, which change nothing.
+        ValueError: adapters of another model; the message names tensors that are missing, unexpected or of another shape.
+            The model then has new adapters, which do not change its outputs.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -113,10 +113,10 @@ def load(model: Model, folder: Path | str) -> Model:
 
 
 def merge(model: Model) -> Model:
-    """Add the adapters into the weights and take them out: a plain model with the same outputs; changed and returned.
+    """Add the adapters to the weights and remove them. The plain model has the same outputs; it is changed and returned.
 
     Raises:
-        ValueError: the model has none.
+        ValueError: the model has no adapters.
     """
     from peft.tuners.lora import LoraLayer
 

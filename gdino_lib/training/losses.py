@@ -1,4 +1,4 @@
-"""The losses (section 4.1): focal on likeness to tokens, L1 and GIoU on boxes, for every stage of the model."""
+"""The losses (section 4.1): focal loss on query-token logits, L1 and GIoU loss on boxes, for every stage of the model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from gdino_lib.training.settings import LossSettings
 class Criterion:
     """All losses of a step.
 
-    Each stage (the encoder's proposals, each decoder layer) is matched on its own. Of a matched query the tokens of its
-    box's phrase should say 1; all other real tokens of all queries should say 0. Padding counts nowhere. Sums are divided
-    by the number of boxes, not of tokens or queries. Denoising queries know their boxes; an image's sums are divided by
-    its number of groups too, so that it counts as if it had one.
+    Each stage (the encoder's proposals, each decoder layer) is matched on its own. The label is 1 for a matched query and the
+    tokens of its box's phrase, and 0 for all other pairs of a query and a token. Padding does not count. Sums are divided by
+    the number of boxes, not of tokens or queries. Denoising queries need no matching, because their boxes are known; an
+    image's sums are also divided by its number of denoising groups, so that each image counts as if it had one group.
 
     Args:
-        settings: weights.
+        settings: the weights of costs and losses.
     """
 
     def __init__(self, settings: LossSettings | None = None) -> None:
@@ -34,13 +34,13 @@ class Criterion:
     def __call__(
         self, out: GroundingDINOOutput, targets: Sequence[Target], normaliser: float | Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Compare.
+        """Compute the losses of a batch.
 
         Args:
-            out: what the model says; all its stages are used.
+            out: the model's output; all its stages are used.
             targets: one per image.
-            normaliser: what to divide by; None: the number of boxes in `targets`, at least 1. Where the gradients of
-                several processes are averaged, give max(boxes of all of them, 1) / processes.
+            normaliser: divisor of all losses; None: the number of boxes in `targets`, at least 1. If the gradients of
+                several processes are averaged, pass max(boxes of all processes, 1) / processes.
 
         Returns:
             "total", and the parts that add up to it, already weighted: "STAGE/class", "STAGE/box" (L1), "STAGE/giou" with
@@ -76,7 +76,7 @@ class Criterion:
         return parts | {"total": torch.stack(list(parts.values())).sum()}
 
     def _stages(self, out: GroundingDINOOutput) -> list[tuple[str, Predictions, float]]:
-        """(name, predictions, weight) of what is matched."""
+        """(name, predictions, weight) of each stage that is matched."""
         stages = [("proposals", out.proposals, self.settings.proposals)] if out.proposals is not None else []
         stages += [(f"layer_{number}", layer, self.settings.layers) for number, layer in enumerate(out.layers, start=1)]
         stages.append((f"layer_{len(out.layers) + 1}", out, 1.0))
@@ -91,7 +91,7 @@ class Criterion:
         query_weights: Tensor,
         weight: float,
     ) -> dict[str, Tensor]:
-        """Sums over one stage: `matched` are (images, queries, boxes), int64 [M]; `query_weights` float [B, Q]."""
+        """The loss sums of one stage. `matched` are (images, queries, boxes), int64 [M]; `query_weights` is float [B, Q]."""
         s = self.settings
         images, queries, numbers = (index.to(truth.boxes.device) for index in matched)
         dtype = torch.promote_types(stage.boxes.dtype, torch.float32)
@@ -126,10 +126,9 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float
 
 
 def zero_loss(out: GroundingDINOOutput) -> Tensor:
-    """0, with a gradient of 0 for every parameter that the model used.
+    """A loss of 0, with a gradient of 0 for every parameter that the model used.
 
-    Several processes (`DistributedDataParallel`) wait for a gradient of every parameter, also of those that only losses with
-    weight 0 would reach.
+    `DistributedDataParallel` waits for a gradient of every parameter, even if only losses of weight 0 depend on it.
     """
     stages = [*out.layers, *([out.proposals] if out.proposals else [])]
     zero = out.logits.new_zeros(())
@@ -139,7 +138,7 @@ def zero_loss(out: GroundingDINOOutput) -> Tensor:
 
 
 class _Truth:
-    """The targets of a batch in one row: boxes float [n, 4], positive bool [n, T]; `starts` int64 [B], each image's first."""
+    """The targets of a batch in one row: boxes float [n, 4], positive bool [n, T]; `starts` int64 [B], first box by image."""
 
     def __init__(self, targets: Sequence[Target], tokens: Tensor, device: torch.device) -> None:
         boxes, positive, real = pad_targets(targets, tokens)
@@ -149,6 +148,6 @@ class _Truth:
 
 
 def _denoising_pairs(queries: DenoisingQueries, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs of the positive denoising queries; the others should find nothing."""
+    """(images, queries, boxes) of the positive denoising queries; the negative ones should find nothing."""
     images, numbers = queries.positive.nonzero(as_tuple=True)
     return images, numbers, queries.targets[images, numbers] + starts.to(images.device)[images]

@@ -1,4 +1,4 @@
-"""Which query answers for which box: one-to-one Hungarian matching (section 4.1; DETR, arXiv 2005.12872, section 3.1)."""
+"""Which query is to find which box: one-to-one Hungarian matching (section 4.1; DETR, arXiv 2005.12872, section 3.1)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from gdino_lib.model.grounding_dino import Predictions
 
 @dataclass(frozen=True)
 class HungarianMatcher:
-    """Pairs queries with boxes so that the costs of all pairs add up to the least.
+    """Pairs queries with boxes so that the sum of the pairs' costs is smallest.
 
-    The cost of a pair is `class_weight` * class + `box_weight` * L1 + `giou_weight` * -GIoU, where L1 is that of the two
-    boxes as cxcywh, and class is what the focal loss of a token would change from 0 to 1, averaged over the phrase's
-    tokens. The weights are the paper's appendix's; its section 4.1 says 2, 5, 2.
+    The cost of a pair is `class_weight` * class + `box_weight` * L1 + `giou_weight` * -GIoU. L1 is the distance of the two
+    boxes as cxcywh. The class cost is the focal loss of a token with label 1 minus that with label 0, averaged over the
+    phrase's tokens. The default weights are those of the paper's appendix; its section 4.1 has 2, 5, 2.
     """
 
     class_weight: float = 1.0
@@ -44,7 +44,7 @@ class HungarianMatcher:
 
         Returns:
             For each image (queries, targets), int64 [min(Q, n)] each, on the CPU, by rising query; no index occurs
-            twice. With more boxes than queries, the boxes that would cost most stay without.
+            twice. If there are more boxes than queries, some boxes get no query, so that the sum of costs is smallest.
 
         Raises:
             ValueError: logits, boxes or costs that are not finite, with the image's name; a box whose phrase has no
@@ -52,7 +52,7 @@ class HungarianMatcher:
         """
         boxes, positive, _ = pad_targets(targets, tokens.cpu())
         with torch.autocast(predictions.logits.device.type, enabled=False):
-            # the logits of padding are -inf, and only they; NaN is not below infinity
+            # logits may be -inf, as those of padding are; a comparison with NaN is False
             sound = predictions.boxes.isfinite().all(-1) & (predictions.logits < torch.inf).all(-1)  # (B, Q)
             costs = self.cost(predictions.logits, predictions.boxes, boxes, positive)  # (B, Q, n)
         pairs = []
@@ -76,18 +76,18 @@ class HungarianMatcher:
         """
         dtype = torch.promote_types(boxes.dtype, torch.float32)
         boxes, target_boxes = boxes.to(dtype), target_boxes.to(boxes.device, dtype)
-        # other logits than those of tokens that name a box, those of padding among them, cost nothing
+        # only tokens that name a box enter the cost; other tokens and padding are left out
         named, order = positive.any(-2, keepdim=True).to(torch.uint8).sort(-1, descending=True)  # (..., 1, T)
-        columns = order[..., : int(named.sum(-1).amax())]  # (..., 1, P) for the image with most of them, P
+        columns = order[..., : int(named.sum(-1).amax())]  # (..., 1, P); P = most such tokens of an image
         positive = positive.gather(-1, columns.expand(*positive.shape[:-1], -1)).to(boxes.device, dtype)  # (..., n, P)
         columns = columns.to(boxes.device).expand(*logits.shape[:-1], -1)
-        unnamed = ~positive.any(-2, keepdim=True)  # (..., 1, P), what fills up
+        unnamed = ~positive.any(-2, keepdim=True)  # (..., 1, P), the columns that only fill up to P
         logits = logits.gather(-1, columns).to(dtype).masked_fill(unnamed, 0)  # (..., Q, P)
         score = logits.sigmoid()
         to_one = self.alpha * (1 - score) ** self.gamma * F.softplus(-logits)
         to_zero = (1 - self.alpha) * score**self.gamma * F.softplus(logits)
         share = positive / positive.sum(-1, keepdim=True).clamp(min=1)  # of each token in its phrase
-        class_cost = (to_one - to_zero) @ share.mT  # (..., Q, T) x (..., T, n) -> (..., Q, n)
+        class_cost = (to_one - to_zero) @ share.mT  # (..., Q, P) x (..., P, n) -> (..., Q, n)
 
         box_cost = torch.cdist(boxes, target_boxes, p=1)
         corners = [box_convert(each, "cxcywh", "xyxy") for each in (boxes, target_boxes)]

@@ -1,4 +1,4 @@
-"""Which parameters learn, how fast, and what is kept of them: parts, schedule, moving average, memory."""
+"""Which parameters learn and how fast: frozen parts, schedule, moving average, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def parameter_groups(model: nn.Module, lr: float, lr_scale: Mapping[str, float])
     """Divide the parameters by learning rate, and freeze those whose rate is 0.
 
     Args:
-        lr_scale: factor of `lr` for each beginning of a parameter's name; the longest that fits counts, 1 where none
-            does. "text_encoder" means `text_encoder.*`, not `text_encoder_2.*`.
+        lr_scale: {beginning of parameters' names: factor of `lr`}. If several beginnings fit a name, the longest counts; if
+            none fits, the factor is 1. "text_encoder" means `text_encoder.*`, not `text_encoder_2.*`.
 
     Returns:
         Groups for an optimiser: "params", and "lr" as well as "peak_lr", which a schedule multiplies. Parameters that
@@ -53,10 +53,10 @@ def parameter_groups(model: nn.Module, lr: float, lr_scale: Mapping[str, float])
 
 
 def schedule_factor(settings: TrainingSettings, step: int, steps: int) -> float:
-    """What the learning rates are multiplied by in a step.
+    """The factor of the learning rates in a step, in 0..1.
 
     Args:
-        step: 0 for the first; steps: of the whole run.
+        step: number of the step, from 0; steps: number of steps of the whole run.
     """
     warmup = min(settings.warmup_steps, steps // 10)
     if step < warmup:
@@ -68,17 +68,17 @@ def schedule_factor(settings: TrainingSettings, step: int, steps: int) -> float:
 
 
 class MovingAverage:
-    """An exponential moving average of the parameters that learn; the others cost nothing.
+    """An exponential moving average of the parameters that are trained; frozen parameters take no memory.
 
-    The decay rises to its final value, so that the first weights are soon forgotten: it is the lesser of `decay` and
-    (1 + updates) / (10 + updates).
+    The decay rises to its final value, so that the average soon forgets the first weights: it is the smaller one of `decay`
+    and (1 + updates) / (10 + updates).
 
     Args:
         decay: final share of the old average kept in each update, in 0..1.
 
     Attributes:
         averages: {parameter's name: float tensor}.
-        updates: how many there were.
+        updates: number of updates that were made.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -89,7 +89,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters as they are now."""
+        """Update the average with the present parameters."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         new = [parameter.detach() for parameter in self._parameters.values()]
@@ -98,7 +98,7 @@ class MovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """In this block the model has the averages; afterwards its own parameters again, bit for bit."""
+        """In this block the model has the averaged parameters; afterwards its own ones again, bit for bit."""
         self._exchange()
         try:
             yield
@@ -110,7 +110,7 @@ class MovingAverage:
             parameter.data, self.averages[name] = self.averages[name], parameter.data
 
     def state_dict(self) -> dict[str, Any]:
-        """Averages and number of updates."""
+        """The averages and the number of updates, for a checkpoint."""
         return {"averages": dict(self.averages), "updates": self.updates}
 
     def load_state_dict(self, state: Mapping) -> None:
@@ -121,7 +121,7 @@ class MovingAverage:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode for what learns; frozen modules stay in evaluation mode, so that they give the same at each step."""
+    """Set training mode; frozen modules stay in evaluation mode, so that their outputs do not vary from step to step."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -130,7 +130,7 @@ def train_mode(model: nn.Module) -> None:
 
 
 def set_dropout(model: GroundingDINO, probability: float) -> None:
-    """Dropout of enhancer and decoder, in 0..1; the backbones keep theirs."""
+    """Set the dropout of enhancer and decoder, in 0..1; image backbone and BERT keep theirs."""
     for part in (model.feature_enhancer, model.decoder):
         for module in part.modules():
             if isinstance(module, nn.Dropout):
@@ -140,10 +140,10 @@ def set_dropout(model: GroundingDINO, probability: float) -> None:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Let the backward pass compute each layer again instead of keeping its activations.
+    """Gradient checkpointing: the backward pass computes activations again, so that they need not be kept.
 
-    The gradients are the same, for less memory and a third more time. Swin's blocks, the text encoder, and the layers of
-    enhancer and decoder are computed again.
+    The gradients are the same. Training takes less memory and a third more time. This applies to Swin's blocks, the text
+    encoder, and the layers of enhancer and decoder.
     """
     for module in model.modules():
         if isinstance(module, SwinBlock | TextEncoder | EnhancerLayer | DecoderLayer):

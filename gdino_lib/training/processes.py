@@ -1,4 +1,4 @@
-"""What a run computes on: the device, and the processes that share its work."""
+"""The device that a run computes on, and the processes that share its work."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from gdino_lib.weights.loading import choose_device
 
 
 def build_accelerator(device: str) -> Accelerator:
-    """What distributes a run, on the device that was asked for.
+    """Build the `Accelerator` that distributes a run, on the device that was asked for.
 
     Args:
         device: "auto" or "cpu".
 
     Raises:
-        ValueError: another device, an earlier run of this process on another device, a way to distribute that is not made
-            for this.
+        ValueError: an unknown device, an earlier run of this process on another device, or a way to distribute other than
+            one process per device.
     """
     if device not in ("auto", "cpu"):
         raise ValueError(f"device: expected auto or cpu, got {device!r}; `accelerate launch` chooses among several")
     accelerator = Accelerator(
         cpu=device == "cpu",
-        mixed_precision="no",  # the settings say, whatever accelerate's own configuration says
+        mixed_precision="no",  # `TrainingSettings.precision` decides, not accelerate's own configuration
         dataloader_config=DataLoaderConfiguration(split_batches=True),  # batch_size counts all processes' images
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # one process may validate for long
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # others wait while one validates
     )
     kind = str(accelerator.distributed_type.value)
     if kind != "NO" and not kind.startswith("MULTI_"):
@@ -47,18 +47,18 @@ def build_accelerator(device: str) -> Accelerator:
 def reduce(accelerator: Accelerator, tensor: Tensor, how: str) -> Tensor:
     """The "sum" or "mean" of a tensor over all processes."""
     reduced = accelerator.reduce(tensor, how)
-    assert isinstance(reduced, Tensor)  # of a tensor it is one
+    assert isinstance(reduced, Tensor)  # accelerate returns a tensor for a tensor
     return reduced
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether the flag is set on any process; all must ask."""
+    """Whether the flag is set in any process; all processes must call this."""
     return bool(reduce(accelerator, torch.tensor([float(flag)], device=accelerator.device), "sum").item())
 
 
 @contextmanager
 def repeatable_sums(device: torch.device) -> Iterator[None]:
-    """On a CPU, let sums of gradients not depend on which thread comes first."""
+    """On a CPU, make sums of gradients independent of the order in which threads finish."""
     if device.type != "cpu":
         yield
         return

@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies in it, who may write to it, and where a run goes on."""
+"""The folder of a training run: its files, the lock that keeps other runs out, and the checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gdino_lib.training.checkpoints import STATE, TrainingState
 from gdino_lib.training.log import LOG
 
 BEST, LAST = "best.safetensors", "last.safetensors"
-WRITTEN = {  # by a run, and removed by `overwrite`
+WRITTEN = {  # files and folders that a run writes, and that `overwrite` removes
     *(BEST, LAST, "best.thresholds.json", "best-adapters", "last-adapters", LOG, "tensorboard", "checkpoints")
 }
 LOCK = ".lock"  # held while a run reads or writes the folder
-MAY_CHANGE = {  # when a run goes on
+MAY_CHANGE = {  # settings that may differ when a run is resumed
     *("epochs", "patience", "save_every", "validate_every", "accumulation_steps", "gradient_checkpointing")
 }
-PROGRESS = {  # what the trainer keeps in `state.json` beside what the run is
+PROGRESS = {  # {entry of `state.json`: its type}
     **{"waited": int, "judged": int, "processes": int, "settings": dict, "config": dict, "data": str},
     **{"validation": (str, NoneType), "best": (dict, NoneType)},
 }
@@ -34,10 +34,11 @@ BEST_FIELDS = {"step": int, "epoch": int, "ap": (int, float), "ap50": (int, floa
 
 @contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder while the block runs; it is made if need be.
+    """Keep other runs out of the folder while the block runs; the folder is made if it is missing.
 
     Raises:
-        BlockingIOError: another run is in it; OSError: it is not writable.
+        BlockingIOError: another run uses the folder.
+        OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
     with only_writer(out, out / LOCK):
@@ -45,33 +46,33 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def last_checkpoint(out: Path, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on with; refuses a folder that a run must not touch, and changes nothing.
+    """The checkpoint to resume from; refuses a folder that a run must not touch, and changes nothing.
 
     Returns:
-        None where the run begins.
+        The folder of the newest checkpoint; None if the run begins.
 
     Raises:
-        FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for; or something that no
-            run wrote; or a run that is over.
+        FileExistsError: `out` holds files, and neither `resume` nor `overwrite` was asked for; or `out` holds files that no
+            run wrote, or a finished run without checkpoints.
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; expected a folder for the run")
     present = sorted(path.name for path in out.iterdir() if path.name != LOCK) if out.is_dir() else []
     if present and not (resume or overwrite):
         raise FileExistsError(
-            f"{out} is not empty; choose another folder, or ask for resume, to go on with the run in it, or overwrite "
+            f"{out} is not empty; choose another folder, or ask for resume, to continue the run in it, or overwrite "
             "(on the command line --resume, --overwrite)"
         )
     foreign = next((name for name in present if not _from_a_run(name)), None)
     if overwrite:
         foreign = other_file(out, _FILES)
-    elif any(_from_a_run(name) for name in present):  # a run goes on beside what its owner has put there
+    elif any(_from_a_run(name) for name in present):  # a run may continue beside files that its owner has added
         foreign = None
     if foreign:
         raise FileExistsError(f"{out} holds {foreign!r}, which no run wrote; choose another folder")
     saved = checkpoints.steps(out) if resume else []
-    if not saved and resume and LAST in present:  # a run begun anew would take the place of its weights
-        raise FileExistsError(f"{out} has a run that is over, without checkpoints to go on from; choose another folder")
+    if not saved and resume and LAST in present:  # a new run would replace the weights of the finished one
+        raise FileExistsError(f"{out} has a finished run without checkpoints to resume from; choose another folder")
     return saved[-1] if saved else None
 
 
@@ -79,20 +80,20 @@ def read_checkpoint(folder: Path) -> TrainingState:
     """Read a checkpoint of a `Trainer`.
 
     Raises:
-        ValueError: damaged; names the file, and the checkpoint before it if there is one.
+        ValueError: a file is damaged or missing; the message names it, and an earlier checkpoint if there is one.
     """
     try:
         saved = checkpoints.read(folder)
         _check_progress(saved)
     except (ValueError, FileNotFoundError) as error:
         earlier = [other.name for other in checkpoints.steps(folder.parents[1]) if other.name < folder.name]
-        before = f"; remove {folder} to go on from {earlier[-1]}" if earlier else ""
+        before = f"; remove {folder} to resume from {earlier[-1]}" if earlier else ""
         raise ValueError(f"{error}{before}") from None
     return saved
 
 
 def _check_progress(saved: TrainingState) -> None:
-    """Refuse a `state.json` that lacks something, or has it as another type or out of range."""
+    """Refuse a `state.json` with an entry that is missing, of another type or out of range."""
     file, step = saved.folder / STATE, saved.state["step"]
     parts: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [(PROGRESS, saved.state)]
     if isinstance(best := saved.state.get("best"), dict):
@@ -110,11 +111,11 @@ def _check_progress(saved: TrainingState) -> None:
 
 
 def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> None:
-    """Refuse to go on with another run's checkpoint.
+    """Refuse to resume from the checkpoint of another run.
 
     Args:
-        run: what the run is, as its checkpoints say: "settings", "config", "data", "validation", "pictures", "processes".
-        steps: how many the run will have made.
+        run: the entries that identify a run: "settings", "config", "data", "validation", "pictures", "processes".
+        steps: number of steps that the run will have made in the end.
 
     Raises:
         ValueError: other settings than `MAY_CHANGE` allows, another model or other data, or more steps than `steps`.
@@ -131,13 +132,13 @@ def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> 
             raise ValueError(f"{file}: its run has other {kind}; resume with the same")
     if "pictures" not in state:
         warnings.warn(
-            f"{file} is of an earlier version: whether the pictures are still the same is not known", stacklevel=3
+            f"{file} is of an earlier version, so it is unknown whether the pictures are still the same", stacklevel=3
         )
     elif state["pictures"] != run["pictures"]:
         raise ValueError(f"{file}: the pictures of its run have other pixels by now; resume with the same files")
     if state["processes"] != run["processes"]:
         text = f"{state['processes']} processes, not {run['processes']}"
-        warnings.warn(f"the run was begun on {text}: it goes on, though not bit for bit", stacklevel=3)
+        warnings.warn(f"the run began on {text}: it continues, but not bit for bit", stacklevel=3)
     if state["step"] > steps:
         raise ValueError(
             f"{file}: its run has made {state['step']} steps, and {run['settings']['epochs']} epochs are {steps}; "
@@ -146,14 +147,14 @@ def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> 
 
 
 def prepare(out: Path, resume: bool) -> None:
-    """Empty the folder of an earlier run unless that goes on, and of what a killed run left half-written."""
+    """Remove half-written files of a killed run and, unless the run is resumed, all files of an earlier run."""
     for path in out.iterdir():
         if path.name != LOCK and _from_a_run(path.name) and (not resume or path.name not in WRITTEN):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _from_a_run(name: str) -> bool:
-    """Whether a run wrote this, or was killed while it wrote it."""
+    """Whether a run wrote the file or folder of this name, or left it half-written when it was killed."""
     return name in WRITTEN or name == LOCK or any(name.startswith(f".{written}.") for written in WRITTEN)
 
 
@@ -161,7 +162,7 @@ def _alternatives(*names: str) -> str:
     return f"({'|'.join(re.escape(name) for name in names)})"
 
 
-_FILES = "|".join(  # every file below the folder that a run may have written, half-written ones included
+_FILES = "|".join(  # pattern of all files below the folder that a run may have written, including half-written ones
     (
         _alternatives(BEST, LAST, "best.thresholds.json", LOG, LOCK),
         rf"(best|last)-adapters/{_alternatives(lora.WEIGHTS, lora.CONFIG)}",

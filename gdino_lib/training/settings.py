@@ -1,4 +1,4 @@
-"""Everything about a training run that is a number or a choice; the command `gdino train` has an option for each field."""
+"""All numbers and choices of a training run; the command `gdino train` has an option for each field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Schedule = Literal["step", "cosine"]
 
 @dataclass(frozen=True)
 class LossSettings(CheckedFields):
-    """Weights. The paper contradicts itself on the class term: these defaults are its appendix's.
+    """Weights of the matching costs and the losses. The paper has two versions; the defaults are those of its appendix.
 
     Raises:
         ValueError: a negative or infinite number.
@@ -30,17 +30,17 @@ class LossSettings(CheckedFields):
 
     _unknown: ClassVar[str] = "unknown loss settings"
 
-    match_class: NonNegativeFloat = 1.0  # of the matching costs
+    match_class: NonNegativeFloat = 1.0  # weights of the matching costs
     match_box: NonNegativeFloat = 5.0
     match_giou: NonNegativeFloat = 2.0
-    class_weight: NonNegativeFloat = 2.0  # of the losses
+    class_weight: NonNegativeFloat = 2.0  # weights of the losses
     box_weight: NonNegativeFloat = 5.0
     giou_weight: NonNegativeFloat = 2.0
     alpha: Share = 0.25  # focal loss: weight of positives; 1 - alpha for negatives
-    gamma: NonNegativeFloat = 2.0  # focal loss: how little easy tokens count
-    layers: NonNegativeFloat = 1.0  # of the decoder layers before the last; 0 leaves them out
-    proposals: NonNegativeFloat = 1.0  # of the encoder's proposals; 0 leaves them out
-    denoising: NonNegativeFloat = 1.0  # of the denoising queries; 0 leaves them out
+    gamma: NonNegativeFloat = 2.0  # focal loss: the larger, the less easy tokens count
+    layers: NonNegativeFloat = 1.0  # factor for the decoder layers before the last; 0 leaves them out
+    proposals: NonNegativeFloat = 1.0  # factor for the encoder's proposals; 0 leaves them out
+    denoising: NonNegativeFloat = 1.0  # factor for the denoising queries; 0 leaves them out
 
     @classmethod
     def section_4_1(cls) -> LossSettings:
@@ -58,41 +58,50 @@ class TrainingSettings(CheckedFields):
 
     _unknown: ClassVar[str] = "unknown settings"
 
-    epochs: Annotated[PositiveInt, "passes over the training data, but for what fills no whole step"] = 20
+    epochs: Annotated[
+        PositiveInt, "passes over the training data; images that do not fill a whole step are left out"
+    ] = 20
     batch_size: Annotated[PositiveInt, "images per step, over all processes and passes together"] = 4
     accumulation_steps: Annotated[
-        PositiveInt, "forward and backward passes that make up a step: gradient accumulation, less memory"
+        PositiveInt, "forward and backward passes per step (gradient accumulation, which saves memory)"
     ] = 1
     lr: Annotated[NonNegativeFloat, "learning rate of AdamW"] = 1e-4
     lr_scale: Annotated[
         Mapping[str, NonNegativeFloat],
         "PART=FACTOR: learning rate of the parameters whose names begin with PART, as a multiple of lr; 0 freezes them; "
-        "the longest PART that fits counts",
+        "if several PARTs fit, the longest counts",
     ] = field(default_factory=lambda: {"image_backbone.backbone": 0.1, "text_encoder.bert": 0.0})
     schedule: Annotated[Schedule, "how the learning rate falls: at the drops, or along half a cosine to 0"] = "step"
     drops: Annotated[
-        tuple[Share, ...], "step: shares of the run, in 0..1, after which it falls to a tenth; 1: never"
+        tuple[Share, ...],
+        "for the step schedule: shares of the run, in 0..1, after which the learning rate falls to a tenth; 1: never",
     ] = (0.75,)
     warmup_steps: Annotated[
-        NonNegativeInt, "first steps, over which the learning rate rises from 0; a tenth of the run at most"
+        NonNegativeInt, "first steps, over which the learning rate rises from 0; at most a tenth of the run"
     ] = 100
-    weight_decay: Annotated[NonNegativeFloat, "of AdamW"] = 1e-4
+    weight_decay: Annotated[NonNegativeFloat, "weight decay of AdamW"] = 1e-4
     clip: Annotated[NonNegativeFloat, "largest norm of the gradients of a step; 0: no limit"] = 0.1
-    ema: Annotated[Share, "decay of a moving average of the weights, to validate and keep; 0: none"] = 0.0
-    dropout: Annotated[Share, "of enhancer and decoder, while training"] = 0.0
-    precision: Annotated[Precision, "of the forward pass; the weights stay float32"] = "float32"
-    gradient_checkpointing: Annotated[bool, "compute each layer twice instead of remembering it: less memory"] = False
+    ema: Annotated[Share, "decay of a moving average of the weights, which is validated and saved; 0: no average"] = 0.0
+    dropout: Annotated[Share, "dropout of enhancer and decoder in training"] = 0.0
+    precision: Annotated[Precision, "precision of the forward pass; the weights stay float32"] = "float32"
+    gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass, which saves memory"] = (
+        False
+    )
     lora_rank: Annotated[
-        NonNegativeInt, "train low-rank adapters of this rank instead of the weights; 0: the weights"
+        NonNegativeInt, "train low-rank adapters of this rank instead of the weights; 0: train the weights"
     ] = 0
     lora_alpha: Annotated[PositiveFloat, "the adapters' update is multiplied by lora_alpha / lora_rank"] = 16.0
-    denoising: Annotated[NonNegativeInt, "denoising queries an image, as many positive as negative ones; 0: none"] = 100
-    box_noise: Annotated[NonNegativeFloat, "of denoising queries, in halves of a box's sides"] = 1.0
-    label_noise: Annotated[Share, "of denoising queries: half of it is the share that carries another phrase"] = 0.5
+    denoising: Annotated[
+        NonNegativeInt, "positive denoising queries per image, with as many negative ones; 0: none"
+    ] = 100
+    box_noise: Annotated[NonNegativeFloat, "noise on the boxes of denoising queries, in halves of a box's sides"] = 1.0
+    label_noise: Annotated[
+        Share, "noise on the phrases of denoising queries: half of this share gets another phrase"
+    ] = 0.5
     validate_every: Annotated[PositiveInt, "epochs from one validation to the next"] = 1
-    patience: Annotated[NonNegativeInt, "stop after so many validations without a better AP; 0: never"] = 0
+    patience: Annotated[NonNegativeInt, "stop after this many validations without a better AP; 0: never"] = 0
     save_every: Annotated[PositiveInt, "steps from one checkpoint to the next; each epoch ends with one, too"] = 500
-    seed: Annotated[Seed, "of everything random"] = 0
+    seed: Annotated[Seed, "seed of all random choices"] = 0
     loss: LossSettings = field(default_factory=LossSettings)  # weights of the matching costs and the losses
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How a run is told to stop: SIGTERM and Ctrl-C become a request that the trainer polls."""
+"""SIGTERM and Ctrl-C become a request to stop, which the trainer polls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gdino_lib.messages import printable
 
 
 class InterruptedValidation(BaseException):
-    """A signal came while nothing needed to be finished."""
+    """A signal asked to stop during a validation, which need not be finished."""
 
 
 class StopRequest:
@@ -43,7 +43,7 @@ class StopRequest:
             yield
             return
 
-        self._signal = None  # of an earlier block
+        self._signal = None  # forget the request of an earlier block
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def restore() -> None:

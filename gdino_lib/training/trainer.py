@@ -1,8 +1,8 @@
-"""The training loop: what the authors of Grounding DINO did not release.
+"""The training loop, which the authors of Grounding DINO did not release.
 
 A run depends on its settings, data and first weights alone. Everything random in a step is drawn from the seed and the step's
-number, so that a run which was killed at any moment goes on from its last checkpoint: bit for bit on a CPU, but for rounding
-on a GPU, which adds up in an order that varies.
+number, so a run that was killed at any moment continues from its last checkpoint as if nothing had happened: bit for bit on a
+CPU; on a GPU up to rounding, because a GPU adds numbers in varying order.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Result(NamedTuple):
     """How a run ended.
 
     Attributes:
-        weights: the file to use: the best by validation, or the last without it.
-        best: {"ap", "ap50", "step", "epoch"} of the best validation; None without one.
-        step: how many steps were made, earlier ones of a resumed run included.
+        weights: the file to use: the best weights by validation, or the last ones if there was no validation.
+        best: {"ap", "ap50", "step", "epoch"} of the best validation; None without validation.
+        step: number of steps that were made, including those before the run was resumed.
     """
 
     weights: Path
@@ -56,31 +56,34 @@ class Result(NamedTuple):
 class Trainer:
     """Trains a model, on one process or, under `accelerate launch`, on many.
 
-    The folder `out` holds: `best.safetensors` (by validation AP, the moving average where there is one, adapters merged)
-    with `best.thresholds.json` beside it, `last.safetensors`, `log.jsonl`, `tensorboard/`, `checkpoints/`; with LoRA also
-    `best-adapters/` and `last-adapters/`.
+    The folder `out` holds `best.safetensors` (the weights with the best validation AP: the moving average if there is one,
+    with adapters merged) with `best.thresholds.json` beside it, `last.safetensors`, `log.jsonl`, `tensorboard/` and
+    `checkpoints/`; with LoRA also `best-adapters/` and `last-adapters/`.
 
     Args:
-        model: with the weights to begin with; it is changed.
-        dataset: to learn from.
-        settings: everything else.
-        out: folder of the run; new, unless `resume` or `overwrite`.
-        validation: to judge by after each epoch; None: no judgement, the last weights count.
+        model: the model with its first weights; it is changed.
+        dataset: the data set to learn from.
+        settings: all other numbers and choices.
+        out: folder of the run; it must be new or empty, unless `resume` or `overwrite` is set.
+        validation: the data to validate on after each epoch; None: no validation, and the last weights count.
         resume: go on from the last checkpoint in `out`, which must be of the same settings and data; `run_folder.MAY_CHANGE`
-            names the settings that may differ (other `epochs` move the learning rate's drops). Without a checkpoint yet, or a
-            folder, the run begins.
+            names the settings that may differ (other `epochs` move the learning rate's drops). If there is no folder or no
+            checkpoint yet, the run begins.
         overwrite: remove an earlier run in `out`.
-        workers: processes of the loader, see `build_loader`. Where processes are spawned (macOS, Windows), a script must
+        workers: processes of the loader, see `build_loader`. On systems that spawn processes (macOS, Windows), a script must
             call `fit` under `if __name__ == "__main__":`.
         device: "auto", or "cpu" to leave a GPU alone.
-        progress: show a bar and a line an epoch.
+        progress: show a progress bar, and a line after each epoch.
 
     Raises:
-        FileExistsError: `out` holds something, and neither `resume` nor `overwrite` was asked for.
-        BlockingIOError: another run is in `out`.
-        FileNotFoundError: an image to validate by that is missing.
-        ValueError: settings that do not go together, too few images, nothing to validate by, other settings or data than
-            those of the run to go on with, a way to distribute that is not made for this.
+        FileExistsError: `out` holds files, and neither `resume` nor `overwrite` was asked for; or files that no run wrote.
+        BlockingIOError: another run uses `out`.
+        FileNotFoundError: an image for validation is missing.
+        ValueError: settings that do not go together, too few images, no box to validate on, other settings or data than
+            those of the run to resume, or an unsupported way to distribute the work.
+
+    Warns:
+        UserWarning: images with more boxes than the model has queries.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Trainer:
         _warn_of_crowded_images(dataset, model.config.queries)
         if validation:
             validation.check()
-        self._run = {  # what it is, for its checkpoints and whoever goes on with them
+        self._run = {  # what identifies the run: each checkpoint holds it, and a run that resumes must have the same
             "settings": settings.to_dict(),
             "config": self.config.to_dict(),
             "data": dataset.fingerprint,
@@ -144,26 +147,26 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """How many steps were made, those of an earlier run that goes on included."""
+        """Number of steps that were made, including those before the run was resumed."""
         return self.loop.step
 
     @property
     def steps(self) -> int:
-        """How many steps the whole run has."""
+        """Number of steps of the whole run."""
         return self.loop.steps
 
     def fit(self) -> Result:
-        """Train until the last epoch, until nothing gets better, or until told to stop.
+        """Train until the last epoch, until `patience` runs out, or until a signal asks to stop.
 
-        SIGTERM and Ctrl-C save a checkpoint after the step under way and stop; a validation under way is broken off
-        (on several processes: ended) and done again when the run goes on.
+        On SIGTERM or Ctrl-C, the trainer finishes the current step, saves a checkpoint and stops. A validation is broken off
+        (with several processes, it is finished), and repeated when the run is resumed.
 
         Raises:
             KeyboardInterrupt, SystemExit(143): after Ctrl-C, SIGTERM; everything is saved.
             ValueError: predictions, losses or gradients that are not finite, with the images' names. Checkpoints stay.
-            ImageError: an image that cannot be used.
-            BlockingIOError, FileExistsError: another run is in the folder, or has been since this one was set up.
-            OSError: a full disk or the like; the last checkpoint stays.
+            ImageError: an image cannot be used.
+            BlockingIOError, FileExistsError: another run uses the folder, or has used it since this trainer was made.
+            OSError: the disk is full, or the folder cannot be written; the last checkpoint stays.
         """
         with self._claimed():
             self._prepare_folder()
@@ -180,7 +183,7 @@ class Trainer:
 
     def _train(self, log: RunLog | None) -> None:
         s = self.settings
-        self._validate_when_due(log)  # if the run was stopped before it did
+        self._validate_when_due(log)  # if the run was stopped before the validation of its last epoch
         while self.step < self.steps and not (s.patience and self.waited >= s.patience):
             self._epoch(log)
             self._validate_when_due(log)
@@ -188,7 +191,7 @@ class Trainer:
             if self._told_to_stop():
                 self._end()
         self._save_weights(LAST)
-        if self._told_to_stop():  # while they were written
+        if self._told_to_stop():  # while the weights were written
             self._end()
 
     def _epoch(self, log: RunLog | None) -> None:
@@ -229,7 +232,7 @@ class Trainer:
         return losses
 
     def _validate_when_due(self, log: RunLog | None) -> None:
-        """Validate, where an epoch has ended that is to be judged and was not."""
+        """Validate after an epoch that `validate_every` selects, unless that was done already."""
         epoch, rest = divmod(self.step, self.loop.steps_per_epoch)
         due = epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
         if not self.validation or rest or not due or self.judged == self.step:
@@ -243,10 +246,10 @@ class Trainer:
             log.say(text)
 
     def _validate(self, epoch: int, log: RunLog | None) -> str:
-        """Measure; keep the weights if none were better so far. Returns words for the log."""
+        """Measure the model, and save its weights if none were better so far. Returns a line for the terminal."""
         average = self.loop.average
         with average.applied() if average else nullcontext():
-            # what follows the measuring is not broken off; on several processes the others would wait for one that stopped
+            # only measuring may be broken off, and only on one process: others would wait for the one that stopped
             with self._stop.immediate(self.accelerator.num_processes == 1):
                 precision, thresholds = self._measure()
             entry = {"step": self.step, "epoch": epoch, "ap": precision.ap, "ap50": precision.ap50}
@@ -255,12 +258,12 @@ class Trainer:
             better = self.best is None or precision.ap > self.best["ap"]
             if better:
                 self.waited = 0
-            # of equals the one that has learned longer: all may be 0
+            # of equal results the later one is kept, because the AP of all early ones may be 0
             if self.best is None or precision.ap >= self.best["ap"]:
                 self.best = entry
                 beside = thresholds_path(self.out / BEST)
                 if self.accelerator.is_main_process:
-                    beside.unlink(missing_ok=True)  # a run that is killed leaves no thresholds of other weights
+                    beside.unlink(missing_ok=True)  # a run killed here must not leave thresholds of other weights
                 self._save_weights(BEST, averaged=True)
                 if self.accelerator.is_main_process:
                     thresholds.save(beside)
@@ -270,8 +273,8 @@ class Trainer:
         return f"  AP {precision.ap:.3f}, AP50 {precision.ap50:.3f}{words}"
 
     def _measure(self) -> tuple[AveragePrecision, Thresholds]:
-        """AP of the model as it is, and its thresholds."""
-        assert self.validation is not None  # else nothing is due
+        """(AP of the model with its present weights, its thresholds)."""
+        assert self.validation is not None  # no validation is due without it
         detector = Detector(self.plain_model, self.settings.precision)
         return measure(detector, self.validation, self.accelerator, self._progress)
 
@@ -280,7 +283,7 @@ class Trainer:
         self.loop.save(self.out, self._run | progress)
 
     def _save_weights(self, name: str, averaged: bool = False) -> None:
-        """Write the weights for use: a plain model's, the moving average where there is one."""
+        """Write weights for use: those of the moving average if there is one, with adapters merged."""
         if not self.accelerator.is_main_process:
             return
         average = self.loop.average
@@ -293,25 +296,27 @@ class Trainer:
             loading.save(model, self.out / name, about={"training": json.dumps(about)})
 
     def _claimed(self) -> AbstractContextManager[None]:
-        """Keep other runs out of the folder; one process does so for all."""
+        """Keep other runs out of the folder; the main process does so for all processes."""
         return run_folder.claimed(self.out) if self.accelerator.is_main_process else nullcontext()
 
     def _prepare_folder(self) -> None:
-        """Make room for this run, once: where it was interrupted, the same trainer may go on."""
-        self.accelerator.wait_for_everyone()  # all have looked
+        """Remove an earlier run from the folder. Later calls of `fit` go on with the run and remove nothing."""
+        self.accelerator.wait_for_everyone()  # every process has read the folder before it changes
         if self.accelerator.is_main_process and not self._prepared:
             if run_folder.last_checkpoint(self.out, self._resume, self._overwrite) != self._begins_at:
-                raise FileExistsError(f"{self.out}: another run has gone on there since; start again")
+                raise FileExistsError(f"{self.out}: another run has changed the folder meanwhile; start again")
             run_folder.prepare(self.out, self._resume)
         self._prepared = True
         self.accelerator.wait_for_everyone()
 
     def _told_to_stop(self) -> bool:
-        """Whether any process was."""
+        """Whether any process was told to stop."""
         return any_process(self.accelerator, self._stop.requested)
 
     def _end(self) -> NoReturn:
-        self._stop.end(f"stopped after step {self.step} of {self.steps}; everything is saved, --resume goes on")
+        self._stop.end(
+            f"stopped after step {self.step} of {self.steps}; everything is saved, --resume continues the run"
+        )
 
 
 def _check_request(
@@ -323,7 +328,9 @@ def _check_request(
     if resume and overwrite:
         raise ValueError("resume goes on with a run and overwrite removes it; ask for one of them")
     if settings.patience and not validation:
-        raise ValueError("patience: nothing tells whether anything gets better; give data to validate by")
+        raise ValueError(
+            "patience: needs validation, which tells whether the model gets better; give data to validate on"
+        )
 
 
 def _check_division(settings: TrainingSettings, processes: int) -> None:
@@ -343,7 +350,7 @@ def _warn_of_crowded_images(dataset: SeededDataset, queries: int) -> None:
 
 
 def _prepare_model(model: GroundingDINO, settings: TrainingSettings) -> GroundingDINO:
-    """The model with adapters, dropout and checkpointed activations, as the settings want them; it is changed."""
+    """The model with the adapters, dropout and gradient checkpointing of the settings; `model` is changed."""
     if settings.lora_rank:
         torch.manual_seed(derived_seed(settings.seed, "adapters"))
         model = lora.add(model, settings.lora_rank, settings.lora_alpha)

@@ -1,4 +1,4 @@
-"""What a run is judged by, and how it is measured on one process or many."""
+"""The validation of a run: its data, and the measurement on one process or many."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gdino_lib.evaluation.matching import match_all
 
 
 class Validation(NamedTuple):
-    """What a run is judged by.
+    """The data that a run is validated on.
 
     Attributes:
         records: detection records.
         images: folder that their file names are relative to.
-        negatives: classes that an image is asked for besides its own, see `detect_all`; None: all of them.
+        negatives: number of absent classes in the prompt of an image, see `detect_all`; None: all of them.
     """
 
     records: data_prep.Dataset
@@ -34,7 +34,7 @@ class Validation(NamedTuple):
     negatives: int | None = None
 
     def check(self) -> None:
-        """Find now, not after an epoch, what would stop the first validation.
+        """Check before training for faults that would stop the first validation, an epoch later.
 
         Raises:
             ValueError: nothing to measure precision by, or two classes that are the same words.
@@ -50,7 +50,7 @@ class Validation(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Of the records and what is asked for; the images may lie elsewhere."""
+        """A digest of the records and `negatives`. It does not cover `images`: the folder may have moved."""
         return hashlib.sha256(repr((self.records, self.negatives)).encode()).hexdigest()
 
     @property

@@ -1,1 +1,1 @@
-"""What would go wrong in training, found before it."""
+"""Checks before training: faults of the data, of the gradients and of learning."""

@@ -1,4 +1,4 @@
-"""A batch of a few images: drawn as the model sees them, and one training step on them."""
+"""A batch of a few images: pictures of them as the model sees them, and a training step on them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gdino_lib.training.doctor.pictures import draw_sample
 from gdino_lib.training.losses import Criterion
 
 BATCH_SIZE = 4  # images
-PREFERRED_BOXES = 10  # images with at most so many are preferred: crowds take longer to learn
-DENOISING_QUERIES = 20  # an image, as many positive as negative ones: fewer than training has, to be quick
+PREFERRED_BOXES = 10  # images with more boxes are avoided, because they take longer to learn
+DENOISING_QUERIES = 20  # positive ones per image, with as many negative ones; fewer than in training, to save time
 
 
 def examine_batch(diagnosis: Diagnosis, dataset: GroundingDataset, folder: Path) -> Batch | None:
-    """Draw a few images that have boxes; None where there are none, or their pixels are of no use."""
+    """Choose a few images with boxes and draw them; None if there are none, or if their pixels are not finite."""
     counts = {index: len(single_objects(dataset.records[index])) for index in EpochOrder(dataset)}
     with_boxes = (index for index in counts if counts[index])
     chosen = sorted(with_boxes, key=lambda index: max(counts[index], PREFERRED_BOXES))[:BATCH_SIZE]
@@ -47,7 +47,7 @@ def examine_batch(diagnosis: Diagnosis, dataset: GroundingDataset, folder: Path)
 
 
 class TrainingStep:
-    """Predictions and losses of one batch, with the same denoising queries each time, and an optimizer."""
+    """Predictions and losses of one batch, with the same denoising queries in each step, and an optimiser."""
 
     def __init__(self, model: GroundingDINO, batch: Batch, lr: float, seed: int) -> None:
         device = next(model.parameters()).device

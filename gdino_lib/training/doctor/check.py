@@ -1,8 +1,8 @@
-"""`gdino check`: what would go wrong in training, said in words before it does.
+"""`gdino check`: find out before training what would go wrong.
 
-Four examinations, each of which needs the one before it: the data; a batch of four images, drawn as the model sees it; the
-gradients of one step, part by part; and whether the model can learn those four images by heart. A model that cannot, with
-data that are in order, will not learn anything else either.
+There are four examinations, and each needs the one before it: the data; a batch of four images, drawn as the model sees them;
+the gradients of one step, part by part; and overfitting: whether the model can learn the four images by heart. A model that
+cannot, although the data are in order, will not learn anything else either.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ def check(
         out: folder for `check.json`, `batch-1.png` ... `batch-4.png` and `overfitting.png`.
         transform: what training does to an image; None: `TrainingTransform` of the model's size.
         frozen: prefixes of parameters that are not to be trained; any other frozen parameter is a problem.
-        overfit: learn the batch by heart; False leaves that out.
-        lr: learning rate of AdamW for this, constant for half of the time, then falling to 0.
-        seconds: that this may take.
-        seed: of the choice of images, of augmentation and noise.
+        overfit: try to learn the batch by heart; False leaves this examination out.
+        lr: learning rate of AdamW for overfitting; constant for half of the time, then falling to 0.
+        seconds: time that overfitting may take.
+        seed: seed of the choice of images, of augmentation and of noise.
         overwrite: replace an earlier report in `out`.
 
     Returns:
-        What was found, faults of the data and of single images included.
+        The diagnosis. Faults of the data and of single images are part of it and raise no error.
 
     Raises:
         FileNotFoundError: `images` is not a folder.
-        FileExistsError: `out` holds something, or with `overwrite` something else than a report.
-        ValueError: `frozen` names no part, `lr` or `seconds` is not above 0.
-        OSError: `out` is not writable.
+        FileExistsError: `out` holds files and `overwrite` is off, or it holds files that belong to no report.
+        ValueError: `frozen` names no part of the model; `lr` or `seconds` is not above 0.
+        OSError: `out` cannot be written.
     """
     for name, value in (("lr", lr), ("seconds", seconds)):
         if not value > 0:
@@ -79,7 +79,7 @@ def check(
         dataset = build_dataset(diagnosis, usable, images, transform, seed, model.config.max_tokens)
         batch = None if dataset is None else examine_batch(diagnosis, dataset, folder)
         if batch is None:
-            diagnosis.add("warning", "batch", "no gradients and no overfitting were checked: mend the data first")
+            diagnosis.add("warning", "batch", "gradients and overfitting were not examined: mend the data first")
         elif examine_gradients(diagnosis, patient, batch, frozen, lr, seed) and overfit:
             result = examine_overfitting(diagnosis, patient, batch, lr, seconds, seed, progress)
             if result is not None:

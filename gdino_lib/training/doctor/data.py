@@ -1,4 +1,4 @@
-"""The data before training: records, image files, boxes, the words of the classes."""
+"""Examine the data before training: records, image files, boxes, and the words of the classes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from gdino_lib.images import resized_size
 from gdino_lib.prompts import word_pieces
 from gdino_lib.training.doctor.diagnosis import MAX_LISTED, Diagnosis, first_few
 
-MIN_BOX_SIDE = 4  # pixels: half a token of the finest level
-FULL_PROMPT_SHARE = 0.9  # of the tokens that a prompt holds
+MIN_BOX_SIDE = 4  # pixels: half the side of a token of the finest level
+FULL_PROMPT_SHARE = 0.9  # share of a prompt's tokens from which a warning is given
 
 
 def examine_data(
@@ -35,7 +35,7 @@ def examine_data(
     config: GroundingDINOConfig,
     progress: bool,
 ) -> data_prep.Dataset:
-    """Note what is wrong; return the records whose images can be used, with boxes as they are."""
+    """Note the faults of the data; return the records whose images can be used, with their boxes as they are."""
     repaired, audited = audit(records)
     diagnosis.classes = repaired.class_counts
     boxes = sum(diagnosis.classes.values())
@@ -99,7 +99,7 @@ def _examine_images(
         return None
 
     hidden = None if progress else True  # None: shown on terminals only
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while it decodes
+    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
         results = pool.map(fault, records.images)
         faults = list(tqdm(results, "opening images", len(records.images), unit="image", delay=1, disable=hidden))
     texts = list(dict.fromkeys(text for text in faults if text))
@@ -148,7 +148,7 @@ def _examine_words(diagnosis: Diagnosis, records: data_prep.Dataset, max_tokens:
         tokens = _prompt_length(classes)
         diagnosis.add("ok", "data", f"the {len(classes)} classes take {tokens} of the {max_tokens} tokens of a prompt")
         if tokens > FULL_PROMPT_SHARE * max_tokens:
-            rest = "each prompt has the classes that its image shows, and as many others as fit in"
+            rest = "each prompt has the classes that its image shows, and as many other classes as fit"
             text = f"all classes together ({tokens} tokens) fill a prompt ({max_tokens}): {rest}"
             diagnosis.add("warning", "data", text)
     lengths = [

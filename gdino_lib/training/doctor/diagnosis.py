@@ -1,4 +1,4 @@
-"""What `gdino check` finds out: remarks, each part's gradient, how well a batch was learned; as JSON and as text."""
+"""The results of `gdino check`: remarks, the gradient of each part, how well a batch was learned; as JSON and as text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from gdino_lib.messages import one_line
 Level = Literal["ok", "warning", "problem"]
 Examination = Literal["data", "batch", "gradients", "overfitting"]
 
-MAX_LISTED = 5  # faults of one kind that get a line each; the others are counted
+MAX_LISTED = 5  # how many faults of one kind get a line each; the others are only counted
 
 
 @dataclass(frozen=True)
 class Remark:
-    """What was found, in one line.
+    """A remark of an examination, in one line.
 
     Attributes:
-        level: "ok"; "warning", which training survives; "problem".
-        about: which examination found it.
-        text: what, where, and what to do about it.
+        level: "ok"; "warning", a fault with which training works; "problem", a fault with which it does not.
+        about: the examination that made the remark.
+        text: the fault, its place, and its remedy.
     """
 
     level: Level
@@ -36,12 +36,12 @@ class Remark:
 
 @dataclass(frozen=True)
 class PartGradient:
-    """What one step brings to a part of the model.
+    """The gradient that a training step gives to a part of the model.
 
     Attributes:
-        part: beginning of its parameters' names.
-        parameters: how many numbers it has; trained: those of them that are not frozen.
-        norm: of the gradient; None where nothing arrives, or what arrives is not finite.
+        part: beginning of the names of its parameters.
+        parameters: how many numbers its parameters have; trained: how many of these are not frozen.
+        norm: norm of the gradient; None if no gradient arrives, or one that is not finite.
     """
 
     part: str
@@ -55,9 +55,9 @@ class Overfitting:
     """How well the batch was learned by heart.
 
     Attributes:
-        losses, recalls: of each step, before its change of the weights.
-        seconds: that it took.
-        missing: the boxes that were not found in the end, a line each.
+        losses, recalls: total loss and recall of each step, before its update of the weights.
+        seconds: time that the steps took.
+        missing: a line for each box that was not found in the end.
     """
 
     losses: tuple[float, ...]
@@ -68,13 +68,13 @@ class Overfitting:
 
 @dataclass
 class Diagnosis:
-    """What `check` found.
+    """The results of `check`.
 
     Attributes:
         remarks: in the order of the examinations.
-        classes: {name: boxes}.
-        prompts: (image, its phrases) of the batch.
-        parts: of the model; empty if there was no step.
+        classes: {name: number of boxes}.
+        prompts: (image, its phrases) for each image of the batch.
+        parts: the gradient of each part of the model; empty if no step was made.
         overfitting: None if it was not tried.
     """
 
@@ -86,12 +86,12 @@ class Diagnosis:
 
     @property
     def problems(self) -> list[Remark]:
-        """The remarks on what training does not survive."""
+        """The remarks on faults with which training does not work."""
         return [remark for remark in self.remarks if remark.level == "problem"]
 
     @property
     def is_healthy(self) -> bool:
-        """True without problems; warnings do not count."""
+        """True if there are no problems; warnings do not count."""
         return not self.problems
 
     def add(self, level: Level, about: Examination, text: str) -> None:
@@ -135,7 +135,7 @@ class Diagnosis:
 
 
 def first_few(names: Iterable[str], count: int = 4) -> str:
-    """The first of several names, and how many more there are; sets are sorted."""
+    """The first of several names, and how many more there are; names without an order, as in sets, are sorted."""
     names = list(names) if isinstance(names, Sequence) else sorted(names)
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

@@ -34,7 +34,7 @@ def freeze(model: nn.Module, parts: Sequence[str]) -> None:
 def examine_gradients(
     diagnosis: Diagnosis, model: GroundingDINO, batch: Batch, frozen: Sequence[str], lr: float, seed: int
 ) -> bool:
-    """Take the gradients of one step with a copy of the model; False where overfitting cannot be tried."""
+    """Examine the gradients of a training step on a copy of the model; False if overfitting cannot be tried."""
     broken = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
     if broken:
         diagnosis.add("problem", "gradients", f"weights are not finite (NaN or infinity): {first_few(broken)}")
@@ -49,7 +49,7 @@ def examine_gradients(
         _examine_logits(diagnosis, out, batch)
         step.losses(out)["total"].backward()
         infinite = _infinite_gradients(model)
-        if not infinite:  # new models hold zeros that let no gradient through to what lies behind them until they move
+        if not infinite:  # zeros in new models block the gradients of the parts behind them until the first update
             step.optimizer.step()
             step.optimizer.zero_grad()
             step.losses(step.predict())["total"].backward()
@@ -72,7 +72,7 @@ def examine_gradients(
 
 
 def _examine_parts(diagnosis: Diagnosis, model: nn.Module, frozen: Sequence[str]) -> None:
-    """List the parts with their gradients; say which are frozen."""
+    """Note the gradient of each part, and which parts are frozen."""
     parts = _parameters_by_part(model)
     diagnosis.parts = tuple(
         _part_gradient(part, [parameter for _, parameter in members]) for part, members in parts.items()
@@ -85,12 +85,12 @@ def _examine_parts(diagnosis: Diagnosis, model: nn.Module, frozen: Sequence[str]
         if any(not parameter.requires_grad and not _is_within(name, frozen) for name, parameter in members)
     ]
     if unasked:
-        text = f"frozen (requires_grad is off), which nobody asked for: {first_few(unasked)}"
-        diagnosis.add("problem", "gradients", f"{text}; let it train, or name it as frozen")
+        text = f"frozen (requires_grad is off), but not named as frozen: {first_few(unasked)}"
+        diagnosis.add("problem", "gradients", f"{text}; turn requires_grad on, or name the part as frozen")
 
 
 def _examine_logits(diagnosis: Diagnosis, out: GroundingDINOOutput, batch: Batch) -> None:
-    """Padding says -inf; words must not."""
+    """Note images whose words all have the logit -inf, which only padding may have."""
     for image, target in enumerate(batch.targets):
         words = out.phrase_of_token[image] >= 0
         if not words.any() or out.logits[image][:, words].isneginf().all():
@@ -104,7 +104,7 @@ def _infinite_gradients(model: nn.Module) -> list[str]:
 
 
 def _unreached(model: nn.Module) -> list[str]:
-    """Parts, and single parameters of other parts, that should train and get no gradient."""
+    """Parts without any gradient, and single parameters of other parts, that should be trained."""
     unreached = []
     for part, members in _parameters_by_part(model).items():
         trained = [(name, parameter) for name, parameter in members if parameter.requires_grad]
@@ -124,7 +124,10 @@ def _part_gradient(part: str, parameters: list[nn.Parameter]) -> PartGradient:
 
 
 def _parameters_by_part(model: nn.Module) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """{part: its parameters with their names}. A part is a child of the model's children; of the layers, each by itself."""
+    """{part: its parameters with their names}.
+
+    A part is a grandchild of the model; each decoder layer, and each layer within an enhancer layer, is a part of its own.
+    """
     parts: dict[str, list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         depth = 4 if name.startswith("feature_enhancer.layers.") else 3 if name.startswith("decoder.layers.") else 2

@@ -1,4 +1,4 @@
-"""Can the model learn one batch by heart? One that cannot will not learn anything else either."""
+"""Can the model learn one batch by heart? A model that cannot will not learn anything else either."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from gdino_lib.training.doctor.diagnosis import MAX_LISTED, Diagnosis, Level, Ov
 
 MAX_GRADIENT_NORM = 0.1
 LOSS_GOAL_SHARE = 0.05  # the last loss should be below this share of the first
-TRAINED_LOSS_SHARE = 0.5  # or, of a trained model, below this share ...
-TRAINED_STEPS = 100  # ... with all boxes found in so many steps on end
+TRAINED_LOSS_SHARE = 0.5  # for a model that is trained already, the last loss should be below this share, ...
+TRAINED_STEPS = 100  # ... with all boxes found in this many successive steps
 FLAT_LOSS_SHARE = 0.9  # a loss that stays above this share of the first has not moved
-CONCLUSIVE_STEPS = 300  # a nano needs about 190, a smaller model half as many; fewer prove nothing
-FOUND_IOU = 0.5  # overlap from which a box is found
-BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25  # for a box's best token and its phrase: the Detector's
+CONCLUSIVE_STEPS = 300  # with fewer steps, a failure proves nothing: nano needs about 190, a smaller model half as many
+FOUND_IOU = 0.5  # overlap from which a box counts as found
+BOX_THRESHOLD, TEXT_THRESHOLD = 0.35, 0.25  # the Detector's defaults, for a box's best token and its phrase
 
 
 def examine_overfitting(
@@ -39,7 +39,7 @@ def examine_overfitting(
     seed: int,
     progress: bool,
 ) -> Overfitting | None:
-    """Train the model on the batch and note how far it came; None where the device has too little memory."""
+    """Train the model on the batch and note how well it learns; None if the device has too little memory."""
     try:
         result, fault = _learn_by_heart(model, batch, lr, seconds, seed, progress)
     except torch.cuda.OutOfMemoryError:
@@ -89,7 +89,7 @@ def _verdict(result: Overfitting, fault: str | None, lr: float, parts: Sequence[
 def _learn_by_heart(
     model: GroundingDINO, batch: Batch, lr: float, seconds: float, seed: int, progress: bool
 ) -> tuple[Overfitting, str | None]:
-    """Train on one batch until it is learned or time is up; (how far it came, what stopped it early)."""
+    """Train on one batch until it is learned or time is up; (how well it was learned, the error that stopped it, if any)."""
     step = TrainingStep(model, batch, lr, seed)
     losses, recalls, missing, fault = [], [], [], None
     start = time.monotonic()
@@ -114,7 +114,7 @@ def _learn_by_heart(
             elapsed = time.monotonic() - start
             if _is_learned(losses, recalls) or elapsed >= seconds:
                 break
-            for group in step.optimizer.param_groups:  # constant, then falling to 0: boxes come to rest
+            for group in step.optimizer.param_groups:  # constant, then falling to 0, so that boxes settle
                 group["lr"] = lr * min(1, 2 * (1 - elapsed / seconds))
             step.optimizer.zero_grad()
             parts["total"].backward()
@@ -131,7 +131,7 @@ def _is_learned(losses: Sequence[float], recalls: Sequence[float]) -> bool:
 
 @torch.no_grad()
 def measure_recall(out: GroundingDINOOutput, batch: Batch) -> tuple[float, list[str]]:
-    """Share of the boxes that are found with their phrase, one to one; a line for each of the others."""
+    """(share of the boxes that are found with their phrase, matched one to one; a line for each box that is not found)."""
     missing, count = [], 0
     for image, target in enumerate(batch.targets):
         prompt = batch.prompts[image]
@@ -151,7 +151,7 @@ def measure_recall(out: GroundingDINOOutput, batch: Batch) -> tuple[float, list[
 
 
 def _describe_miss(target: Target, box: int, prompt: list[str], phrase: Tensor, overlap: Tensor) -> str:
-    """What was found in place of a box; phrase int64 [n], overlap float [n] of the boxes found."""
+    """A line on a box that is not found; phrase int64 [n] and overlap float [n] are those of the boxes that are found."""
     label = prompt[int(target.phrases[box])]
     others = {prompt[index] for index in phrase[overlap >= FOUND_IOU].tolist()} - {label}
     own = overlap[phrase == target.phrases[box]]

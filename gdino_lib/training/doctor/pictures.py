@@ -1,4 +1,4 @@
-"""The doctor's pictures: an image of the batch with its token map, and the curves of a short training."""
+"""The pictures of a check: each image of the batch with its token map, and the curves of overfitting."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gdino_lib.data.targets import Target, positive_map
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD
 from gdino_lib.prompts import Prompt, tokenizer
 
-INCHES_PER_LETTER = 0.13  # of a row or column of the token map
+INCHES_PER_LETTER = 0.13  # size of a row or column of the token map
 
 
 def draw_sample(path: Path, pixel_values: Tensor, phrases: Sequence[str], target: Target, prompt: Prompt) -> None:

@@ -1,4 +1,4 @@
-"""What runs are made of."""
+"""Models and data for small training runs."""
 
 import pytest
 from small_runs import dataset

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, never code, and not to be taken for weights."""
+"""Checkpoints are written whole or not at all, run no code, and are not taken for weight files."""
 
 import errno
 import re
@@ -55,7 +55,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, images):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_checkpoint_says_what_it_is_of(tmp_path, images):
+def test_a_checkpoint_states_its_settings_progress_and_versions(tmp_path, images):
     run(tmp_path, data=images).fit()
     state = checkpoints.read(checkpoints.steps(tmp_path / "run")[-1]).state
     assert state["step"] == STEPS
@@ -66,7 +66,7 @@ def test_a_checkpoint_says_what_it_is_of(tmp_path, images):
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_a_checkpoint_is_no_weight_file_and_says_so(tmp_path, images, lora_rank):
+def test_a_checkpoint_is_refused_as_a_weight_file_with_the_remedy(tmp_path, images, lora_rank):
     run(tmp_path, settings=replace(SETTINGS, epochs=1, lora_rank=lora_rank), data=images).fit()
     folder = checkpoints.steps(tmp_path / "run")[-1]
     for path in (folder, folder / checkpoints.MODEL):

@@ -1,4 +1,4 @@
-"""A run whose files were damaged: one line that names the file, or the very state that was saved."""
+"""Damaged files of a run: the run refuses them in one line that names the file, or reads exactly what was saved."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ def resumed(saved, folder):
 
 
 def tried(function, *arguments):
-    """(what the function returns, None), or (None, what its refusal says)."""
+    """(the result of the function, None), or (None, the message of its refusal)."""
     try:
         return function(*arguments), None
     except (ValueError, FileNotFoundError) as error:
@@ -169,26 +169,26 @@ def test_a_damaged_log_stops_a_run_that_would_rewrite_it(saved, tmp_path):
     assert log.read_text() == damaged
 
 
-def test_the_checkpoint_before_a_damaged_one_is_named_and_serves(saved, tmp_path):
+def test_a_run_can_resume_from_the_checkpoint_before_a_damaged_one(saved, tmp_path):
     folder = copied(saved, tmp_path)
     earlier = checkpoints.steps(tmp_path / "run")[0]
     (folder / checkpoints.STATE).write_text("{}")
-    with pytest.raises(ValueError, match=f"remove {folder} to go on from {earlier.name}"):
+    with pytest.raises(ValueError, match=f"remove {folder} to resume from {earlier.name}"):
         resumed(saved, tmp_path)
     shutil.rmtree(folder)
     assert resumed(saved, tmp_path).fit().step == saved[5].step
 
 
-def test_a_checkpoint_of_an_earlier_version_serves(saved, tmp_path):
-    """It has neither digests nor a digest of the pictures."""
+def test_a_run_can_resume_from_a_checkpoint_of_an_earlier_version(saved, tmp_path):
+    """Such a checkpoint has neither digests of its files nor a digest of the pictures."""
     folder = copied(saved, tmp_path)
     state = {key: value for key, value in saved[4].items() if key not in (checkpoints.DIGESTS, "pictures")}
     (folder / checkpoints.STATE).write_text(json.dumps(state))
-    with pytest.warns(UserWarning, match="whether the pictures are still the same is not known"):
+    with pytest.warns(UserWarning, match="it is unknown whether the pictures are still the same"):
         assert same_state(resumed(saved, tmp_path), resumed(saved, saved[0]))
 
 
-def test_what_a_trainer_saves_is_what_is_checked(saved):
+def test_every_entry_that_a_trainer_saves_is_checked(saved):
     assert (
         run_folder.PROGRESS.keys() | {"step", "epoch", "versions", "pictures", checkpoints.DIGESTS} == saved[4].keys()
     )

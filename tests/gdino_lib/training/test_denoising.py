@@ -1,4 +1,4 @@
-"""Noise that depends on nothing but its image, and queries that nobody else sees."""
+"""The noise of an image depends on this image alone, and no other query attends to denoising queries."""
 
 from dataclasses import replace
 from functools import partial
@@ -135,7 +135,7 @@ def test_the_order_of_phrases_changes_nothing():
     assert torch.equal(one.boxes, two.boxes)
 
 
-def test_who_looks_at_whom():
+def test_which_queries_attend_to_which():
     noised = noise_queries(text_of(PROMPTS), TARGETS, seeds=[1, 2], queries=3)  # 1 group of 6; 3 groups of 2
     mask = noised.attention_mask(2)
     assert mask.shape == (2, 8, 8)
@@ -162,7 +162,7 @@ def changed(noised, where):
     )
 
 
-def test_matching_queries_do_not_see_denoising_ones(model):
+def test_matching_queries_do_not_attend_to_denoising_ones(model):
     with torch.no_grad():
         plain = model(images(), PROMPTS)
     one, two = decode(model), decode(model, lambda noised: changed(noised, noised.groups >= -1))
@@ -179,7 +179,7 @@ def test_matching_queries_do_not_see_denoising_ones(model):
         torch.testing.assert_close(first.boxes, without.boxes, rtol=0, atol=1e-4)
 
 
-def test_groups_do_not_see_each_other(model):
+def test_groups_do_not_attend_to_each_other(model):
     one = decode(model, queries=6)
     for group in (0, 1):
         two = decode(model, lambda noised, group=group: changed(noised, noised.groups == group), queries=6)

@@ -1,4 +1,4 @@
-"""The loop of steps: seeds, rates, gradients, precision, and runs that are killed at any step."""
+"""The training loop: seeds, learning rates, gradients, precision, and runs that are killed at any step."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(tmp_path, i
 
 
 @pytest.mark.parametrize("moment", [2, 11, 18, 24])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment, capsys):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, images, moment, capsys):
     settings = replace(SETTINGS, save_every=2, dropout=0.1, ema=0.9)
     run(tmp_path, "whole", settings, data=images).fit()
 
@@ -55,7 +55,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images, moment, capsys):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-def test_everything_at_once_goes_on_bit_for_bit(tmp_path, images):
+def test_a_run_with_all_options_resumes_bit_for_bit(tmp_path, images):
     settings = replace(
         SETTINGS, lora_rank=2, ema=0.9, dropout=0.1, precision="float16", gradient_checkpointing=True, accumulation_steps=2,
         save_every=1, patience=5, schedule="cosine",
@@ -77,7 +77,7 @@ def test_everything_at_once_goes_on_bit_for_bit(tmp_path, images):
     assert read_log(tmp_path / "killed")[1] == read_log(tmp_path / "whole")[1]
 
 
-def test_gradients_that_overflow_float16_whatever_their_scale_are_told(tmp_path, images, monkeypatch):
+def test_gradients_that_overflow_float16_at_every_scale_stop_the_run(tmp_path, images, monkeypatch):
     training = run(tmp_path, settings=replace(SETTINGS, epochs=9, precision="float16"), data=images)
     normal = training.criterion
 

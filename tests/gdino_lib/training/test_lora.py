@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, then saved, reloaded strictly, merged."""
+"""Adapters change nothing at first; they can be saved, reloaded strictly, and merged."""
 
 import json
 
@@ -17,7 +17,7 @@ def outputs(net):
 
 
 def trained(rank=2, seed=0):
-    """A model with adapters that say something."""
+    """A model with adapters that change its outputs."""
     net = lora.add(model(), rank, alpha=4.0)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_fresh_adapters_change_nothing_and_alone_are_trained():
         assert any(name.startswith(part) for name in learning), part
 
 
-def test_saved_and_reloaded_they_give_the_same(tmp_path):
+def test_saved_and_reloaded_adapters_give_the_same_outputs(tmp_path):
     net = trained()
     lora.save(net, tmp_path / "adapters")
     assert sorted(path.name for path in (tmp_path / "adapters").iterdir()) == [lora.CONFIG, lora.WEIGHTS]
@@ -52,7 +52,7 @@ def test_saved_and_reloaded_they_give_the_same(tmp_path):
     assert not torch.equal(outputs(net).logits, outputs(model()).logits)
 
 
-def test_merged_they_give_the_same_in_a_plain_model():
+def test_merged_adapters_give_the_same_outputs_in_a_plain_model():
     net = trained()
     before = outputs(net)
     merged = lora.merge(net)
@@ -96,7 +96,7 @@ def test_adapters_of_a_deeper_model_are_refused(tmp_path):
         lora.load(model(), tmp_path / "adapters")
 
 
-def test_what_is_no_adapter_is_named(tmp_path):
+def test_folders_without_adapters_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a folder of adapters"):
         lora.load(model(), tmp_path)
     lora.save(trained(), tmp_path / "adapters")

@@ -229,7 +229,7 @@ def test_the_normaliser_divides_and_is_at_least_one_box():
     assert_parts_equal(Criterion()(out, empty), Criterion()(out, empty, normaliser=1))
 
 
-def test_each_token_of_a_long_name_should_say_one():
+def test_each_token_of_a_long_name_has_label_one():
     # a public fork divides targets by their number: of four tokens each would stop at a score of 0.25
     tokens = tokenize([["a very long name", "cat"]]).phrases
     logits = torch.full((1, 1, tokens.shape[1]), -12.0)
@@ -247,7 +247,7 @@ def test_all_boxes_of_a_repeated_class_are_positive():
     assert Criterion()(out, [target([REMOTE, CAT], [0, 1])])["total"] > 1
 
 
-def test_boxes_that_touch_nothing_still_pull():
+def test_boxes_that_do_not_overlap_still_give_a_gradient():
     boxes = torch.tensor([[[0.1, 0.1, 0.1, 0.1]]], requires_grad=True)
     out = GroundingDINOOutput(torch.zeros(1, 1, 4), boxes, tokenize([["cat"]]).phrases, [], None)
     (gradient,) = torch.autograd.grad(Criterion()(out, [target([[0.8, 0.8, 0.1, 0.1]], [0])])["layer_1/giou"], boxes)
@@ -267,7 +267,7 @@ def test_padding_costs_nothing_and_its_gradient_is_zero(gamma):
     assert (logits.grad[[0, 2, 3, 4]] != 0).all()
 
 
-def test_what_does_not_fit_is_named():
+def test_inputs_that_do_not_fit_are_named():
     targets = random_targets(0)
     out = random_output(0, PROMPTS, targets)
     with pytest.raises(ValueError, match="targets: expected 4, one per image, got 3"):

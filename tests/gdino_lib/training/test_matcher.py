@@ -70,7 +70,7 @@ def test_a_box_whose_phrase_has_no_tokens_is_named(prompt, phrase):
         positive_map(target([CAT, REMOTE], [0, phrase]), tokens)
 
 
-def test_the_targets_of_a_batch_are_filled_up_and_stay_what_they_are():
+def test_padding_the_targets_of_a_batch_does_not_change_them():
     tokens = tokenize([["cat", "remote control"], ["a dog"], ["cat"]]).phrases
     targets = [target([CAT, REMOTE], [1, 0]), target([], []), target([REMOTE], [0])]
     boxes, positive, real = pad_targets(targets, tokens)
@@ -133,7 +133,7 @@ def test_matching_is_the_cheapest_of_all_permutations():
             assert float(cost[queries, boxes].sum()) == pytest.approx(min(totals), abs=1e-9)
 
 
-def test_two_boxes_that_like_one_query_get_two():
+def test_two_boxes_nearest_to_one_query_get_two_queries():
     # taking each box's best query gives query 0 to both
     tokens = tokenize([["cat"]]).phrases
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1], [0.6, 0.6, 0.2, 0.2]]])

@@ -13,7 +13,7 @@ from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 
 def rates(net, lr_scale):
-    """Of each parameter, as a share of the rate."""
+    """The learning rate of each parameter, as a share of `lr`."""
     groups = parameter_groups(net, 0.5, lr_scale)
     assert all(group["lr"] == group["peak_lr"] for group in groups)
     return {id(p): group["lr"] / 0.5 for group in groups for p in group["params"]}
@@ -31,7 +31,7 @@ def test_the_longest_part_decides_and_0_freezes():
             assert found[id(parameter)] == wanted, name
 
 
-def test_what_was_frozen_before_stays_so():
+def test_parameters_that_were_frozen_before_stay_frozen():
     net = model()
     net.image_backbone.backbone.requires_grad_(False)
     found = rates(net, {})
@@ -75,7 +75,7 @@ def test_the_moving_average_by_hand():
     assert other.averages["weight"].item() == pytest.approx(expected)
 
 
-def test_the_average_of_what_does_not_learn_is_not_kept():
+def test_frozen_parameters_have_no_average():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[0].requires_grad_(False)
     assert sorted(MovingAverage(net, 0.9).averages) == ["1.bias", "1.weight"]
@@ -117,6 +117,6 @@ def test_settings_survive_json():
         (lambda: LossSettings(alpha=7), "alpha: expected a number in 0..1, got 7"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused(make, message):
+def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -45,7 +45,7 @@ def test_losses_switched_off_on_several_processes(tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(tmp_path):
-    """SIGKILL, while it starts, learns, validates or saves."""
+    """SIGKILL ends the run while it starts, learns, validates or saves."""
     path = script(tmp_path, epochs=40, save_every=1)
     subprocess.run([sys.executable, str(path), "whole"], check=True)
     rng = random.Random(0)

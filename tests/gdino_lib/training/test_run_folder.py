@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what is removed, and which run goes on in it."""
+"""The folder of a run: which files are removed, and which run may continue in it."""
 
 import shutil
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_an_earlier_run_stays_when_the_settings_are_wrong(tmp_path, images):
     assert sorted((tmp_path / "run").rglob("*")) == before
 
 
-def test_what_a_killed_run_left_half_written_is_removed(tmp_path, images):
+def test_half_written_files_of_a_killed_run_are_removed(tmp_path, images):
     run(tmp_path, data=images).fit()
     (tmp_path / "run" / ".best.safetensors.ab12.partial").write_text("half")
     (tmp_path / "run" / ".best-adapters.partial").mkdir()
@@ -52,21 +52,21 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path, images):
     assert len(losses(tmp_path / "run")) == STEPS * 3 // 2
 
 
-def test_a_run_that_is_over_is_not_begun_anew_without_its_checkpoints(tmp_path, images):
-    """They may be deleted; its weights stay."""
+def test_a_finished_run_without_checkpoints_is_not_replaced(tmp_path, images):
+    """A user may delete the checkpoints of a finished run; its weights stay."""
     run(tmp_path, data=images).fit()
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
-    with pytest.raises(FileExistsError, match="a run that is over, without checkpoints to go on from"):
+    with pytest.raises(FileExistsError, match="a finished run without checkpoints to resume from"):
         run(tmp_path, data=images, resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
 
-def test_to_resume_what_has_not_begun_is_to_begin(tmp_path, images):
+def test_resume_without_an_earlier_run_begins_one(tmp_path, images):
     assert run(tmp_path, "new", data=images, resume=True).fit().step == STEPS
 
 
-def test_a_run_goes_on_only_with_its_own_settings_and_data(tmp_path, images):
+def test_a_run_resumes_only_with_its_own_settings_and_data(tmp_path, images):
     run(tmp_path, data=images).fit()
     with pytest.raises(ValueError, match=r"its run has lr = 0\.001, not 0\.1; resume with the same settings"):
         run(tmp_path, settings=replace(SETTINGS, lr=0.1), data=images, resume=True)

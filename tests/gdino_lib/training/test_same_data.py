@@ -1,4 +1,4 @@
-"""A run goes on with the very pictures, boxes and names that it was begun with."""
+"""A run resumes only with the pictures, boxes and names that it began with."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ PICTURE = "00003.png"
 
 
 def one_pixel(folder, records):
-    """Same size in pixels and bytes, same times: another pixel."""
+    """Change a pixel of a picture, but neither its size in pixels and bytes nor its times."""
     path = folder / "pixels.bmp"
     before = path.stat()
     content = bytearray(path.read_bytes())

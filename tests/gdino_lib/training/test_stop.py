@@ -1,4 +1,4 @@
-"""Signals: what is saved, when a run stops, and that it goes on as if it had not."""
+"""Signals: when a run stops, what it saves, and that it resumes as if it had not stopped."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def test_a_signal_saves_after_the_step_and_stops(tmp_path, images, number, error
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
-def test_a_signal_breaks_a_validation_off_which_is_done_again(tmp_path, images):
+def test_a_signal_interrupts_a_validation_which_is_repeated(tmp_path, images):
     settings, validation = replace(SETTINGS, ema=0.5), Validation(Dataset(images.records), images.images)
     run(tmp_path, "whole", settings, data=images, validation=validation).fit()
 
@@ -59,7 +59,7 @@ def test_a_signal_breaks_a_validation_off_which_is_done_again(tmp_path, images):
 
 
 class StoppedSaving(Trainer):
-    """SIGTERM comes whenever it writes weights."""
+    """A trainer that gets SIGTERM whenever it writes weights."""
 
     def _save_weights(self, name, averaged=False):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -67,7 +67,7 @@ class StoppedSaving(Trainer):
 
 
 def test_a_signal_while_the_best_is_written_loses_nothing(tmp_path, images):
-    """It is written whole, with its thresholds and the log's entry; then the run stops."""
+    """The weights are written whole, with their thresholds and the entry of the log; then the run stops."""
     settings, validation = replace(SETTINGS, ema=0.5), Validation(Dataset(images.records), images.images)
 
     options = {"workers": 0, "device": "cpu", "progress": False, "validation": validation}
@@ -90,8 +90,8 @@ def test_a_signal_during_the_last_save_still_stops(tmp_path, images):
     gd.load(tmp_path / "run" / "last.safetensors")
 
 
-def test_the_same_trainer_goes_on_after_it_was_interrupted(tmp_path, images):
-    """As when a notebook's cell is interrupted and run again."""
+def test_an_interrupted_trainer_can_continue(tmp_path, images):
+    """A user may interrupt the cell of a notebook and run it again."""
     images.transform = Interrupting(6, lambda _: os.kill(os.getpid(), signal.SIGINT))
     training = run(tmp_path, data=images)
     with pytest.raises(KeyboardInterrupt):
@@ -103,7 +103,7 @@ def test_the_same_trainer_goes_on_after_it_was_interrupted(tmp_path, images):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_reaches_the_trainer_alone(tmp_path, number):
-    """As launchers, `timeout` and Ctrl-C send it: the loader's workers must outlive it."""
+    """Launchers, `timeout` and Ctrl-C signal the whole group; the loader's workers must survive that."""
     path = script(tmp_path, epochs=200, workers=2)
     process = subprocess.Popen(
         [sys.executable, str(path), "run"], start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -119,7 +119,7 @@ def test_a_signal_to_the_whole_group_reaches_the_trainer_alone(tmp_path, number)
     assert checkpoints.steps(tmp_path / "run")[-1].name == f"step-{len(steps):08d}"
 
 
-def test_a_request_is_there_to_be_polled_and_the_second_signal_acts_as_before(capsys):
+def test_a_request_is_polled_and_a_second_signal_acts_as_before(capsys):
     seen, stop = [], StopRequest()
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("second"))
     try:
@@ -137,7 +137,7 @@ def test_a_request_is_there_to_be_polled_and_the_second_signal_acts_as_before(ca
     assert capsys.readouterr().err == "stopping after this step ...\n"
 
 
-def test_a_request_is_immediate_only_where_nothing_needs_to_be_finished():
+def test_a_request_interrupts_only_an_immediate_block():
     stop = StopRequest(verbose=False)
     with stop.listening():
         with pytest.raises(InterruptedValidation), stop.immediate():

@@ -1,4 +1,4 @@
-"""The trainer: what learns, what is judged and kept, and what it refuses."""
+"""The trainer: which parameters it trains, which weights it keeps, and what it refuses."""
 
 import re
 import warnings
@@ -19,7 +19,7 @@ from gdino_lib.training.validation import Validation
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_adapters_begin_as_the_seed_says(tmp_path, images):
+def test_the_seed_decides_the_first_adapters(tmp_path, images):
     def first(name, seed, drawn_before):
         settings = replace(SETTINGS, lora_rank=2, seed=seed)
         training = run(tmp_path, name, settings, data=images, seed=drawn_before)
@@ -30,8 +30,8 @@ def test_adapters_begin_as_the_seed_says(tmp_path, images):
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_patience_needs_something_to_judge_by(tmp_path, images):
-    with pytest.raises(ValueError, match="patience: nothing tells whether anything gets better"):
+def test_patience_needs_validation(tmp_path, images):
+    with pytest.raises(ValueError, match="patience: needs validation"):
         run(tmp_path, settings=replace(SETTINGS, patience=2), data=images)
 
 
@@ -44,12 +44,12 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_should_learn_changes_and_what_is_frozen_stays(tmp_path, images, recipe):
+def test_trained_parameters_change_and_frozen_ones_stay(tmp_path, images, recipe):
     settings = replace(SETTINGS, epochs=2, weight_decay=0.0, dropout=0.0, **RECIPES[recipe])
     training = run(tmp_path, settings=settings, data=images)
     before = {name: p.detach().clone() for name, p in training.plain_model.named_parameters()}
     training.fit()
-    words = "text_encoder.bert.embeddings."  # rows of words that no prompt has are still
+    words = "text_encoder.bert.embeddings."  # the rows of words that no prompt has do not change
     for name, parameter in training.plain_model.named_parameters():
         frozen = any(name.startswith(f"{part}.") for part in settings.lr_scale)
         learns = "lora_" in name if recipe == "adapters" else not frozen
@@ -59,7 +59,7 @@ def test_what_should_learn_changes_and_what_is_frozen_stays(tmp_path, images, re
         assert torch.equal(parameter, before[name]) != learns, name
 
 
-def test_frozen_parts_are_as_in_evaluation(tmp_path, images):
+def test_frozen_parts_are_in_evaluation_mode(tmp_path, images):
     settings = replace(SETTINGS, dropout=0.5, lr_scale={"text_encoder": 0.0, "decoder.layers.0": 0.0})
     training = run(tmp_path, settings=settings, data=images)
     training.fit()
@@ -71,7 +71,7 @@ def test_frozen_parts_are_as_in_evaluation(tmp_path, images):
 
 
 class Judged(Trainer):
-    """Its validations say what the test wants."""
+    """A trainer whose validations have the results that the test asks for."""
 
     def _measure(self):
         ap = self.verdicts.pop(0)
@@ -113,7 +113,7 @@ def test_training_stops_when_nothing_gets_better(tmp_path, images):
     assert (result.step, result.best["ap"]) == (9, 0.3)
 
 
-def test_of_equals_the_last_is_kept_but_none_of_them_is_better(tmp_path, images, capsys):
+def test_of_equal_validations_the_last_is_kept_but_none_counts_as_better(tmp_path, images, capsys):
     training = judged(tmp_path, images, [0.0, 0.0, 0.0, 0.9], patience=2)
     training._progress = True
     result = training.fit()
@@ -123,7 +123,7 @@ def test_of_equals_the_last_is_kept_but_none_of_them_is_better(tmp_path, images,
     assert "the best so far" not in capsys.readouterr().out  # of nothing
 
 
-def test_the_average_is_judged_and_kept_and_training_goes_on_from_the_weights(tmp_path, images):
+def test_the_average_is_validated_and_saved_but_training_continues_from_the_weights(tmp_path, images):
     training = judged(tmp_path, images, [0.1, 0.2], ema=0.5)
     result = training.fit()
     best = dict(gd.load(result.weights, "cpu").named_parameters())
@@ -166,7 +166,7 @@ def test_a_missing_image_is_named(tmp_path, images):
         run(tmp_path, data=images).fit()
 
 
-def test_what_cannot_be_validated_by_is_said_at_once(tmp_path, images):
+def test_unusable_validation_data_are_refused_at_once(tmp_path, images):
     bare = Dataset(tuple(replace(record, boxes=()) for record in images.records), images.classes)
     with pytest.raises(ValueError, match="validation: none of 12 records with classes has a box"):
         run(tmp_path, data=images, validation=Validation(bare, images.images))

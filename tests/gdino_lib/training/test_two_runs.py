@@ -1,4 +1,4 @@
-"""Two runs in one folder, and runs that are killed: nothing is lost, and one line says what stands in the way."""
+"""Two runs in one folder, and killed runs: nothing is lost, and one line gives the reason of a refusal."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ def data_of(tmp_path):
 
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path, workers):
-    """However the first one ends; its loader's processes hold nothing."""
+    """The first run may end in any way; the processes of its loader do not keep the lock."""
     path = script(tmp_path, epochs=500, workers=workers)
     first = subprocess.Popen([sys.executable, str(path), "run"], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "log.jsonl"
@@ -71,7 +71,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path, workers):
     assert len(losses(tmp_path / "run")) == done > 0
 
 
-def test_a_run_that_went_on_elsewhere_is_not_gone_on_with(tmp_path, images):
+def test_a_trainer_refuses_a_folder_that_another_run_has_changed(tmp_path, images):
     for name in ("late", "later"):
         images.transform = Interrupting(6, lambda _: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -80,7 +80,7 @@ def test_a_run_that_went_on_elsewhere_is_not_gone_on_with(tmp_path, images):
         waiting = run(tmp_path, name, data=images, resume=True)
         run(tmp_path, name, data=images, resume=True).fit()
         before = files(tmp_path / name)
-        with pytest.raises(FileExistsError, match="another run has gone on there since"):
+        with pytest.raises(FileExistsError, match="another run has changed the folder meanwhile"):
             waiting.fit()
         assert files(tmp_path / name) == before
 
@@ -95,7 +95,7 @@ def test_a_folder_that_another_run_began_is_left_alone(tmp_path, images):
 
 
 @pytest.mark.parametrize("place", ["tensorboard", "checkpoints", "checkpoints/step-00000006", "best-adapters", ""])
-def test_what_no_run_wrote_stays_wherever_it_lies(tmp_path, images, place):
+def test_files_that_no_run_wrote_are_never_removed(tmp_path, images, place):
     run(tmp_path, data=images).fit()
     mine = tmp_path / "run" / place / "mine.txt"
     mine.parent.mkdir(exist_ok=True)
@@ -135,8 +135,8 @@ def test_a_full_disk_at_any_write_loses_nothing(tmp_path, images, monkeypatch, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 3, 8, 13, 21, 29, 38, 47, 55, 70])
-def test_a_run_that_is_killed_at_any_write_goes_on_bit_for_bit(tmp_path, moment):
-    """After a file was flushed, renamed or removed, or a folder was made."""
+def test_a_run_that_is_killed_at_any_write_resumes_bit_for_bit(tmp_path, moment):
+    """The kill comes after a file was flushed, renamed or removed, or a folder was made."""
     path = script(tmp_path, save_every=1, ema=0.5)
     subprocess.run([sys.executable, str(path), "whole"], check=True)
     dying = tmp_path / "dying.py"

@@ -1,4 +1,4 @@
-"""Pictures of squares for the doctor, which is quick here: one thread, nothing drawn."""
+"""Pictures of squares for the doctor, which saves time in tests: one thread, and no report pictures."""
 
 import pytest
 from made_up_detectors import draw
@@ -9,12 +9,12 @@ from gdino_lib.training.doctor import batch
 
 @pytest.fixture(autouse=True)
 def quick(one_thread):
-    """So small a model is slower on several threads where the machine is busy."""
+    """On a busy machine, such a small model is slower on several threads."""
 
 
 @pytest.fixture
 def drawn():
-    """For tests in which pictures are drawn; in others that would take most of the time."""
+    """For tests that need the report's pictures; other tests skip them, because drawing takes most of the time."""
 
 
 @pytest.fixture(autouse=True)

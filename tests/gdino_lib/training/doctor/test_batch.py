@@ -24,7 +24,7 @@ def test_pixels_that_are_not_finite(folder, tmp_path):
     assert report.overfitting is None
 
 
-def test_crowded_images_are_left_for_others(folder, tmp_path):
+def test_images_with_few_boxes_are_preferred(folder, tmp_path):
     crowd = tuple(Box("red square", 1, 1, 20 + n, 30) for n in range(20))
     records = data_prep.Dataset((*(ImageRecord(f"{n}.png", 96, 72, crowd) for n in (0, 1)), *RECORDS.images[2:]))
     assert {name for name, _ in examine(records, folder, tmp_path).prompts} == {"2.png", "3.png", "4.png", "5.png"}

@@ -1,4 +1,4 @@
-"""The doctor: a small model that is well, the folder and the command."""
+"""The doctor: a healthy small model, the folder of the report, and the command."""
 
 import copy
 import json
@@ -122,7 +122,7 @@ def test_the_command(folder, tmp_path, table, small_presets, capsys):
     assert printed.splitlines()[-2] == "1 problem"
 
 
-def test_the_command_can_do_nothing(folder, tmp_path, table, small_presets, capsys):
+def test_the_command_refuses_what_it_cannot_check(folder, tmp_path, table, small_presets, capsys):
     def refused(*arguments):
         assert main(["check", *map(str, arguments)]) == 2
         captured = capsys.readouterr()

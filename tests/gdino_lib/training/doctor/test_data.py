@@ -1,4 +1,4 @@
-"""Planted faults of data, each of which is told in one line."""
+"""Planted faults of the data; the doctor names each in one line."""
 
 from PIL import Image
 from squares_to_learn import CONFIG, SQUARES, examine, model_of, one_problem, texts, warning, with_images
@@ -13,7 +13,7 @@ def test_an_image_that_is_missing(folder, tmp_path):
     assert texts(report, "ok", "gradients"), "the others are examined"
 
 
-def test_images_of_no_use(folder, tmp_path):
+def test_images_that_cannot_be_used(folder, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for path in folder.iterdir():
@@ -39,7 +39,7 @@ def test_many_missing_images_are_counted(folder, tmp_path):
         "15 more images cannot be used",
         "nothing to learn from: none of 0 records has a box or a class to ask for",
     ]
-    assert "mend the data first" in warning(report, "no gradients")
+    assert "mend the data first" in warning(report, "gradients and overfitting were not examined")
 
 
 def test_two_records_for_one_image(folder, tmp_path):
@@ -70,7 +70,7 @@ def test_files_that_are_not_read(folder, tmp_path):
     )
 
 
-def test_classes_that_are_the_same_words(folder, tmp_path):
+def test_classes_that_tokenise_alike(folder, tmp_path):
     twin = ImageRecord("0.png", 96, 72, (Box("Red_Square", 1, 1, 30, 30), Box("a cat", 5, 5, 20, 20)))
     text = one_problem(examine(with_images(twin), folder, tmp_path))
     assert "'Red_Square' and 'red square' are the same words to the model" in text

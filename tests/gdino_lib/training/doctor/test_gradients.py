@@ -1,4 +1,4 @@
-"""Parts that are frozen, or that no gradient or no finite gradient reaches."""
+"""Parts that are frozen, or that receive no gradient or one that is not finite."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def test_a_part_that_is_frozen_by_mistake(folder, tmp_path):
     model.text_encoder.bert.requires_grad_(False)
     report = examine(RECORDS, folder, tmp_path, model, frozen=["text_encoder.bert"])
     text = one_problem(report)
-    assert text.startswith("frozen (requires_grad is off), which nobody asked for: feature_enhancer.layers.0.fusion; ")
+    assert text.startswith("frozen (requires_grad is off), but not named as frozen: feature_enhancer.layers.0.fusion; ")
     assert "frozen on purpose: text_encoder.bert" in texts(report, "ok", "gradients")
     trained = {part.part: part.trained for part in report.parts}
     assert trained["text_encoder.bert"] == trained["feature_enhancer.layers.0.fusion"] == 0

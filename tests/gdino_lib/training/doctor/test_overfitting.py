@@ -1,4 +1,4 @@
-"""Batches that are not learned by heart, and what is said of them."""
+"""Batches that are not learned by heart, and the remarks on them."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from gdino_lib.training.doctor.overfitting import measure_recall
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """A few steps are enough to judge by."""
+    """Lets a few steps count as conclusive."""
     monkeypatch.setattr(overfitting, "CONCLUSIVE_STEPS", 2)
     return {"overfit": True, "seconds": 2.0}
 
