@@ -71,6 +71,6 @@ def test_a_checkpoint_is_refused_as_a_weight_file_with_the_remedy(tmp_path, imag
     folder = checkpoints.steps(tmp_path / "run")[-1]
     for path in (folder, folder / checkpoints.MODEL):
         with pytest.raises(
-            ValueError, match=r"as a training checkpoint does: finish .* --resume, or use .* last\.safe"
+            ValueError, match=r"like a training checkpoint: finish .* --resume, or use .* last\.safe"
         ):
             gd.load(path, "cpu")
