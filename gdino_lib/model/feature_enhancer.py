@@ -93,15 +93,10 @@ class FusionLayer(nn.Module):
         self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """GLIP's formula: one matrix of scores, one softmax over the text and one over the image."""
+        over_text, over_image = self.attention_weights(image, text, image_mask, text_mask)
         image, text = self.image_norm(image), self.text_norm(text)
-        query = self._split(self.image_query(image))  # (B, N, D) -> (B, h, N, c)
-        key = self._split(self.text_key(text))  # (B, T, D) -> (B, h, T, c)
         image_value = self._split(self.image_value(image))  # (B, N, D) -> (B, h, N, c)
         text_value = self._split(self.text_value(text))  # (B, T, D) -> (B, h, T, c)
-
-        scores = query @ key.mT / key.shape[-1] ** 0.5  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
-        over_text = scores.masked_fill(~text_mask[:, None, None], -torch.inf).softmax(3)
-        over_image = scores.masked_fill(~image_mask[:, None, :, None], -torch.inf).softmax(2)
 
         image_update = self.dropout(over_text) @ text_value  # (B, h, N, T) x (B, h, T, c) -> (B, h, N, c)
         text_update = self.dropout(over_image).mT @ image_value  # (B, h, T, N) x (B, h, N, c) -> (B, h, T, c)
@@ -111,6 +106,25 @@ class FusionLayer(nn.Module):
         image = image + self.drop_path(self.image_scale * image_update)  # (D,) x (B, N, D)
         text = text + self.drop_path(self.text_scale * text_update)  # (D,) x (B, T, D)
         return image, text
+
+    def attention_weights(
+        self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What image and text read from each other, from one matrix of scores.
+
+        Args:
+            image, text, image_mask, text_mask: as `forward` takes them.
+
+        Returns:
+            (over_text, float [B, h, N, T]: the weights with which each image token reads the text, of sum 1 over T;
+             over_image, float [B, h, N, T]: the weights with which each text token reads the image, of sum 1 over N).
+        """
+        query = self._split(self.image_query(self.image_norm(image)))  # (B, N, D) -> (B, h, N, c)
+        key = self._split(self.text_key(self.text_norm(text)))  # (B, T, D) -> (B, h, T, c)
+        scores = query @ key.mT / key.shape[-1] ** 0.5  # (B, h, N, c) x (B, h, c, T) -> (B, h, N, T)
+        over_text = scores.masked_fill(~text_mask[:, None, None], -torch.inf).softmax(3)
+        over_image = scores.masked_fill(~image_mask[:, None, :, None], -torch.inf).softmax(2)
+        return over_text, over_image
 
     def forward(self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """float [B, N, D], [B, T, D], bool [B, N], [B, T] (True = real) -> updated [B, N, D], [B, T, D]."""

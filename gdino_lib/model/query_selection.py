@@ -20,12 +20,14 @@ class Queries:
         features: float [B, Q, D]; boxes: float [B, Q, 4], cxcywh in 0..1 of the image without its padding, detached.
         proposal_logits: float [B, Q, T], similarity of the chosen image tokens with the text; None if queries are static.
         proposal_boxes: float [B, Q, 4], `boxes` with their gradient; None if queries are static.
+        image_tokens: int64 [B, Q], index of the image token that proposed each box; None if queries are static.
     """
 
     features: Tensor
     boxes: Tensor
     proposal_logits: Tensor | None = None
     proposal_boxes: Tensor | None = None
+    image_tokens: Tensor | None = None
 
 
 class QuerySelection(nn.Module):
@@ -49,8 +51,7 @@ class QuerySelection(nn.Module):
     def forward(self, image: ImageTokens, text: TextTokens) -> Queries:
         """Choose the queries of each image."""
         anchors, usable = token_anchors(image)
-        features = self.norm(self.projection(image.features * usable[..., None]))  # (B, N, D)
-        logits = self.contrastive_head(features, text.features, text.mask)  # (B, N, T)
+        features, logits = self.compare(image, text, usable)
 
         count = min(len(self.contents), features.shape[1])
         # the score of an image token is its largest logit over all text tokens
@@ -65,7 +66,21 @@ class QuerySelection(nn.Module):
             boxes=boxes.detach(),
             proposal_logits=logits,
             proposal_boxes=boxes,
+            image_tokens=chosen,
         )
+
+    def compare(self, image: ImageTokens, text: TextTokens, usable: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare each image token with each text token.
+
+        Args:
+            image, text: tokens of B images and B prompts.
+            usable: bool [B, N], see `token_anchors`; the features of other tokens are set to 0.
+
+        Returns:
+            (features for the box head, float [B, N, D]; logits, float [B, N, T], -inf at padding tokens of the text).
+        """
+        features = self.norm(self.projection(image.features * usable[..., None]))
+        return features, self.contrastive_head(features, text.features, text.mask)
 
 
 class StaticQueries(nn.Module):

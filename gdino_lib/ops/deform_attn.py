@@ -127,11 +127,26 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             [B, Q, D].
         """
-        batch, queries, _ = query.shape
         value = self.value_projection(memory) * mask[..., None]
-        value = value.view(batch, value.shape[1], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
+        value = value.view(*value.shape[:2], self.heads, -1)  # (B, N, D) -> (B, N, H, C)
+        locations, weights = self.sample(query, reference, spatial_shapes)
+        return self.output_projection(ms_deform_attn(value, spatial_shapes, locations, weights))
+
+    def sample(
+        self, query: Tensor, reference: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Where each query looks, and how much each of its points counts.
+
+        Args:
+            query, reference, spatial_shapes: as `forward` takes them.
+
+        Returns:
+            (locations, float32 or float64 [B, Q, H, L, P, 2], (x, y) in 0..1 of each padded level, or outside of it;
+             weights, float [B, Q, H, L, P], of sum 1 over levels and points).
+        """
+        batch, queries, _ = query.shape
         # all coordinates of a head lie in one row, because a CPU computes long rows faster than pairs
-        offsets = self.sampling_offsets(query).view(batch, queries, self.heads, -1)  # (B, Q, H, L * P * 2)
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, -1))  # (B, Q, H, L * P * 2)
         offsets = offsets.to(reference.dtype)  # float32 at least: a step of half precision can exceed a token
         weights = self.attention_weights(query).view(batch, queries, self.heads, self.levels * self.points)
         weights = _softmax(weights).view(batch, queries, self.heads, self.levels, self.points)
@@ -143,8 +158,7 @@ class MultiScaleDeformableAttention(nn.Module):
         else:
             # offsets are relative to the box: an offset of P is half its width or height
             locations = centres + offsets / self.points * self._for_each_point(reference[..., 2:]) * 0.5
-        locations = locations.view(*weights.shape, 2)
-        return self.output_projection(ms_deform_attn(value, spatial_shapes, locations, weights))
+        return locations.view(*weights.shape, 2), weights
 
     def _for_each_point(self, pairs: Tensor) -> Tensor:
         """Repeat the pair of each level for its P points: [..., L, 2] -> [..., 1, L * P * 2]."""
