@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.ops import nms
 
+from gdino_lib.detect.explain import explain_calls, one_prompt, recorded_calls
+from gdino_lib.detect.explanation import Explanation
+from gdino_lib.detect.joining import join_chunks, label_image, to_detections
 from gdino_lib.detect.options import DetectOptions
-from gdino_lib.detect.postprocess import LabelledBoxes, Score, label_boxes, phrase_wise_nms, to_pixels
+from gdino_lib.detect.postprocess import LabelledBoxes, Score
 from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.detect.vocabulary import Vocabulary
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import supervision as sv
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CHUNK_IOU = 0.7  # boxes from several chunks that overlap by more than this are taken for one object
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,6 +203,47 @@ class Detector:
         options = DetectOptions(box_threshold=0.0, text_threshold=0.0, top_k=1)
         return self._detect([image], self._vocabularies([phrase], 1, many=False), options)[0]
 
+    @torch.no_grad()
+    def explain(
+        self,
+        image: ImageSource | ImageEmbedding,
+        phrases: str | Sequence[str],
+        *,
+        image_tokens: Sequence[int] = (),
+        **options: Any,
+    ) -> Explanation:
+        """Detect, and show how the model came to its boxes.
+
+        The explanation holds heat-maps of the phrases, attention weights, sampling points, and each query's box and scores
+        after each layer. Its numbers are those of the pass that finds `detections`. For the official model it takes about
+        5 MB of memory per text token.
+
+        Args:
+            image, phrases: as a call takes them, but one image. The phrases must fit into one prompt.
+            image_tokens: indices of image tokens; the explanation has their sampling points in each enhancer layer.
+            options: `box_threshold` and all other options of a call.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: an image, phrase, option or image token that cannot be used; phrases
+                that need several prompts.
+        """
+        if isinstance(image, list | tuple):
+            raise TypeError(f"image: expected one image, got {type(image).__name__}")
+        chosen = DetectOptions(**options)
+        vocabulary = self._vocabularies(phrases, 1, many=False)[0]
+        prompt = one_prompt(vocabulary)
+        self._set_eval_mode()
+        ((_, tokens, (size,)),) = self._batches([image])
+        with self._autocast():
+            text = self._encode_text([prompt])
+            with recorded_calls(self.model) as calls:
+                out = self.model.ground(tokens, text)
+        found = join_chunks([label_image(out, 0, vocabulary, 0, size, chosen)], chosen)
+        detections = to_detections(found, vocabulary.phrases, chosen)
+        detections.data["query"] = found.queries.numpy()
+        with self._autocast():  # weights and points at the precision of the pass
+            return explain_calls(self.model, calls, out, tokens, text, size, vocabulary, image_tokens, detections)
+
     @torch.inference_mode()
     def encode_image(self, image: ImageSource) -> ImageEmbedding:
         """Run the image backbone once, so that many prompts can use its features.
@@ -289,20 +330,10 @@ class Detector:
                 text = self._encode_text([vocabularies[row].chunks[step] for row in rows])
                 out = self.model.ground(tokens if len(rows) == len(sizes) else tokens.select(rows), text)
             for place, row in enumerate(rows):
-                indices = vocabularies[row].indices[step]
-                found = label_boxes(
-                    out.logits[place],
-                    out.boxes[place],
-                    out.phrase_of_token[place],
-                    len(indices),
-                    *options.thresholds_of(vocabularies[row].chunks[step], out.logits.device),
-                    options.score,
-                    options.every_phrase,
-                )
-                class_ids = torch.tensor(indices, device=found.phrases.device)[found.phrases]
-                parts[row].append(found._replace(boxes=to_pixels(found.boxes, *sizes[row]), phrases=class_ids))
+                parts[row].append(label_image(out, place, vocabularies[row], step, sizes[row], options))
         return [
-            _join(chunks, vocabulary.phrases, options) for chunks, vocabulary in zip(parts, vocabularies, strict=True)
+            to_detections(join_chunks(chunks, options), vocabulary.phrases, options)
+            for chunks, vocabulary in zip(parts, vocabularies, strict=True)
         ]
 
     def _encode_text(self, prompts: list[tuple[str, ...]]) -> TextTokens:
@@ -326,36 +357,3 @@ def _torch_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {name!r}")
     return DTYPES[name]
-
-
-def _join(chunks: list[LabelledBoxes], phrases: tuple[str, ...], options: DetectOptions) -> sv.Detections:
-    """Join the boxes of all chunks, given as pixels and indices into the caller's phrases."""
-    import supervision as sv
-
-    if not chunks:  # no phrase has a word piece
-        no_phrase = torch.zeros(0, dtype=torch.int64)
-        chunks = [LabelledBoxes(torch.zeros(0, 4), no_phrase, torch.zeros(0), no_phrase.bool())]
-    found = LabelledBoxes(*map(torch.cat, zip(*chunks, strict=True)))
-    if len(chunks) > 1:
-        found = _suppress_across_chunks(found)
-        if not options.every_phrase:
-            found = LabelledBoxes(*(column[found.best] for column in found))
-    if options.nms_iou is not None:
-        keep = phrase_wise_nms(found.boxes, found.scores, found.phrases, options.nms_iou)
-        found = LabelledBoxes(*(column[keep] for column in found))
-    boxes, class_ids, scores, best = (column[: options.top_k].cpu().numpy() for column in found)
-    names = np.array([phrases[index] for index in class_ids.tolist()], dtype=str)
-    data: dict[str, np.ndarray | list] = {"class_name": names}
-    if options.every_phrase:
-        data["best"] = best
-    return sv.Detections(xyxy=boxes.reshape(-1, 4), confidence=scores, class_id=class_ids, data=data)
-
-
-def _suppress_across_chunks(found: LabelledBoxes) -> LabelledBoxes:
-    """Of overlapping boxes from several chunks, keep `best` for the surest alone; the result is sorted by falling score."""
-    candidates = found.best.nonzero().squeeze(1)
-    kept = candidates[nms(found.boxes[candidates], found.scores[candidates], CHUNK_IOU)]
-    best = torch.zeros_like(found.best)
-    best[kept] = True
-    order = found.scores.argsort(descending=True, stable=True)
-    return LabelledBoxes(*(column[order] for column in found._replace(best=best)))

@@ -101,16 +101,27 @@ def _surest_last(found: sv.Detections, scale: int) -> sv.Detections:
 def _labels(found: sv.Detections) -> tuple[list[str], str]:
     """(the label of each box, the font that can write most phrases)."""
     numbers, scores = np.asarray(found.class_id).tolist(), np.asarray(found.confidence).tolist()
-    names = {number: _one_line(name) for number, name in zip(numbers, found.data["class_name"], strict=True)}
+    names, font = label_names(dict(zip(numbers, found.data["class_name"], strict=True)))
+    return [f"{names[number]} {score:.2f}" for number, score in zip(numbers, scores, strict=True)], font
+
+
+def label_names(phrases: dict[int, str]) -> tuple[dict[int, str], str]:
+    """Phrases as a picture can show them, by their index.
+
+    Returns:
+        (a line for each phrase, "#2" for a phrase with letters that the font lacks;
+         the path or name of the font that has the letters of most phrases).
+    """
+    names = {number: _one_line(phrase) for number, phrase in phrases.items()}
     # of fonts that can write equally many phrases, the first
     font = max(_fonts(), key=lambda font: sum(_can_write(font, name) for name in names.values()))
     for number, name in names.items():
         if not _can_write(font, name):
             warnings.warn(
-                f"the font of the labels cannot write {name!r}: its boxes are labelled #{number}", stacklevel=3
+                f"the font of the labels cannot write {name!r}: its boxes are labelled #{number}", stacklevel=4
             )
             names[number] = f"#{number}"
-    return [f"{names[number]} {score:.2f}" for number, score in zip(numbers, scores, strict=True)], font
+    return names, font
 
 
 def _one_line(name: str) -> str:

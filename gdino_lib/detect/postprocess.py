@@ -40,12 +40,14 @@ class LabelledBoxes(NamedTuple):
         phrases: int64 [n], index of the box's phrase.
         scores: float32 [n], score of the box's phrase, in 0..1.
         best: bool [n], True if no other phrase has a higher score for the same query.
+        queries: int64 [n], index of the query.
     """
 
     boxes: Tensor
     phrases: Tensor
     scores: Tensor
     best: Tensor
+    queries: Tensor
 
 
 def label_boxes(
@@ -78,7 +80,7 @@ def label_boxes(
     query, phrase = keep.nonzero(as_tuple=True)
     order = scores[query, phrase].argsort(descending=True, stable=True)
     query, phrase = query[order], phrase[order]
-    return LabelledBoxes(boxes.float()[query], phrase, scores[query, phrase], best[query, phrase])
+    return LabelledBoxes(boxes.float()[query], phrase, scores[query, phrase], best[query, phrase], query)
 
 
 def to_pixels(boxes: Tensor, width: int, height: int) -> Tensor:

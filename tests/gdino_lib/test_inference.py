@@ -146,7 +146,7 @@ def test_exact_labels_beside_the_merged_ones():
     for seed in range(20):
         merged += predict(Stub(seed), torch.zeros(3, 8, 8), caption, 0.35, 0.25, "cpu")[2]
         out = Stub(seed)(torch.zeros(1, 3, 8, 8), tokenize_captions([caption]))
-        boxes, phrase, scores, _ = label_boxes(out.logits[0], out.boxes[0], out.phrase_of_token[0], 3, 0.35, 0.25)
+        boxes, phrase, scores, *_ = label_boxes(out.logits[0], out.boxes[0], out.phrase_of_token[0], 3, 0.35, 0.25)
         assert len(boxes) == len(phrase) == len(scores) > 0
         sums = torch.stack([out.logits[0].sigmoid()[:, out.phrase_of_token[0] == k].mean(1) for k in range(3)], 1)
         kept = (out.logits[0].sigmoid()[:, out.phrase_of_token[0] >= 0].amax(1) >= 0.35) & (sums.amax(1) >= 0.25)

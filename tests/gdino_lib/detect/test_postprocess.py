@@ -31,7 +31,7 @@ def test_a_phrase_without_tokens_scores_nothing():
 
 
 def test_no_queries():
-    boxes, phrases, scores, _ = label_boxes(torch.zeros(0, 7), torch.zeros(0, 4), TOKENS, 2, 0.35, 0.25)
+    boxes, phrases, scores, *_ = label_boxes(torch.zeros(0, 7), torch.zeros(0, 4), TOKENS, 2, 0.35, 0.25)
     assert boxes.shape == (0, 4)
     assert len(phrases) == len(scores) == 0
 
@@ -53,8 +53,9 @@ def test_special_tokens_and_stops_do_not_count():
 def test_labels_equal_plain_loops(seed):
     generator = torch.Generator().manual_seed(seed)
     logits, boxes = torch.randn(9, 7, generator=generator), torch.rand(9, 4, generator=generator)
-    kept, phrases, scores, surest = label_boxes(logits, boxes, TOKENS, 2, 0.6, 0.5)
+    kept, phrases, scores, surest, queries = label_boxes(logits, boxes, TOKENS, 2, 0.6, 0.5)
     assert surest.all()
+    assert torch.equal(boxes[queries], kept)
     expected = []
     for query in range(9):
         p = logits[query].sigmoid().tolist()
@@ -66,7 +67,7 @@ def test_labels_equal_plain_loops(seed):
     assert phrases.tolist() == [row[1] for row in expected]
     assert scores.tolist() == pytest.approx([row[0] for row in expected], abs=1e-6)
 
-    every, names, sure, best = label_boxes(logits, boxes, TOKENS, 2, 0.6, 0.5, every_phrase=True)
+    every, names, sure, best, _ = label_boxes(logits, boxes, TOKENS, 2, 0.6, 0.5, every_phrase=True)
     pairs = phrase_scores(logits, TOKENS, 2)
     pairs = pairs[(logits[:, TOKENS >= 0].sigmoid().amax(1) >= 0.6)]
     assert sure.tolist() == sorted(pairs[pairs >= 0.5].tolist(), reverse=True)

@@ -70,7 +70,5 @@ def test_a_checkpoint_is_refused_as_a_weight_file_with_the_remedy(tmp_path, imag
     run(tmp_path, settings=replace(SETTINGS, epochs=1, lora_rank=lora_rank), data=images).fit()
     folder = checkpoints.steps(tmp_path / "run")[-1]
     for path in (folder, folder / checkpoints.MODEL):
-        with pytest.raises(
-            ValueError, match=r"like a training checkpoint: finish .* --resume, or use .* last\.safe"
-        ):
+        with pytest.raises(ValueError, match=r"like a training checkpoint: finish .* --resume, or use .* last\.safe"):
             gd.load(path, "cpu")
