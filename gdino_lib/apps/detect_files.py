@@ -5,6 +5,8 @@ NAME is the path of an input relative to the common folder of all inputs. The fo
 - for each image, a copy with drawn boxes: NAME if its suffix is .jpg, .jpeg or .png, otherwise NAME.png;
 - for each film, a copy with drawn boxes, NAME or NAME.mp4, and a file with one line per frame, `frame`, `seconds` and `boxes`,
   whose name has .jsonl appended;
+- with `explain`, for each box of an image, a picture that explains it: NAME.explained/1.png, NAME.explained/2.png, ...; a
+  number is added to a name that is taken by the copy of another input;
 - `detections.json`: everything except the boxes of films; `failed` lists the inputs that could not be read;
 - `detections.csv`: the eight columns of `data_prep.formats.csv_table`, without confidences; one row per box, and one row with
   an empty box for an image in which nothing was found;
@@ -23,8 +25,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,12 +37,15 @@ from data_prep.arguments import counted
 from data_prep.atomic import atomic_folder
 from data_prep.formats.json_text import encode, read_text
 from data_prep.records import Box
-from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
+from gdino_lib.apps.input_files import InputFile, find_input_files, free_name, name_key, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder, files_of_results
 from gdino_lib.apps.terminal import listed, print_line
 from gdino_lib.apps.video import Film, UnwritableFilmError
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.drawing import draw_detections
+from gdino_lib.detect.explain import one_prompt
+from gdino_lib.detect.explanation import Explanation
+from gdino_lib.detect.explanation_drawing import draw_explanation
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.detect.vocabulary import Vocabulary
@@ -65,6 +70,7 @@ def detect_files(
     dtype: str = "float32",
     overwrite: bool = False,
     thresholds: str | None = None,
+    explain: bool = False,
     **options: Any,
 ) -> int:
     """Detect in files, write the folder of results that this module describes, and print one line per file.
@@ -78,6 +84,8 @@ def detect_files(
         options: all of `box_threshold`, `text_threshold`, `nms_iou`, `top_k` and `score`, as for the `Detector`.
         thresholds: a file of `gdino_lib.detect.thresholds.Thresholds`, to be used instead of both thresholds; "saved" is the
             file beside the weights of the model.
+        explain: also write a picture for each box of an image, see `gdino_lib.detect.explanation_drawing`; films get none. The
+            phrases must fit into one prompt.
 
     Returns:
         The exit status. 0: all inputs are done. 1: some inputs could not be used. 2: no input could be used, and nothing was
@@ -108,10 +116,14 @@ def detect_files(
         settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
     about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
-    Vocabulary.build(phrases, detector.model.config.max_tokens)  # raises errors of the phrases before the first file
+    vocabulary = Vocabulary.build(phrases, detector.model.config.max_tokens)  # raises errors before the first file
+    if explain:
+        one_prompt(vocabulary)
+        if any(file.is_film for file in files):
+            print_line("note: films get no explanations", sys.stderr)
     if thresholds is not None:
         _note_if_unused(options["thresholds"], phrases)
-    _Run(detector, phrases, options, folder, overwrite, about, results).detect_in(files, out)
+    _Run(detector, phrases, options, folder, overwrite, explain, about, results).detect_in(files, out)
     if not results.done:
         return 2
     print_line(
@@ -147,8 +159,10 @@ class _Run:
         options: keyword arguments of the detector.
         folder: the folder of results.
         overwrite: replace an existing `folder`.
+        explain: write explanations as well.
         about: the fields of `detections.json` about the whole run.
         results: the results so far.
+        taken: keys (`name_key`) of the paths of all drawn copies and explanations.
     """
 
     detector: Detector
@@ -156,8 +170,10 @@ class _Run:
     options: Mapping[str, Any]
     folder: Path
     overwrite: bool
+    explain: bool
     about: dict[str, Any]
     results: Results
+    taken: set[str] = field(default_factory=set)
 
     def detect_in(self, files: Sequence[InputFile], out: str) -> None:
         """Detect in all files, then move the folder of results to its path.
@@ -165,6 +181,7 @@ class _Run:
         Raises:
             KeyboardInterrupt, SystemExit: the run was interrupted; the message says where the results so far are.
         """
+        self.taken = {name_key(file.drawn) for file in files}
         interrupt: BaseException | None = None
         partial: Path | None = None
         with suppress(_NothingDoneError), ExitStack() as stack:
@@ -186,6 +203,8 @@ class _Run:
             for path in [path for path in partial.rglob("*") if path.is_file()]:
                 if path.relative_to(partial).as_posix() not in complete:  # an interrupt has left it half-written
                     path.unlink()
+                    with suppress(OSError):  # others are in its folder
+                        path.parent.rmdir()
             self.results.write(partial, self.about)
         if interrupt:
             raise interrupt
@@ -228,15 +247,29 @@ class _Run:
         return found
 
     def _detect_in_image(self, file: InputFile, image: Image.Image, partial: Path) -> None:
-        found = self._detect(image)
+        explanation = self.detector.explain(image, self.phrases, **self.options) if self.explain else None
+        found = explanation.detections if explanation else self._detect(image)
         drawn, path = draw_detections(image, found), file.drawn
         if path.lower().endswith(("jpg", "jpeg")) and max(image.size) <= LONGEST_JPEG:
             drawn.save(partial / path, "JPEG", quality=95)
         else:
             drawn.save(partial / path, "PNG")
         boxes = box_entries(found)
+        if explanation:
+            self._draw_explanations(file, image, explanation, boxes, partial)
         self.results.add_image(file, image.size, boxes)
         print_line(f"{file.path}: {listed(Counter(box['phrase'] for box in boxes))}")
+
+    def _draw_explanations(
+        self, file: InputFile, image: Image.Image, explanation: Explanation, boxes: list[dict[str, Any]], partial: Path
+    ) -> None:
+        """Write a picture for each box, and put its path into the box's entry."""
+        for number, (query, box) in enumerate(zip(explanation.detections.data["query"], boxes, strict=True), start=1):
+            path = free_name(PurePosixPath(file.drawn + ".explained", f"{number}.png"), self.taken, name_key)
+            (partial / path).parent.mkdir(exist_ok=True)
+            drawn = draw_explanation(image, explanation, int(query), box["phrase"], self.options["score"])
+            drawn.save(partial / path, "PNG")
+            box["explained"] = path
 
     def _detect_in_film(self, file: InputFile, film: Film, partial: Path) -> None:
         counts: Counter[str] = Counter()

@@ -100,7 +100,7 @@ def _named(found: dict[str, str], roots: set[str]) -> list[InputFile]:
     result = []
     for absolute, path in found.items():
         relative = os.path.relpath(absolute, root) if root else os.path.basename(path)
-        result.append((path, _free_name(PurePosixPath(plain_text(Path(relative).as_posix())), names, str)))
+        result.append((path, free_name(PurePosixPath(plain_text(Path(relative).as_posix())), names, str)))
     return [InputFile(path, name, _drawn_path(path, name, drawn)) for path, name in result]
 
 
@@ -159,12 +159,15 @@ def _drawn_path(path: str, name: str, taken: set[str]) -> str:
     stem = target.name if added else target.stem
     while len((stem + suffix).encode()) > LONGEST_NAME:
         stem = stem[:-1]
-    return _free_name(
-        target.with_name(stem + suffix), taken, lambda text: unicodedata.normalize("NFC", text).casefold()
-    )
+    return free_name(target.with_name(stem + suffix), taken, name_key)
 
 
-def _free_name(path: PurePosixPath, taken: set[str], key: Callable[[str], str]) -> str:
+def name_key(path: str) -> str:
+    """A key that is equal for paths that a file system may take for one: those that differ in case or Unicode form only."""
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def free_name(path: PurePosixPath, taken: set[str], key: Callable[[str], str]) -> str:
     """`path`, or `path` with a number if its key is in `taken`; the key of the result is added to `taken`."""
     numbered, number = path, 1
     while key(str(numbered)) in taken:

@@ -55,7 +55,8 @@ class Results:
     def files(self) -> set[str]:
         """Names of all files in the folder of results."""
         films = {film[name] for film in self.films for name in ("drawn", "frames_file")}
-        return {JSON, CSV, COCO} | films | {image["drawn"] for image in self.images}
+        explained = {box["explained"] for image in self.images for box in image["boxes"] if "explained" in box}
+        return {JSON, CSV, COCO} | films | {image["drawn"] for image in self.images} | explained
 
     def fail(self, path: str, reason: str) -> None:
         """Record an input that could not be used, and print the reason on standard error."""

@@ -73,6 +73,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
         default="mean",
         help="score of a phrase: mean or maximum over its tokens (default: mean)",
     )
+    command.add_argument(
+        "--explain",
+        action="store_true",
+        help="for each box in an image, also write a picture of how the model found it",
+    )
     add_device(command)
     add_dtype(command)
     command.set_defaults(advice=_advice)
@@ -99,6 +104,7 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         **model_options(options),
         thresholds=options.thresholds,
+        explain=options.explain,
         box_threshold=options.box_threshold,
         text_threshold=options.text_threshold,
         nms_iou=options.nms,
