@@ -102,10 +102,7 @@ def detect_files(
     folder = check_results_folder(out, overwrite)
     results = Results()
     files, unusable, not_read = find_input_files(inputs, folder)
-    for given, names in not_read.items():
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        listed_names = ", ".join(names[:SHOWN])
-        print_line(f"note: {given!r}: not read, because neither images nor films: {listed_names}{more}", sys.stderr)
+    note_not_read(not_read)
     for path, reason in unusable:
         results.fail(path, reason)
     if not files:
@@ -123,7 +120,7 @@ def detect_files(
             print_line("note: films get no explanations", sys.stderr)
     if thresholds is not None:
         _note_if_unused(options["thresholds"], phrases)
-    _Run(detector, phrases, options, folder, overwrite, explain, about, results).detect_in(files, out)
+    Run(detector, phrases, options, folder, overwrite, explain, about, results).detect_in(files, out)
     if not results.done:
         return 2
     print_line(
@@ -147,12 +144,20 @@ def read_phrases(prompts: Sequence[str] | None, file: str | None) -> list[str]:
     return phrases
 
 
+def note_not_read(not_read: Mapping[str, Sequence[str]]) -> None:
+    """Print a line on standard error for each folder with files that are neither images nor films."""
+    for given, names in not_read.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        listed_names = ", ".join(names[:SHOWN])
+        print_line(f"note: {given!r}: not read, because neither images nor films: {listed_names}{more}", sys.stderr)
+
+
 class _NothingDoneError(Exception):
     """No input could be used, so an existing folder of results stays."""
 
 
 @dataclass
-class _Run:
+class Run:
     """One run over all files.
 
     Attributes:

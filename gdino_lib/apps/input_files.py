@@ -56,13 +56,16 @@ class FoundFiles(NamedTuple):
     not_read: dict[str, list[str]]
 
 
-def find_input_files(inputs: Iterable[str], out: Path) -> FoundFiles:
+def find_input_files(
+    inputs: Iterable[str], out: Path, kept: frozenset[str] = frozenset({".jpeg", ".jpg", ".png"})
+) -> FoundFiles:
     """Find the files that `inputs` name, each file once: inputs in their order, files of a folder or pattern by name.
 
     Args:
         inputs: files; folders, which are searched with their sub-folders, except hidden ones; patterns such as
             "photos/**/*.jpg".
         out: the folder of results, which is not searched.
+        kept: suffixes of images whose drawn copies keep their names; the names of other images get ".png" added.
     """
     found: dict[str, str] = {}  # absolute path -> path as given
     roots: set[str] = set()
@@ -86,10 +89,10 @@ def find_input_files(inputs: Iterable[str], out: Path) -> FoundFiles:
         for path in files:
             found.setdefault(os.path.abspath(path), path)
             roots.add(os.path.abspath(given) if is_folder else os.path.dirname(os.path.abspath(path)))
-    return FoundFiles(_named(found, roots), unusable, not_read)
+    return FoundFiles(_named(found, roots, kept), unusable, not_read)
 
 
-def _named(found: dict[str, str], roots: set[str]) -> list[InputFile]:
+def _named(found: dict[str, str], roots: set[str], kept: frozenset[str]) -> list[InputFile]:
     """Name files, {absolute path: path as given}, relative to the common folder of `roots`."""
     try:
         root = os.path.commonpath(roots) if roots else ""
@@ -101,7 +104,7 @@ def _named(found: dict[str, str], roots: set[str]) -> list[InputFile]:
     for absolute, path in found.items():
         relative = os.path.relpath(absolute, root) if root else os.path.basename(path)
         result.append((path, free_name(PurePosixPath(plain_text(Path(relative).as_posix())), names, str)))
-    return [InputFile(path, name, _drawn_path(path, name, drawn)) for path, name in result]
+    return [InputFile(path, name, _drawn_path(path, name, drawn, kept)) for path, name in result]
 
 
 def plain_text(text: str) -> str:
@@ -151,8 +154,8 @@ def _search(folder: str, out: Path) -> tuple[list[str], list[tuple[str, Finding]
     return [os.path.join(folder, name) for name in names], [(folder, finding) for finding in findings]
 
 
-def _drawn_path(path: str, name: str, taken: set[str]) -> str:
-    kept = {".mp4"} if _suffix(path) in FILMS else {".jpg", ".jpeg", ".png"}
+def _drawn_path(path: str, name: str, taken: set[str], kept: frozenset[str]) -> str:
+    kept = frozenset({".mp4"}) if _suffix(path) in FILMS else kept
     added = "" if _suffix(name) in kept else ".mp4" if _suffix(path) in FILMS else ".png"
     target = PurePosixPath(name)
     suffix = added or target.suffix

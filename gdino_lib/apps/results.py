@@ -80,7 +80,7 @@ class Results:
                 image["name"],
                 image["width"],
                 image["height"],
-                tuple(Box(box["phrase"], *box["xyxy"], extra={"score": box["confidence"]}) for box in image["boxes"]),
+                tuple(Box(box["phrase"], *box["xyxy"], extra=_coco_fields(box)) for box in image["boxes"]),
             )
             for image in self.images
         )
@@ -145,6 +145,12 @@ def files_of_results(folder: Path) -> set[str]:
 
 def _names(file: InputFile) -> dict[str, str]:
     return {"file": plain_text(file.path), "name": file.name, "drawn": file.drawn}
+
+
+def _coco_fields(box: dict[str, Any]) -> dict[str, Any]:
+    """What COCO says of a box beside its corners and its phrase: its score, and its mask if it has one."""
+    mask = {name: box[name] for name in ("segmentation", "area", "iscrowd") if name in box}
+    return {"score": box["confidence"]} | mask
 
 
 def _decimal(value: np.float32) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
+MOST_PIXELS = 65_535  # no margin of an image is wider
 Number = TypeVar("Number", int, float)
 Options: TypeAlias = argparse._ActionsContainer  # a parser, or a group of options
 
@@ -38,6 +39,15 @@ def count(text: str) -> int:
         argparse.ArgumentTypeError: the text is anything else.
     """
     return _parse(text, int, "a whole number of at least 1", lambda value: value >= 1)
+
+
+def pixels(text: str) -> int:
+    """The value of an option that takes a whole number of pixels, 0 among them.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
+    return _parse(text, int, f"a whole number of pixels in 0..{MOST_PIXELS}", lambda value: 0 <= value <= MOST_PIXELS)
 
 
 def _parse(text: str, kind: Callable[[str], Number], expected: str, is_in_range: Callable[[Number], bool]) -> Number:

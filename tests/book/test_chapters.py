@@ -221,7 +221,9 @@ WITHOUT_REFERENCE = {
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
-        *("companion", "apps", "cli", "evaluation.report", "messages"),
+        *(f"apps.{module}" for module in ("detect_files", "edit_files", "input_files", "other_models", "results")),
+        *("apps.terminal", "apps.video"),
+        *("companion", "cli", "evaluation.report", "messages"),
         *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names", "weights.pickles"),

@@ -41,6 +41,10 @@ def commands(inputs: Path, out: Path) -> dict:
             ["check", *data, "--init", weights, "--out", str(out), "--no-overfit", "--device", "cpu"],
         ),
         "detect": (gdino_main, ["detect", images, "--phrases", "cat", "--model", weights, "--out", str(out)]),
+        "edit": (
+            gdino_main,
+            ["edit", images, "--find", "cat", "--do", "remove", "--model", weights, "--out", str(out)],
+        ),
         "train": (gdino_main, ["train", *train, "--out", str(out)]),
     }
     files = {
