@@ -33,8 +33,9 @@ class GroundingDINOConfig(CheckedFields):
     swin_depths: tuple[SomeLayers, ...] = (2, 2, 6, 2)  # blocks per stage
     swin_heads: tuple[PositiveInt, ...] = (3, 6, 12, 24)  # attention heads per stage
     swin_window: Annotated[int, Range(1, 64)] = 7  # side of an attention window, in tokens
+    swin_maps: Annotated[int, Range(3, 4)] = 3  # feature maps taken from Swin: strides 8, 16, 32; a fourth has stride 4
     backbone_drop_path: Share = 0.2  # share of residuals dropped in the last block in training; rises linearly from 0
-    levels: Annotated[int, Range(3, 5)] = 4  # feature levels L: strides 8, 16, 32, and 64 from a stride-2 convolution
+    levels: Annotated[int, Range(3, 5)] = 4  # feature levels L: the backbone's maps, then maps of stride-2 convolutions
 
     # text: a BERT
     vocabulary: PositiveInt = 30522  # word pieces of bert-base-uncased
@@ -91,6 +92,8 @@ class GroundingDINOConfig(CheckedFields):
             raise ValueError(
                 f"swin_depths, swin_heads: expected 4 values, one per stage, got {self.swin_depths}, {self.swin_heads}"
             )
+        if self.levels < self.swin_maps:
+            raise ValueError(f"levels: expected at least the {self.swin_maps} of swin_maps, got {self.levels}")
         for stage, heads in enumerate(self.swin_heads):
             channels = self.swin_width * 2**stage
             if channels % heads:
@@ -111,8 +114,19 @@ class GroundingDINOConfig(CheckedFields):
 
     @classmethod
     def large(cls, **changes: Any) -> GroundingDINOConfig:
-        """The paper's Swin-L model; its weights were never released."""
-        sizes = {"swin_width": 192, "swin_depths": (2, 2, 18, 2), "swin_heads": (6, 12, 24, 48), "swin_window": 12}
+        """The paper's Swin-L model; its weights were never released.
+
+        The paper (section 4.1) takes four maps from its backbone, strides 4 to 32. As in DINO's model with five levels, a
+        convolution adds stride 64.
+        """
+        sizes = {
+            "swin_width": 192,
+            "swin_depths": (2, 2, 18, 2),
+            "swin_heads": (6, 12, 24, 48),
+            "swin_window": 12,
+            "swin_maps": 4,
+            "levels": 5,
+        }
         return cls(**sizes | changes)
 
     @classmethod

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import supervision as sv
     from transformers import PreTrainedTokenizerBase
 
-SWIN_FIELDS = ("backbone", "swin_width", "swin_depths", "swin_heads", "swin_window")
+SWIN_FIELDS = ("backbone", "swin_width", "swin_depths", "swin_heads", "swin_window", "swin_maps")
 SEPARATORS = ("[CLS]", "[SEP]", ".")  # for `remove_combined`; "?" is no separator here, although it ends a block
 LAST_TOKEN = 255  # the official code never puts this token, the last of 256, into a label
 SHORT_SIDE, LONG_SIDE = 800, 1333  # for every model, because the official functions fix these sizes

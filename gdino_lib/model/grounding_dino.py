@@ -168,7 +168,12 @@ def build_image_backbone(config: GroundingDINOConfig) -> ImageBackbone:
     """The image backbone that `config` describes."""
     if config.backbone == "swin":
         backbone = Swin(
-            config.swin_width, config.swin_depths, config.swin_heads, config.swin_window, config.backbone_drop_path
+            config.swin_width,
+            config.swin_depths,
+            config.swin_heads,
+            config.swin_window,
+            config.backbone_drop_path,
+            config.swin_maps,
         )
     else:
         backbone = TimmBackbone(config.backbone)

@@ -45,7 +45,7 @@ class ImageBackbone(nn.Module):
     """A backbone, projections of its maps to one width, and positions.
 
     Args:
-        backbone: any module that returns maps at strides 8, 16, 32 and lists the channels of these maps in `channels`.
+        backbone: any module that returns maps, each of half the former's size, and lists their channels in `channels`.
         width: D; levels: L, at least the number of maps; each further level is made by a stride-2 convolution.
         temperature: of the sine positions.
     """

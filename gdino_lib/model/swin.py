@@ -19,13 +19,21 @@ class Swin(nn.Module):
         depths: blocks per stage; heads: attention heads per stage.
         window: side of a window in tokens.
         drop_path: share of residuals dropped in the last block in training; the share rises linearly from 0 in the first.
+        maps: how many maps `forward` returns: 3, of the later stages, or 4, of all stages.
     """
 
     def __init__(
-        self, width: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int, drop_path: float = 0.0
+        self,
+        width: int,
+        depths: tuple[int, ...],
+        heads: tuple[int, ...],
+        window: int,
+        drop_path: float = 0.0,
+        maps: int = 3,
     ) -> None:
         super().__init__()
-        self.channels = [width * 2**stage for stage in range(1, len(depths))]  # of the maps that `forward` returns
+        channels = [width * 2**stage for stage in range(len(depths))]
+        self.channels = channels[-maps:]  # of the maps that `forward` returns
         self.patch_embedding = PatchEmbedding(width)
         rates = torch.linspace(0, drop_path, sum(depths)).tolist()
         self.stages = nn.ModuleList()
@@ -34,19 +42,20 @@ class Swin(nn.Module):
             blocks = [SwinBlock(width * 2**stage, heads[stage], window, shift, rates.pop(0)) for shift in shifts]
             self.stages.append(nn.Sequential(*blocks))
         self.mergings = nn.ModuleList(PatchMerging(width * 2**stage) for stage in range(len(depths) - 1))
-        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
+        self.finest_norm = nn.LayerNorm(width) if maps == len(depths) else None
+        self.norms = nn.ModuleList(nn.LayerNorm(count) for count in channels[1:])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features at strides 8, 16, 32.
+        """Features at strides 8, 16, 32, or at 4, 8, 16, 32 with `maps=4`.
 
         Args:
             images: float [B, 3, H, W], normalised; padding is treated like any other pixel.
 
         Returns:
-            Three maps, float [B, C, ceil(H / stride), ceil(W / stride)] with C = `channels`.
+            A map for each stride, float [B, C, ceil(H / stride), ceil(W / stride)] with C = `channels`.
         """
         x = self.stages[0](self.patch_embedding(images))  # (B, h, w, C)
-        maps = []
+        maps = [] if self.finest_norm is None else [self.finest_norm(x).permute(0, 3, 1, 2).contiguous()]
         for merging, stage, norm in zip(self.mergings, self.stages[1:], self.norms, strict=True):
             x = stage(merging(x))
             maps.append(norm(x).permute(0, 3, 1, 2).contiguous())  # (B, h, w, C) -> (B, C, h, w)

@@ -171,6 +171,7 @@ def _swin_sizes(state: State) -> dict[str, Any]:
         "swin_depths": tuple(_count(state, rf"{re.escape(swin)}stages\.{stage}\.(\d+)\.") for stage in stages),
         "swin_heads": tuple(table.shape[1] for table in bias),
         "swin_window": (round(len(bias[0]) ** 0.5) + 1) // 2,
+        "swin_maps": 4 if f"{swin}finest_norm.weight" in state else 3,
     }
 
 
@@ -196,7 +197,7 @@ def hugging_face_config(config: GroundingDINOConfig) -> Any:
         window_size=c.swin_window,
         image_size=384 if c.swin_window == 12 else 224,
         drop_path_rate=c.backbone_drop_path,
-        out_indices=[2, 3, 4],  # pyright: ignore[reportCallIssue]  # a keyword of the backbone mixin, not a field
+        out_indices=[1, 2, 3, 4][-c.swin_maps :],  # pyright: ignore[reportCallIssue]  # a keyword of the backbone mixin, not a field
     )
     bert = BertConfig(
         vocab_size=c.vocabulary,

@@ -23,6 +23,7 @@ image_backbone.backbone.                       backbone.0.                      
     stages.{i}.{j}.mlp.0.*                     layers.{i}.blocks.{j}.mlp.fc1.*           swin.encoder.layers.{i}.blocks.{j}.mlp.fc1.*
     stages.{i}.{j}.mlp.2.*                     layers.{i}.blocks.{j}.mlp.fc2.*           swin.encoder.layers.{i}.blocks.{j}.mlp.fc2.*
     mergings.{i}.*                             layers.{i}.downsample.*                   swin.encoder.layers.{i}.downsample.*
+    finest_norm.*                              norm0.*                                   hidden_states_norms.stage1.*
     norms.0.*                                  norm1.*                                   hidden_states_norms.stage2.*
     norms.1.*                                  norm2.*                                   hidden_states_norms.stage3.*
     norms.2.*                                  norm3.*                                   hidden_states_norms.stage4.*

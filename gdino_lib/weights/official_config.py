@@ -42,7 +42,7 @@ FIELDS_OF_CONFIG_ONLY = {
 SUPPORTED_VALUES = {
     "modelname": ("groundingdino",),
     "position_embedding": ("sine", "v2"),  # two names of one encoding
-    "return_interm_indices": ([1, 2, 3], (1, 2, 3)),
+    "return_interm_indices": ([1, 2, 3], (1, 2, 3), [0, 1, 2, 3], (0, 1, 2, 3)),  # stages whose maps the model takes
     "pre_norm": (False,),
     "query_dim": (4,),
     "num_patterns": (0,),
@@ -78,6 +78,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         "swin_depths": (2, 2, depth, 2),
         "swin_heads": heads,
         "swin_window": window,
+        "swin_maps": len(file.value("return_interm_indices", SUPPORTED_VALUES["return_interm_indices"][0])),
         "text_mode": "sub-sentence" if file.value("sub_sentence_present", True) else "whole-sentence",
     }
     for name, field in (FIELDS_SHOWN_BY_TENSORS | FIELDS_OF_CONFIG_ONLY).items():

@@ -8,7 +8,7 @@ import torch
 from peers import SMALL, randomise
 
 import gdino_lib as gd
-from gdino_lib.model.grounding_dino import Predictions
+from gdino_lib.model.grounding_dino import Predictions, build_image_backbone
 from gdino_lib.model.image_backbone import ImageBackbone
 from gdino_lib.model.swin import Swin
 from gdino_lib.model.text_encoder import LANDMARK_SHARE, LANDMARK_TEMPERATURE
@@ -237,6 +237,17 @@ def test_a_built_module_replaces_the_part_of_the_configuration():
     model = gd.GroundingDINO(CONFIG, image_backbone=backbone).eval()
     assert model.image_backbone is backbone
     assert torch.isfinite(run(model, images(), PROMPTS).boxes).all()
+
+
+def test_the_paper_s_swin_l_takes_four_maps_from_its_backbone():
+    large = gd.GroundingDINOConfig.large()
+    config = CONFIG.replace(swin_maps=large.swin_maps, levels=large.levels)
+    encoded = build_image_backbone(config).eval()(
+        torch.randn(1, 3, 100, 140), torch.ones(1, 100, 140, dtype=torch.bool)
+    )
+    assert encoded.shapes == [(25, 35), (13, 18), (7, 9), (4, 5), (2, 3)]  # strides 4, 8, 16, 32, 64
+    with pytest.raises(ValueError, match="levels: expected at least the 4 of swin_maps, got 3"):
+        CONFIG.replace(swin_maps=4, levels=3)
 
 
 def test_nano_is_small():

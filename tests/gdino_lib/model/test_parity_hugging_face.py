@@ -10,7 +10,8 @@ from gdino_lib.model.query_selection import Queries
 from gdino_lib.prompts import tokenize
 
 MM = SMALL.replace(scaled_logits=True, shared_box_head=False)
-CONFIGS = {"small": SMALL, "odd": ODD, "mm": MM}
+FOUR_MAPS = SMALL.replace(swin_maps=4, levels=5)  # as the paper's Swin-L
+CONFIGS = {"small": SMALL, "odd": ODD, "mm": MM, "four maps": FOUR_MAPS}
 PROMPTS = [["cat", "remote control"], ["a person with an umbrella"], ["dog", "fire hydrant", "bus"]]
 SIZES = {"multiple": (128, 160), "odd": (151, 203), "narrow": (40, 333)}
 

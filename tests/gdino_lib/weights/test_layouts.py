@@ -74,7 +74,11 @@ def test_official_to_ours_to_official(official):
     assert_same(to_layout(checkpoint, "official"), official)
 
 
-@pytest.mark.parametrize("config", [SMALL, ODD.replace(vocabulary=99), MM], ids=["small", "odd", "mm"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, ODD.replace(vocabulary=99), MM, SMALL.replace(swin_maps=4, levels=5)],
+    ids=["small", "odd", "mm", "four maps"],
+)
 def test_port_to_ours_to_port(config):
     peer = hugging_face(config)
     with torch.no_grad():

@@ -25,11 +25,14 @@ def test_configurations_give_the_presets(tmp_path):
         ("swin_T_224_1k", GroundingDINOConfig.tiny()),
         ("swin_B_384_22k", GroundingDINOConfig.base()),
         ("swin_B_224_22k", GroundingDINOConfig.base(swin_window=7)),
-        ("swin_L_384_22k", GroundingDINOConfig.large()),
-        ("swin_L_224_22k", GroundingDINOConfig.large(swin_window=7)),
+        ("swin_L_384_22k", GroundingDINOConfig.large(swin_maps=3, levels=4)),
+        ("swin_L_224_22k", GroundingDINOConfig.large(swin_maps=3, levels=4, swin_window=7)),
     ):
         (tmp_path / "config.py").write_text(text.replace("swin_T_224_1k", backbone), "utf-8")
         assert GroundingDINOConfig(**read_config(tmp_path / "config.py")) == config
+    four_maps = text.replace("swin_T_224_1k", "swin_L_384_22k").replace("= [1, 2, 3]", "= [0, 1, 2, 3]")
+    (tmp_path / "config.py").write_text(four_maps.replace("levels = 4", "levels = 5"), "utf-8")
+    assert GroundingDINOConfig(**read_config(tmp_path / "config.py")) == GroundingDINOConfig.large()
     whole = text.replace("sub_sentence_present = True", "sub_sentence_present: bool = False")
     (tmp_path / "config.py").write_text(whole, "utf-8")
     assert read_config(tmp_path / "config.py")["text_mode"] == "whole-sentence"
