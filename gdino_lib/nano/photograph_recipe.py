@@ -78,7 +78,10 @@ class Stage:
     imagenet: float = 0.0
 
 
-STAGES = (Stage("first", replace(SETTINGS, epochs=14, validate_every=7), imagenet=1.0),)
+STAGES = (
+    Stage("first", replace(SETTINGS, epochs=14, validate_every=7), imagenet=1.0),
+    Stage("second", replace(SETTINGS, epochs=24, validate_every=8)),
+)
 SHORT = replace(SETTINGS, epochs=2, validate_every=2)
 COMPARISONS = (  # 400 steps each, from the same weights
     Stage("backbone as it is", SHORT),
