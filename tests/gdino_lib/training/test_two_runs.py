@@ -57,7 +57,7 @@ def test_a_second_run_is_refused_until_the_first_is_gone(tmp_path, workers):
     while time.monotonic() < deadline and not (log.is_file() and log.stat().st_size):
         time.sleep(0.05)
     for options in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(BlockingIOError, match=r"run: another run is writing there; wait for its end"):
+        with pytest.raises(BlockingIOError, match=r"run: another run is writing there; wait until it ends"):
             run(tmp_path, data=data_of(tmp_path), settings=replace(SETTINGS, epochs=500), **options)
     second = subprocess.run([sys.executable, str(path), "run", "--resume"], capture_output=True, text=True)
     assert second.returncode == 1
