@@ -1,7 +1,7 @@
 """RefCOCO, RefCOCO+ and RefCOCOg: expressions that each refer to one object of a COCO 2014 image.
 
 A set is a folder with two files. `instances.json` is a COCO file. The refs file, such as `refs(unc).p`, is a pickle of a list
-with a dictionary for each object that is referred to; `plain_pickle` reads it without running anything:
+with a dictionary for each object that is referred to; `plain_pickle` reads it without running anything::
 
     {"ref_id": 0, "ann_id": 1719310, "image_id": 581857, "category_id": 1, "split": "train", "sent_ids": [0, 1],
      "file_name": "COCO_train2014_000000581857_16.jpg",
