@@ -7,7 +7,7 @@ and in several runs (`gdino_lib.evaluation.benchmark`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,9 +62,9 @@ class Task(ABC):
         return [record for group in self.groups for record in group]
 
     @property
-    @abstractmethod
     def prompts(self) -> Any:
-        """What is asked for besides the records' own phrases; the boxes found depend on nothing else in the data."""
+        """Phrases that the model is asked for besides the records' own phrases, as JSON's values; None: no others."""
+        return None
 
     @abstractmethod
     def find(
@@ -128,22 +128,30 @@ class ClassTask(Task):
         return self.precision(self.dataset, detections).to_json()
 
 
-class ReferringTask(Task):
+class PhraseTask(Task):
+    """Find what the records' own phrases name, image by image."""
+
+    @abstractmethod
+    def find_in(self, detector: Detector, image: Image.Image, records: Sequence[ImageRecord]) -> Iterable[FoundBoxes]:
+        """The boxes for each record of one image."""
+
+    def find(
+        self, detector: Detector, images: Sequence[Image.Image], groups: Sequence[Sequence[ImageRecord]]
+    ) -> list[FoundBoxes]:
+        """The boxes for each record of some images."""
+        pairs = zip(images, groups, strict=True)
+        return [boxes for image, group in pairs for boxes in self.find_in(detector, image, group)]
+
+
+class ReferringTask(PhraseTask):
     """Find the object that each expression refers to; `dataset` has grounding records."""
 
     def __init__(self, name: str, images: Path, dataset: data_prep.Dataset) -> None:
         super().__init__(name, images, grounding_records(dataset))
 
-    @property
-    def prompts(self) -> None:
-        """Nothing besides the expressions."""
-
-    def find(
-        self, detector: Detector, images: Sequence[Image.Image], groups: Sequence[Sequence[ImageRecord]]
-    ) -> list[FoundBoxes]:
+    def find_in(self, detector: Detector, image: Image.Image, records: Sequence[ImageRecord]) -> Iterable[FoundBoxes]:
         """The best box for each expression."""
-        pairs = zip(images, groups, strict=True)
-        return [boxes for image, group in pairs for boxes in refer_all(detector, image, group)]
+        return refer_all(detector, image, records)
 
     def measure(self, found: Sequence[FoundBoxes]) -> dict[str, Any]:
         """Accuracy at an IoU of 0.5; see `ReferringAccuracy`. The misses are counted, not listed."""
@@ -151,22 +159,15 @@ class ReferringTask(Task):
         return {name: value for name, value in figures.items() if name != "misses"}
 
 
-class GroundingTask(Task):
+class GroundingTask(PhraseTask):
     """Find the phrases of sentences; `dataset` has the records of `data_prep.formats.flickr30k`."""
 
     def __init__(self, name: str, images: Path, dataset: data_prep.Dataset) -> None:
         super().__init__(name, images, dataset.images)
 
-    @property
-    def prompts(self) -> None:
-        """Nothing besides the phrases."""
-
-    def find(
-        self, detector: Detector, images: Sequence[Image.Image], groups: Sequence[Sequence[ImageRecord]]
-    ) -> list[FoundBoxes]:
+    def find_in(self, detector: Detector, image: Image.Image, records: Sequence[ImageRecord]) -> Iterable[FoundBoxes]:
         """The ten best boxes for each phrase."""
-        pairs = zip(images, groups, strict=True)
-        return [boxes for image, group in pairs for boxes in ground(detector, image, group)]
+        return ground(detector, image, records)
 
     def measure(self, found: Sequence[FoundBoxes]) -> dict[str, Any]:
         """Recall by both protocols; see `GroundingRecall`."""
