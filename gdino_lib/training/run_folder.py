@@ -13,9 +13,12 @@ from types import NoneType
 from typing import Any
 
 from data_prep.atomic import only_writer, other_file
+from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.ranges import CheckedFields
 from gdino_lib.training import checkpoints, lora
 from gdino_lib.training.checkpoints import STATE, TrainingState
 from gdino_lib.training.log import LOG
+from gdino_lib.training.settings import TrainingSettings
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 WRITTEN = {  # files and folders that a run writes, and that `overwrite` removes
@@ -110,6 +113,11 @@ def _check_progress(saved: TrainingState) -> None:
                 raise ValueError(f"{file}: expected {name!r} in 0..{most}, got {value!r:.60}")
 
 
+def _as_json(fields: CheckedFields) -> dict[str, Any]:
+    """The fields' values after a round trip through JSON, as `state.json` holds them."""
+    return json.loads(json.dumps(fields.to_dict()))
+
+
 def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> None:
     """Refuse to resume from the checkpoint of another run.
 
@@ -121,11 +129,14 @@ def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> 
         ValueError: other settings than `MAY_CHANGE` allows, another model or other data, or more steps than `steps`.
     """
     state, run, file = saved.state, json.loads(json.dumps(run)), saved.folder / STATE
+    # A field that is younger than the checkpoint had the effect of its default.
+    settings = {**_as_json(TrainingSettings()), **state["settings"]}
+    config = {**_as_json(GroundingDINOConfig()), **state["config"]}
     for name, value in run["settings"].items():
-        then = state["settings"].get(name)
+        then = settings.get(name)
         if name not in MAY_CHANGE and then != value:
             raise ValueError(f"{file}: its run has {name} = {then!r:.60}, not {value}; resume with the same settings")
-    if state["config"] != run["config"]:
+    if config != run["config"]:
         raise ValueError(f"{file}: its run trains a model of another configuration")
     for name, kind in (("data", "training data"), ("validation", "validation data")):
         if state[name] != run[name]:

@@ -1,5 +1,6 @@
 """The folder of a run: which files are removed, and which run may continue in it."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -64,6 +65,17 @@ def test_a_finished_run_without_checkpoints_is_not_replaced(tmp_path, images):
 
 def test_resume_without_an_earlier_run_begins_one(tmp_path, images):
     assert run(tmp_path, "new", data=images, resume=True).fit().step == STEPS
+
+
+def test_a_run_from_before_a_field_existed_resumes(tmp_path, images):
+    run(tmp_path, data=images).fit()
+    for file in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        state = json.loads(file.read_text())
+        del state["config"]["swin_maps"], state["settings"]["patience"], state["settings"]["dropout"]
+        del state["sha256"]  # as an earlier version wrote it
+        file.write_text(json.dumps(state))
+    run(tmp_path, settings=replace(SETTINGS, epochs=3), data=images, resume=True).fit()
+    assert len(losses(tmp_path / "run")) == STEPS * 3 // 2
 
 
 def test_a_run_resumes_only_with_its_own_settings_and_data(tmp_path, images):
