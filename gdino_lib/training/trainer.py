@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.coco import AveragePrecision
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.training import checkpoints, denoising, lora, run_folder
+from gdino_lib.training.callbacks import Callback
 from gdino_lib.training.log import RunLog
 from gdino_lib.training.loop import TrainingLoop, derived_seed
 from gdino_lib.training.losses import Criterion, zero_loss
@@ -74,6 +76,7 @@ class Trainer:
             call `fit` under `if __name__ == "__main__":`.
         device: "auto", or "cpu" to leave a GPU alone.
         progress: show a progress bar, and a line after each epoch.
+        callbacks: called after each epoch, in this order.
 
     Raises:
         FileExistsError: `out` holds files, and neither `resume` nor `overwrite` was asked for; or files that no run wrote.
@@ -99,8 +102,9 @@ class Trainer:
         workers: int | None = None,
         device: str = "auto",
         progress: bool = True,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.settings, self.validation = settings, validation
+        self.settings, self.validation, self._callbacks = settings, validation, tuple(callbacks)
         self.out, self.config = Path(out), model.config
         _check_request(len(dataset), settings, validation, resume, overwrite)
         self.accelerator = build_accelerator(device)
@@ -183,10 +187,11 @@ class Trainer:
 
     def _train(self, log: RunLog | None) -> None:
         s = self.settings
-        self._validate_when_due(log)  # if the run was stopped before the validation of its last epoch
+        if self.step:  # the run may have been stopped before the end of its last epoch's measurements
+            self._end_epoch(log)
         while self.step < self.steps and not (s.patience and self.waited >= s.patience):
             self._epoch(log)
-            self._validate_when_due(log)
+            self._end_epoch(log)
             self._checkpoint()
             if self._told_to_stop():
                 self._end()
@@ -231,11 +236,23 @@ class Trainer:
             losses["total"] = losses["total"] + zero_loss(out)
         return losses
 
+    def _end_epoch(self, log: RunLog | None) -> None:
+        """Validate and call the callbacks, unless the run is in the middle of an epoch."""
+        epoch, rest = divmod(self.step, self.loop.steps_per_epoch)
+        if rest:
+            return
+        self._validate_when_due(log)
+        if self._callbacks and self.accelerator.is_main_process:
+            average = self.loop.average
+            with average.applied() if average else nullcontext():
+                for callback in self._callbacks:
+                    callback.on_epoch_end(epoch, self._detector())
+
     def _validate_when_due(self, log: RunLog | None) -> None:
         """Validate after an epoch that `validate_every` selects, unless that was done already."""
-        epoch, rest = divmod(self.step, self.loop.steps_per_epoch)
+        epoch = self.step // self.loop.steps_per_epoch
         due = epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
-        if not self.validation or rest or not due or self.judged == self.step:
+        if not self.validation or not due or self.judged == self.step:
             return
         try:
             text = self._validate(epoch, log)
@@ -275,8 +292,10 @@ class Trainer:
     def _measure(self) -> tuple[AveragePrecision, Thresholds]:
         """(AP of the model with its present weights, its thresholds)."""
         assert self.validation is not None  # no validation is due without it
-        detector = Detector(self.plain_model, self.settings.precision)
-        return measure(detector, self.validation, self.accelerator, self._progress)
+        return measure(self._detector(), self.validation, self.accelerator, self._progress)
+
+    def _detector(self) -> Detector:
+        return Detector(self.plain_model, self.settings.precision)
 
     def _checkpoint(self) -> None:
         progress = {"best": self.best, "waited": self.waited, "judged": self.judged}

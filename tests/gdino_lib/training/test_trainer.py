@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_runs import SETTINGS, SIDE, model
-from training_runs import losses, run
+from training_runs import KilledError, losses, run
 
 import gdino_lib as gd
 from data_prep import Dataset
@@ -187,3 +187,39 @@ def test_adapters_are_saved_beside_the_merged_weights(tmp_path, images):
         expected = training.plain_model.eval()(pixels, prompts)
         for each in (merged, loaded):
             torch.testing.assert_close(each(pixels, prompts).boxes, expected.boxes)
+
+
+class Recorder:
+    """Keeps the weights that each epoch ends with; `stop` raises instead, once."""
+
+    def __init__(self, stop=0):
+        self.seen, self.stop = {}, stop
+
+    def on_epoch_end(self, epoch, detector):
+        if epoch == self.stop:
+            self.stop = 0
+            raise KilledError
+        self.seen[epoch] = {name: p.detach().clone() for name, p in detector.model.named_parameters()}
+
+
+def test_callbacks_see_the_averaged_weights_of_each_epoch_and_change_nothing(tmp_path, images):
+    recorder, settings = Recorder(), replace(SETTINGS, epochs=2, ema=0.5)
+    result = run(tmp_path, settings=settings, data=images, callbacks=[recorder]).fit()
+    last = dict(gd.load(result.weights, "cpu").named_parameters())
+    assert list(recorder.seen) == [1, 2]
+    assert all(torch.equal(last[name], value) for name, value in recorder.seen[2].items())
+    run(tmp_path, "plain", settings, data=images).fit()
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+
+
+def test_a_callback_that_was_interrupted_is_called_again(tmp_path, images):
+    settings = replace(SETTINGS, epochs=2, save_every=1)
+    recorder = Recorder(stop=1)
+    with pytest.raises(KilledError):
+        run(tmp_path, settings=settings, data=images, callbacks=[recorder]).fit()
+    run(tmp_path, settings=settings, data=images, callbacks=[recorder], resume=True).fit()
+    assert list(recorder.seen) == [1, 2]
+    again = Recorder()
+    run(tmp_path, settings=settings, data=images, callbacks=[again], resume=True).fit()
+    assert list(again.seen) == [2], "a finished run calls for its last epoch"
+    assert all(torch.equal(recorder.seen[2][name], value) for name, value in again.seen[2].items())
