@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import data_prep
-from data_prep.atomic import atomic_folder, write_json
+from data_prep.atomic import atomic_folder, read_manifest, write_json, write_manifest
 from gdino_lib.data.transforms import TrainingTransform, Transform
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.training.doctor.batch import BATCH_SIZE, examine_batch
+from gdino_lib.training.doctor.batch import examine_batch
 from gdino_lib.training.doctor.data import build_dataset, examine_data
 from gdino_lib.training.doctor.diagnosis import Diagnosis
 from gdino_lib.training.doctor.gradients import examine_gradients, freeze
@@ -23,7 +23,6 @@ from gdino_lib.training.doctor.overfitting import LOSS_GOAL_SHARE, examine_overf
 from gdino_lib.training.doctor.pictures import draw_curves
 
 DIAGNOSIS, CURVES = "check.json", "overfitting.png"  # beside the pictures of the batch
-WRITTEN = {DIAGNOSIS, CURVES, *(f"batch-{number}.png" for number in range(1, BATCH_SIZE + 1))}
 
 
 def check(
@@ -48,7 +47,8 @@ def check(
     Args:
         records: the training data, as read from CSV, COCO or ODVG.
         images: folder that the file names are relative to.
-        out: folder for `check.json`, `batch-1.png` ... `batch-4.png` and `overfitting.png`.
+        out: folder for `check.json`, `batch-1.png` ... `batch-4.png` and `overfitting.png`. A hidden file,
+            `data_prep.atomic.MANIFEST`, lists them for a later `overwrite`.
         transform: what training does to an image; None: `TrainingTransform` of the model's size.
         frozen: prefixes of parameters that are not to be trained; any other frozen parameter is a problem.
         overfit: try to learn the batch by heart; False leaves this examination out.
@@ -74,7 +74,7 @@ def check(
     freeze(patient, frozen)
     transform = transform or TrainingTransform(model.config.short_side, model.config.long_side)
     diagnosis = Diagnosis()
-    with atomic_folder(out, overwrite, WRITTEN) as folder:
+    with atomic_folder(out, overwrite, read_manifest(out)) as folder:
         usable = examine_data(diagnosis, records, images, model.config, progress)
         dataset = build_dataset(diagnosis, usable, images, transform, seed, model.config.max_tokens)
         batch = None if dataset is None else examine_batch(diagnosis, dataset, folder)
@@ -85,4 +85,5 @@ def check(
             if result is not None:
                 draw_curves(folder / CURVES, result.losses, result.recalls, LOSS_GOAL_SHARE)
         write_json(folder / DIAGNOSIS, diagnosis.to_json())
+        write_manifest(folder)
     return diagnosis

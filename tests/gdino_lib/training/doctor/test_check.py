@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from squares_to_learn import CONFIG, RECORDS, examine, model_of, texts
 
+from data_prep.atomic import MANIFEST
 from data_prep.formats import csv_table
 from gdino_lib.cli.main import main
 from gdino_lib.config import PRESETS
@@ -31,7 +32,7 @@ def test_four_images_are_learned_by_heart(folder, tmp_path, drawn):
     assert result.missing == ()
     assert texts(report, "ok", "overfitting")[0].startswith("the batch is learned by heart: recall 1.00, loss ")
 
-    names = {"check.json", "overfitting.png", *(f"batch-{n}.png" for n in range(1, 5))}
+    names = {MANIFEST, "check.json", "overfitting.png", *(f"batch-{n}.png" for n in range(1, 5))}
     assert {path.name for path in (tmp_path / "report").iterdir()} == names
     for path in (tmp_path / "report").glob("*.png"):
         assert min(Image.open(path).size) > 300
