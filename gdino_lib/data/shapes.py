@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from data_prep import Dataset, ImageRecord
-from data_prep.atomic import atomic_folder
+from data_prep.atomic import atomic_folder, read_manifest, write_manifest
 from data_prep.records import Box
 
 COLOURS = {"red": (214, 48, 49), "green": (39, 174, 96), "blue": (45, 108, 223), "yellow": (241, 196, 15)}
@@ -20,6 +20,8 @@ def draw_shapes(
     folder: Path | str, count: int, *, seed: int = 0, size: int = 96, most: int = 4, overwrite: bool = False
 ) -> Dataset:
     """Draw square pictures with one to `most` shapes each; the shapes do not touch.
+
+    A hidden file, `data_prep.atomic.MANIFEST`, lists the pictures for a later `overwrite`.
 
     Args:
         folder: where to write the PNG files; all of them are written, or none.
@@ -33,10 +35,10 @@ def draw_shapes(
         A record for each picture, boxes exact to the pixel; the categories are the twelve `NAMES`.
 
     Raises:
-        FileExistsError: `folder` holds files and `overwrite` is off, or it holds a file that this function does not write.
+        FileExistsError: `folder` holds files and `overwrite` is off, or it holds a file that this function did not write.
     """
     records = []
-    with atomic_folder(folder, overwrite, r"\d{5}\.png") as target:
+    with atomic_folder(folder, overwrite, read_manifest(folder)) as target:
         for number in range(count):
             rng = random.Random(f"{seed}/{number}")
             image = Image.new("RGB", (size, size), tuple(rng.randint(200, 255) for _ in range(3)))
@@ -46,6 +48,7 @@ def draw_shapes(
             name = f"{number:05d}.png"
             image.save(target / name)
             records.append(ImageRecord(name, size, size, tuple(boxes)))
+        write_manifest(target)
     return Dataset(tuple(records), NAMES)
 
 

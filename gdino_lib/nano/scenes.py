@@ -19,7 +19,7 @@ from PIL import Image, ImageChops, ImageFilter
 from tqdm import tqdm
 
 from data_prep import Dataset, ImageRecord
-from data_prep.atomic import atomic_folder
+from data_prep.atomic import atomic_folder, read_manifest, write_manifest
 from data_prep.formats import coco, csv_table, odvg, voc
 from data_prep.records import Box
 from gdino_lib.nano.backgrounds import draw_background
@@ -42,7 +42,6 @@ WRITERS: dict[str, Callable[[Dataset, Path], object]] = {
     "odvg": lambda dataset, folder: odvg.write(dataset, folder / "annotations.jsonl"),
     "csv": lambda dataset, folder: csv_table.write(dataset, folder / "annotations.csv"),
 }
-WRITTEN = r"images/\d{6}\.png|annotations(/(\d{6}\.xml|\.data_prep\.json)|\.\w+|_label_map\.json)|LICENSE\.txt"
 
 
 class Scene(NamedTuple):
@@ -128,6 +127,8 @@ def write_scenes(
 ) -> Dataset:
     """Write scenes as a data set: `images/`, and `annotations/` (VOC), `annotations.json` (COCO), `.jsonl` (ODVG) or `.csv`.
 
+    A hidden file, `data_prep.atomic.MANIFEST`, lists the files for a later `overwrite`.
+
     Args:
         folder: it appears under its name only when everything is written.
         count: number of scenes.
@@ -149,7 +150,7 @@ def write_scenes(
             f"expected one of the formats {', '.join(WRITERS)} and a count of at least 1, got {annotations!r}, {count}"
         )
     records = []
-    with atomic_folder(folder, overwrite, WRITTEN) as target:
+    with atomic_folder(folder, overwrite, read_manifest(folder)) as target:
         (target / "images").mkdir()
         for index in tqdm(range(count), desc="drawing", unit=" scenes", delay=1, disable=None):
             scene = draw_scene(index, seed=seed, size=size, things=things, most=most)
@@ -158,6 +159,7 @@ def write_scenes(
         dataset = Dataset(tuple(records), tuple(thing.name for thing in things))
         WRITERS[annotations](dataset, target)
         (target / "LICENSE.txt").write_text(LICENCE, encoding="utf-8")
+        write_manifest(target)
     return dataset
 
 

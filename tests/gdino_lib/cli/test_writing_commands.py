@@ -19,6 +19,7 @@ NAMES = list(commands(Path("inputs"), Path("out")))
 FOLDERS = NAMES[: NAMES.index("train") + 1]
 PAIRS = ["csv-to-odvg", "voc-to-odvg"]
 OVERWRITING = [name for name in FOLDERS if name not in ("sample", "audit")]
+LISTING = [name for name in OVERWRITING if name != "train"]  # TensorBoard chooses names of its own in a run's folder
 ALONE = """
 import json, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -126,6 +127,25 @@ def test_overwrite_removes_no_file_that_no_run_wrote(inputs, tmp_path, capsys, n
         assert files(tmp_path) == before
         mine.unlink()
     assert run(inputs, out, name, "--overwrite") in (0, 1)
+
+
+@pytest.mark.parametrize("name", LISTING)
+def test_overwrite_removes_no_file_that_only_has_the_name_of_a_result(inputs, tmp_path, capsys, name):
+    """Neither beside results, with another number, nor in a folder into which no run has written."""
+    out = tmp_path / "out"
+    run(inputs, out, name)
+    results = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    numbered = {re.sub(r"\d", "9", path.name): path for path in results if re.search(r"\d", path.stem)}
+    strangers = [path.with_name(other) for other, path in numbered.items()]
+    strangers += [tmp_path / "mine" / path.relative_to(out) for path in results]
+    for mine in strangers:
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text("mine")
+        before = files(tmp_path)
+        assert run(inputs, out if out in mine.parents else tmp_path / "mine", name, "--overwrite") == 2
+        assert mine.name in refusal(capsys)
+        assert files(tmp_path) == before
+        mine.unlink()
 
 
 @pytest.mark.slow
