@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command_line import one_line
 from made_up_detectors import COLOURS, RECORDS, SQUARES, BlindDetector, ColourDetector, Hallucinating, box, draw
 from peers import SMALL, randomise
 
@@ -51,11 +52,7 @@ def cells(printed, name):
 
 def refused(capsys, data, model, *options, **more):
     run(data, model, *options, status=2, **more)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    return one_line(capsys)
 
 
 def test_the_tables(data, capsys):

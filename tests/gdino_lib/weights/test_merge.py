@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from command_line import one_line
 from peers import SMALL
 from weight_files import model_of
 
@@ -65,11 +66,7 @@ def test_layouts_may_differ(files, tmp_path):
 
 def refused(capsys, *arguments):
     assert main(["merge", *map(str, arguments)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: ")
-    assert captured.err.count("\n") == 1
-    return captured.err
+    return one_line(capsys)
 
 
 def test_the_command(files, tmp_path, capsys):

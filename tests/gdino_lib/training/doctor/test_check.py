@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from command_line import one_line
 from PIL import Image
 from squares_to_learn import CONFIG, RECORDS, examine, model_of, texts
 
@@ -126,11 +127,7 @@ def test_the_command(folder, tmp_path, table, small_presets, capsys):
 def test_the_command_refuses_what_it_cannot_check(folder, tmp_path, table, small_presets, capsys):
     def refused(*arguments):
         assert main(["check", *map(str, arguments)]) == 2
-        captured = capsys.readouterr()
-        assert captured.out == ""
-        assert captured.err.startswith("error: ")
-        assert captured.err.count("\n") == 1
-        return captured.err
+        return one_line(capsys)
 
     common = ["--from-scratch", "nano", "--out", tmp_path / "report", "--no-overfit"]
     assert "none.csv" in refused("--data", tmp_path / "none.csv", "--images", folder, *common)
