@@ -158,9 +158,7 @@ class GroundingDINO(nn.Module):
 
 def build_text_encoder(config: GroundingDINOConfig) -> TextEncoder:
     """The text encoder that `config` describes."""
-    bert = build_bert(
-        config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
-    )
+    bert = build_bert(config)
     return TextEncoder(bert, config.bert_width, config.width, config.text_mode, config.text_framed, config.landmarks)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gdino_lib.config import TextMode
+from gdino_lib.config import GroundingDINOConfig, TextMode
 from gdino_lib.prompts import Prompt, piece_id, tokenize, tokenizer
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
 
 LANDMARK_SHARE = 0.4  # how far a phrase moves towards the landmarks: 0 not at all, 1 all the way
 LANDMARK_TEMPERATURE = 0.02  # of the softmax over cosine similarities that weights the landmarks
@@ -200,15 +203,21 @@ def _words(prompt: Prompt) -> tuple[Tensor, Tensor]:
     return torch.where(prompt.mask, number, -1), index - start
 
 
-def build_bert(vocabulary: int, width: int, layers: int, heads: int, ffn_width: int) -> nn.Module:
-    """A BERT with random weights and without a pooler, by transformers' public interface; nothing is downloaded."""
-    from transformers import BertConfig, BertModel
+def build_bert(config: GroundingDINOConfig) -> nn.Module:
+    """The BERT that `config` describes, with random weights and without a pooler; nothing is downloaded."""
+    from transformers import BertModel
 
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=ffn_width,
+    return BertModel(bert_config(config), add_pooling_layer=False)
+
+
+def bert_config(config: GroundingDINOConfig) -> BertConfig:
+    """transformers' configuration of the BERT that `config` describes."""
+    from transformers import BertConfig
+
+    return BertConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.bert_width,
+        num_hidden_layers=config.bert_layers,
+        num_attention_heads=config.bert_heads,
+        intermediate_size=config.bert_ffn_width,
     )
-    return BertModel(config, add_pooling_layer=False)

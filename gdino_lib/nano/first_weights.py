@@ -120,9 +120,7 @@ def name_similarity(names: Sequence[str], others: Sequence[str], config: Groundi
 
 def name_features(names: Sequence[str], config: GroundingDINOConfig) -> Tensor:
     """MiniLM's feature of each name, the mean over the name's tokens: float [names, bert width]."""
-    bert = build_bert(
-        config.vocabulary, config.bert_width, config.bert_layers, config.bert_heads, config.bert_ffn_width
-    )
+    bert = build_bert(config)
     _fill(bert, bert_weights(), "BERT")
     bert.eval()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gdino_lib.config import GroundingDINOConfig
+from gdino_lib.model.text_encoder import bert_config
 from gdino_lib.weights.files import State
 from gdino_lib.weights.names import COPIES, our_name, port_name, their_names, why_unused
 
@@ -186,7 +187,7 @@ def hugging_face_config(config: GroundingDINOConfig) -> Any:
     Raises:
         ValueError: the port has no such model.
     """
-    from transformers import BertConfig, GroundingDinoConfig, MMGroundingDinoConfig, SwinConfig
+    from transformers import GroundingDinoConfig, MMGroundingDinoConfig, SwinConfig
 
     c = config
     _check_layout_holds(c, "hugging-face")
@@ -199,16 +200,9 @@ def hugging_face_config(config: GroundingDINOConfig) -> Any:
         drop_path_rate=c.backbone_drop_path,
         out_indices=[1, 2, 3, 4][-c.swin_maps :],  # pyright: ignore[reportCallIssue]  # a keyword of the backbone mixin, not a field
     )
-    bert = BertConfig(
-        vocab_size=c.vocabulary,
-        hidden_size=c.bert_width,
-        num_hidden_layers=c.bert_layers,
-        num_attention_heads=c.bert_heads,
-        intermediate_size=c.bert_ffn_width,
-    )
     shared = {
         "backbone_config": swin,
-        "text_config": bert,
+        "text_config": bert_config(c),
         "num_queries": c.queries,
         "encoder_layers": c.encoder_layers,
         "encoder_ffn_dim": c.ffn_width,

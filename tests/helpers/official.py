@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from gdino_lib.config import GroundingDINOConfig
 from gdino_lib.model.grounding_dino import GroundingDINO
+from gdino_lib.model.text_encoder import bert_config
 from gdino_lib.prompts import VOCABULARY
 from gdino_lib.weights.layouts import Checkpoint, from_layout, to_layout
 from gdino_lib.weights.loading import fill
@@ -92,18 +93,11 @@ def official(config: GroundingDINOConfig) -> torch.nn.Module:
     from groundingdino.models.GroundingDINO import groundingdino, transformer
     from groundingdino.models.GroundingDINO.backbone import backbone, position_encoding, swin_transformer
     from groundingdino.util import get_tokenlizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertModel, BertTokenizerFast
 
     c = config
-    bert = BertConfig(
-        vocab_size=c.vocabulary,
-        hidden_size=c.bert_width,
-        num_hidden_layers=c.bert_layers,
-        num_attention_heads=c.bert_heads,
-        intermediate_size=c.bert_ffn_width,
-    )
     get_tokenlizer.get_tokenlizer = lambda _: BertTokenizerFast(str(VOCABULARY / "vocab.txt"))
-    get_tokenlizer.get_pretrained_language_model = lambda _: BertModel(bert)
+    get_tokenlizer.get_pretrained_language_model = lambda _: BertModel(bert_config(c))
     swin = swin_transformer.SwinTransformer(
         pretrain_img_size=224,
         embed_dim=c.swin_width,
