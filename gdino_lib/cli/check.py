@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import add_device, add_images, add_overwrite, add_start, need, starting_model
+from gdino_lib.cli.options import (
+    DATA_FILES,
+    add_device,
+    add_images,
+    add_out,
+    add_overwrite,
+    add_start,
+    need,
+    starting_model,
+)
 from gdino_lib.messages import printable
 
 HELP = "check data and model before training"
@@ -18,12 +27,10 @@ EPILOG = "Exit status: 0 no problem was found, 1 a problem was found, 2 nothing 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument(
-        "--data", required=True, metavar="FILE", help="training data: .csv, .json (COCO), .jsonl (ODVG)"
-    )
+    command.add_argument("--data", required=True, metavar="FILE", help=f"training data: {DATA_FILES}")
     add_images(command)
     add_start(command, "a model of this size with random weights")
-    command.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+    add_out(command, "folder for the report")
     add_overwrite(command, "replace an earlier report in DIR")
     command.add_argument(
         "--freeze",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gdino_lib.cli.options import add_overwrite
+from gdino_lib.cli.options import add_overwrite, add_weights
 from gdino_lib.messages import printable
 
 HELP = "write a weight file in another layout"
@@ -17,11 +17,7 @@ DESCRIPTION = (
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a .pth or .safetensors file, a Hugging Face folder, or the name of a model: tiny, base",
-    )
+    add_weights(command, "source", "SOURCE", "tiny, base")
     command.add_argument("target", metavar="TARGET", type=Path, help="the file to write; for hugging-face, the folder")
     command.add_argument(
         "--to",

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, model_options, share
+from gdino_lib.cli.options import EXIT_STATUS, add_detection, announce_model, detection_options, share
 from gdino_lib.messages import printable
 from gdino_lib.weights import hub
 
@@ -15,7 +15,7 @@ DESCRIPTION = (
     "Detect the objects that phrases name. Writes a copy of each input with drawn boxes, and detections.json, detections.csv and "
     "detections.coco.json. After Ctrl-C, the results so far are kept."
 )
-EPILOG = "Exit status: 0 all inputs are done, 1 some inputs could not be used, 2 nothing was done."
+EPILOG = EXIT_STATUS
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -31,31 +31,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     phrases.add_argument(
         "--phrases-file", metavar="FILE", help='file with one phrase per line; a phrase may contain "."'
     )
-    nano = "nano" if "nano" in hub.names() else "nano, which is not part of this version"
-    models = f"{', '.join(hub.names())}, a weight file or a folder (default: {nano})"
-    command.add_argument("--model", default="nano", help=models)
-    command.add_argument(
-        "--out", default="detections", metavar="DIR", help="folder for the results (default: detections)"
-    )
-    add_overwrite(command, "replace earlier results in DIR")
-    command.add_argument(
-        "--box-threshold",
-        type=share,
-        default=0.35,
-        metavar="X",
-        help="least score of the best token of a box, 0..1 (default: 0.35)",
-    )
-    command.add_argument(
-        "--text-threshold",
-        type=share,
-        default=0.25,
-        metavar="X",
-        help="least score of the phrase of a box, 0..1 (default: 0.25)",
-    )
+    add_detection(command, out="detections")
     command.add_argument(
         "--thresholds",
         metavar="FILE",
-        help="file with a threshold for each phrase, chosen on validation data, instead of both options above; "
+        help="file with a threshold for each phrase, chosen on validation data, instead of --box-threshold and --text-threshold; "
         '"saved" is the file beside the weights',
     )
     command.add_argument(
@@ -63,9 +43,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         type=share,
         metavar="X",
         help="drop boxes that overlap a better box of the same phrase by more than this IoU, 0..1",
-    )
-    command.add_argument(
-        "--top-k", type=count, metavar="N", help="keep the N boxes with the highest scores in each image"
     )
     command.add_argument(
         "--score",
@@ -78,17 +55,13 @@ def add_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for each box in an image, also write a picture of how the model found it",
     )
-    add_device(command)
-    add_dtype(command)
     command.set_defaults(advice=_advice)
 
 
 def run(options: argparse.Namespace) -> int:
     """Detect in files. Returns the exit status."""
     _check(options)
-    if sys.stderr.isatty():  # importing PyTorch takes seconds, too
-        limits = " (for drawn pictograms only; for photographs use --model tiny)" if options.model == "nano" else ""
-        print(printable(f"loading {options.model}{limits} ..."), file=sys.stderr, flush=True)
+    announce_model(options.model)
 
     from gdino_lib.apps.detect_files import detect_files, read_phrases
     from gdino_lib.prompts import bare
@@ -102,14 +75,11 @@ def run(options: argparse.Namespace) -> int:
         phrases,
         options.model,
         options.out,
-        **model_options(options),
+        **detection_options(options),
         thresholds=options.thresholds,
-        explain=options.explain,
-        box_threshold=options.box_threshold,
-        text_threshold=options.text_threshold,
         nms_iou=options.nms,
-        top_k=options.top_k,
         score=options.score,
+        explain=options.explain,
     )
 
 

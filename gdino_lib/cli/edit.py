@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, count, model_options, pixels, share
-from gdino_lib.messages import printable
+from gdino_lib.cli.options import EXIT_STATUS, add_detection, announce_model, count, detection_options, pixels, share
 from gdino_lib.weights import hub
 
 HELP = "remove, blur, recolour or replace what phrases name"
@@ -14,7 +12,7 @@ DESCRIPTION = (
     "Edit what phrases name, and nothing else: each object gets a mask, and pixels outside the masks stay. Writes the edited "
     "images, and detections.json, detections.csv and detections.coco.json with boxes and masks."
 )
-EPILOG = "Exit status: 0 done, 1 some inputs could not be read, 2 nothing was done."
+EPILOG = EXIT_STATUS
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -36,18 +34,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='to recolour, a colour: teal, "#008080"; to replace, a pictogram: fox; with --diffusion, a prompt',
     )
-    command.add_argument("--model", default="nano", help="that finds it: a name, a file or a folder (default: nano)")
-    command.add_argument("--out", default="edited", metavar="DIR", help="folder of results (default: edited)")
-    add_overwrite(command, "replace the results in DIR")
     command.add_argument("--png", action="store_true", help="write PNGs, which keep all other pixels exactly")
     _add_masks(command)
-    command.add_argument(
-        "--box-threshold", type=share, default=0.35, metavar="X", help="for a box's best word, 0..1 (default: 0.35)"
-    )
-    command.add_argument(
-        "--text-threshold", type=share, default=0.25, metavar="X", help="for a box's phrase, 0..1 (default: 0.25)"
-    )
-    command.add_argument("--top-k", type=count, metavar="N", help="edit at most N objects an image, the surest")
+    add_detection(command, out="edited")
     painting = command.add_argument_group("diffusion model, to replace or remove")
     painting.add_argument(
         "--diffusion", metavar="MODEL", help="an inpainting model of diffusers: a folder, or a name on the hub"
@@ -55,8 +44,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     painting.add_argument("--seed", type=int, metavar="N", help="another seed, another picture (default: 0)")
     painting.add_argument("--strength", type=share, metavar="X", help="how much may change, 0..1 (default: 1)")
     painting.add_argument("--steps", type=count, metavar="N", help="denoising steps (default: 30)")
-    add_device(command)
-    add_dtype(command)
 
 
 def _add_masks(command: argparse.ArgumentParser) -> None:
@@ -73,8 +60,7 @@ def _add_masks(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Edit files; the command's exit status."""
     hub.check(options.model)
-    if sys.stderr.isatty():  # PyTorch takes its time, too
-        print(printable(f"loading {options.model} ..."), file=sys.stderr, flush=True)
+    announce_model(options.model)
 
     from gdino_lib.apps.detect_files import read_phrases
     from gdino_lib.apps.edit_files import EditOptions, edit_files
@@ -97,9 +83,6 @@ def run(options: argparse.Namespace) -> int:
         how,
         options.model,
         options.out,
-        **model_options(options),
+        **detection_options(options),
         negatives=negatives,
-        box_threshold=options.box_threshold,
-        text_threshold=options.text_threshold,
-        top_k=options.top_k,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli import eval_dataset
-from gdino_lib.cli.options import add_device, add_dtype, add_overwrite, model_options, need
+from gdino_lib.cli.options import DATA_FILES, add_device, add_dtype, add_model, add_overwrite, model_options, need
 
 HELP = "evaluate a model on a data set"
 DESCRIPTION = (
@@ -21,10 +21,10 @@ EPILOG = (
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     data = command.add_mutually_exclusive_group(required=True)
-    data.add_argument("--data", metavar="FILE", help="data set: .csv, .json (COCO) or .jsonl (ODVG)")
+    data.add_argument("--data", metavar="FILE", help=f"data set: {DATA_FILES}")
     eval_dataset.add_name(data)
     command.add_argument("--images", metavar="DIR", help="folder of the images (--dataset: if not below --root)")
-    command.add_argument("--model", required=True, help="nano, tiny, base, a weight file or a folder")
+    add_model(command, default=None)
     command.add_argument("--json", metavar="FILE", help="file to write the figures to")
     own = command.add_argument_group("with --data")
     own.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import add_overwrite
+from gdino_lib.cli.options import add_overwrite, add_weights
 from gdino_lib.messages import printable
 
 HELP = "interpolate two weight files"
@@ -16,11 +16,7 @@ DESCRIPTION = (
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument(
-        "first",
-        metavar="A",
-        help="a .pth or .safetensors file, a Hugging Face folder, or the name of a model: nano, tiny, base",
-    )
+    add_weights(command, "first", "A", "nano, tiny, base")
     command.add_argument("second", metavar="B", help="other weights of the same model")
     command.add_argument("--alpha", type=float, required=True, metavar="X", help="weight of B, 0..1")
     command.add_argument("target", metavar="OUT", help="the .safetensors file to write")

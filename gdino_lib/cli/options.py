@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar
 
+from gdino_lib.messages import printable
+from gdino_lib.weights import hub
+
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
+DATA_FILES = ".csv, .json (COCO) or .jsonl (ODVG)"  # the files with annotations that the commands read
+EXIT_STATUS = "Exit status: 0 all inputs are done, 1 some inputs could not be used, 2 nothing was done."
 MOST_PIXELS = 65_535  # no margin of an image is wider
 Number = TypeVar("Number", int, float)
 Options: TypeAlias = argparse._ActionsContainer  # a parser, or a group of options
@@ -21,6 +27,14 @@ class ModelOptions(TypedDict):
     device: str
     dtype: str
     overwrite: bool
+
+
+class DetectionOptions(ModelOptions):
+    """Options of the commands that detect in files."""
+
+    box_threshold: float
+    text_threshold: float
+    top_k: int | None
 
 
 def share(text: str) -> float:
@@ -60,6 +74,66 @@ def _parse(text: str, kind: Callable[[str], Number], expected: str, is_in_range:
     raise argparse.ArgumentTypeError(f"expected {expected}, got {text[:40]!r}")
 
 
+def add_model(options: Options, default: str | None = "nano") -> None:
+    """Add `--model`; without a default, the user must give it."""
+    known = f"{', '.join(hub.names())}, a weight file or a folder"
+    if default is None:
+        options.add_argument("--model", required=True, help=known)
+        return
+    missing = "" if default in hub.names() else ", which is not part of this version"
+    options.add_argument("--model", default=default, help=f"{known} (default: {default}{missing})")
+
+
+def announce_model(model: str) -> None:
+    """Say on a terminal that a model is being loaded, before the import of PyTorch, which takes seconds, too."""
+    if sys.stderr.isatty():
+        limits = " (for drawn pictograms only; for photographs use --model tiny)" if model == "nano" else ""
+        print(printable(f"loading {model}{limits} ..."), file=sys.stderr, flush=True)
+
+
+def add_detection(options: Options, out: str) -> None:
+    """Add the options of the commands that detect in files; `out` is the default of `--out`.
+
+    They are `--model`, `--out`, `--overwrite`, `--box-threshold`, `--text-threshold`, `--top-k`, `--device` and `--dtype`.
+    """
+    add_model(options)
+    add_out(options, "folder for the results", out)
+    add_overwrite(options, "replace earlier results in DIR")
+    options.add_argument(
+        "--box-threshold",
+        type=share,
+        default=0.35,
+        metavar="X",
+        help="least score of the best token of a box, 0..1 (default: 0.35)",
+    )
+    options.add_argument(
+        "--text-threshold",
+        type=share,
+        default=0.25,
+        metavar="X",
+        help="least score of the phrase of a box, 0..1 (default: 0.25)",
+    )
+    options.add_argument(
+        "--top-k", type=count, metavar="N", help="keep the N boxes with the highest scores in each image"
+    )
+    add_device(options)
+    add_dtype(options)
+
+
+def add_weights(options: Options, name: str, metavar: str, models: str) -> None:
+    """Add an argument for weights to read; `models` lists the models that it may name."""
+    text = f"a .pth or .safetensors file, a Hugging Face folder, or the name of a model: {models}"
+    options.add_argument(name, metavar=metavar, help=text)
+
+
+def add_out(options: Options, text: str, default: str | None = None) -> None:
+    """Add `--out`, a folder; `text` is its help. Without a default, the user must give it."""
+    if default is None:
+        options.add_argument("--out", required=True, metavar="DIR", help=text)
+    else:
+        options.add_argument("--out", default=default, metavar="DIR", help=f"{text} (default: {default})")
+
+
 def add_overwrite(options: Options, text: str) -> None:
     """Add `--overwrite`; `text` is its help."""
     options.add_argument("--overwrite", action="store_true", help=text)
@@ -82,6 +156,16 @@ def add_dtype(options: Options) -> None:
 def model_options(options: argparse.Namespace) -> ModelOptions:
     """The values of `--device`, `--dtype` and `--overwrite` as keyword arguments."""
     return {"device": options.device, "dtype": options.dtype, "overwrite": options.overwrite}
+
+
+def detection_options(options: argparse.Namespace) -> DetectionOptions:
+    """The values that the functions for files take as keyword arguments, of the options that `add_detection` adds."""
+    return {
+        **model_options(options),
+        "box_threshold": options.box_threshold,
+        "text_threshold": options.text_threshold,
+        "top_k": options.top_k,
+    }
 
 
 def add_images(options: Options) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gdino_lib.cli.options import add_overwrite, count
+from gdino_lib.cli.options import add_out, add_overwrite, count
 from gdino_lib.messages import printable
 
 HELP = "draw scenes of pictograms, with their boxes"
@@ -16,7 +16,7 @@ DESCRIPTION = (
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--out", required=True, metavar="DIR", help="folder to create")
+    add_out(command, "folder to create")
     command.add_argument("--count", required=True, type=count, metavar="N", help="number of pictures")
     command.add_argument(
         "--size", type=count, default=256, metavar="N", help="width and height of a picture in pixels (default: 256)"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from gdino_lib.cli.options import Options, add_start, need, starting_model
+from gdino_lib.cli.options import DATA_FILES, Options, add_out, add_overwrite, add_start, need, starting_model
 from gdino_lib.messages import printable
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
@@ -38,7 +38,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE",
-        help="training data: .csv, .json (COCO), .jsonl (ODVG); may be given more than once",
+        help=f"training data: {DATA_FILES}; may be given more than once",
     )
     data.add_argument(
         "--images",
@@ -68,10 +68,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--val-images", metavar="DIR", help="folder of the images of --val (default: the first --images)")
     add_start(data, "size of a model with random weights")
-    data.add_argument("--out", required=True, metavar="DIR", help="folder for the run")
+    add_out(data, "folder for the run")
     again = data.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in DIR, or start a new run")
-    again.add_argument("--overwrite", action="store_true", help="remove an earlier run in DIR")
+    add_overwrite(again, "remove an earlier run in DIR")
     data.add_argument(
         "--negatives", type=int, metavar="N", help="number of absent classes in a prompt (default: as many as fit)"
     )
