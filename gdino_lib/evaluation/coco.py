@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import data_prep
 from data_prep import ImageRecord
 from gdino_lib.data.records import class_names, is_crowd
@@ -42,13 +44,12 @@ class ClassPrecision:
 
 
 @dataclass(frozen=True)
-class AveragePrecision:
-    """COCO's measures, in 0..1, as means over all classes that have objects; None if there is no object of that size.
+class MeanPrecision:
+    """COCO's precision, in 0..1, as means over all classes that have objects; None if there is no object of that size.
 
     Attributes:
         ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95; ap50, ap75: at an IoU of 0.50 and of 0.75.
         ap_small, ap_medium, ap_large: for objects with an area below 32 x 32 pixels, below 96 x 96 pixels, and larger.
-        recall: mean over the IoU thresholds of the greatest recall with 100 boxes per image and class.
         images, objects: number of images and of objects; crowds are not counted.
         classes: one entry per class, in the order of `class_names`, including classes without objects.
     """
@@ -59,10 +60,25 @@ class AveragePrecision:
     ap_small: float | None
     ap_medium: float | None
     ap_large: float | None
-    recall: float
     images: int
     objects: int
     classes: tuple[ClassPrecision, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON's values."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return own | {"classes": [vars(entry) for entry in self.classes]}
+
+
+@dataclass(frozen=True)
+class AveragePrecision(MeanPrecision):
+    """COCO's measures.
+
+    Attributes:
+        recall: mean over the IoU thresholds of the greatest recall with 100 boxes per image and class, 0..1.
+    """
+
+    recall: float
 
     @property
     def without_objects(self) -> tuple[str, ...]:
@@ -71,8 +87,7 @@ class AveragePrecision:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON's values."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return own | {"classes": [vars(entry) for entry in self.classes], "without_objects": list(self.without_objects)}
+        return super().to_json() | {"without_objects": list(self.without_objects)}
 
 
 def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections]) -> AveragePrecision:
@@ -94,36 +109,58 @@ def average_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detecti
         )
     records, classes = detection_records(dataset), class_names(dataset)
     boxes = check_found(records, classes, found)
+    objects = count_objects(records, classes)
+    evaluation = _evaluate(records, classes, boxes)
+    precision = evaluation.eval["precision"][..., -1]  # with 100 boxes
+    return AveragePrecision(**vars(mean_precision(precision, objects, len(records))), recall=float(evaluation.stats[8]))
+
+
+def count_objects(records: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, int]:
+    """{class: its number of objects}, without crowds.
+
+    Raises:
+        ValueError: there is no object.
+    """
     counts = dict.fromkeys(classes, 0)
     for record in records:
         for box in record.boxes:
             counts[box.label] += not is_crowd(box)
     if not any(counts.values()):
         raise ValueError(f"no objects in {len(records)} images; expected at least one to measure precision by")
+    return counts
 
-    evaluation = _evaluate(records, classes, boxes)
-    ap, ap50, ap75, small, medium, large = evaluation.stats[:6]
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (overlaps, recalls, classes) of all sizes, 100 boxes
-    return AveragePrecision(
-        ap=float(ap),
-        ap50=float(ap50),
-        ap75=float(ap75),
-        ap_small=none_if_unmeasured(small),
-        ap_medium=none_if_unmeasured(medium),
-        ap_large=none_if_unmeasured(large),
-        recall=float(evaluation.stats[8]),
-        images=len(records),
-        objects=sum(counts.values()),
+
+def mean_precision(precision: np.ndarray, objects: Mapping[str, int], images: int) -> MeanPrecision:
+    """The means that COCO reports.
+
+    Args:
+        precision: float [10, 101, classes, 4], by IoU threshold, recall, class and area (all, small, medium, large); -1
+            where there is nothing to measure.
+        objects: {class: its number of objects}, in the order of the classes.
+        images: number of images.
+    """
+    whole, *by_area = (precision[..., area] for area in range(4))
+    small, medium, large = map(mean_measured, by_area)
+    return MeanPrecision(
+        ap=mean_measured(whole) or 0.0,
+        ap50=mean_measured(whole[0]) or 0.0,
+        ap75=mean_measured(whole[5]) or 0.0,
+        ap_small=small,
+        ap_medium=medium,
+        ap_large=large,
+        images=images,
+        objects=sum(objects.values()),
         classes=tuple(
-            ClassPrecision(
-                name,
-                counts[name],
-                none_if_unmeasured(precision[:, :, column].mean()),
-                none_if_unmeasured(precision[0, :, column].mean()),
-            )
-            for column, name in enumerate(classes)
+            ClassPrecision(name, count, mean_measured(whole[:, :, column]), mean_measured(whole[0, :, column]))
+            for column, (name, count) in enumerate(objects.items())
         ),
     )
+
+
+def mean_measured(values: np.ndarray) -> float | None:
+    """The mean of the values that were measured, which are not -1; None if there is no such value."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else None
 
 
 def _evaluate(records: Sequence[ImageRecord], classes: Sequence[str], found: Sequence[FoundBoxes]) -> Any:
@@ -178,8 +215,3 @@ def _coco(records: Sequence[ImageRecord], classes: Sequence[str], annotations: l
     coco.dataset = dataset
     coco.createIndex()
     return coco
-
-
-def none_if_unmeasured(value: float) -> float | None:
-    """None for -1, which pycocotools returns where there is nothing to measure."""
-    return None if value < 0 else float(value)

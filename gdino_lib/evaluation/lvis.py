@@ -26,7 +26,7 @@ from data_prep import ImageRecord
 from data_prep.formats.lvis import FREQUENCIES, NEGATIVE, NOT_EXHAUSTIVE
 from gdino_lib.data.records import class_names
 from gdino_lib.evaluation.class_prompts import MAX_PAIRS
-from gdino_lib.evaluation.coco import ClassPrecision, as_annotation, none_if_unmeasured
+from gdino_lib.evaluation.coco import MeanPrecision, as_annotation, count_objects, mean_measured, mean_precision
 from gdino_lib.evaluation.detect_all import detection_records
 from gdino_lib.evaluation.found_boxes import FoundBoxes, check_found
 
@@ -35,34 +35,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LvisPrecision:
-    """LVIS's measures, in 0..1, as means over all classes that have objects; None if there is no such object.
+class LvisPrecision(MeanPrecision):
+    """LVIS's measures.
 
     Attributes:
-        ap: mean over the IoU thresholds 0.50, 0.55, ..., 0.95; ap50, ap75: at an IoU of 0.50 and of 0.75.
-        ap_small, ap_medium, ap_large: for objects with an area below 32 x 32 pixels, below 96 x 96 pixels, and larger.
-        ap_rare, ap_common, ap_frequent: of the classes with this frequency.
-        images, objects: number of images and of objects.
-        classes: one entry per class, in the order of `class_names`, including classes without objects.
+        ap_rare, ap_common, ap_frequent: mean over the classes with this frequency, 0..1; None if they have no objects.
     """
 
-    ap: float
-    ap50: float
-    ap75: float
-    ap_small: float | None
-    ap_medium: float | None
-    ap_large: float | None
     ap_rare: float | None
     ap_common: float | None
     ap_frequent: float | None
-    images: int
-    objects: int
-    classes: tuple[ClassPrecision, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON's values."""
-        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return own | {"classes": [vars(entry) for entry in self.classes]}
 
 
 def words_of(name: str) -> str:
@@ -89,46 +71,16 @@ def lvis_precision(dataset: data_prep.Dataset, found: Mapping[str, sv.Detections
         raise ModuleNotFoundError("LVIS needs faster-coco-eval, which is not installed: pip install 'gdino_lib[train]'")
     records, classes = detection_records(dataset), class_names(dataset)
     boxes = check_found(records, classes, found)
-    counts = dict.fromkeys(classes, 0)
-    for record in records:
-        for box in record.boxes:
-            counts[box.label] += 1
-    if not any(counts.values()):
-        raise ValueError(f"no objects in {len(records)} images; expected at least one to measure precision by")
+    objects = count_objects(records, classes)
     categories = {category["name"]: category for category in dataset.extra.get("categories", ())}
     if missing := [name for name in classes if name not in categories]:
         raise ValueError(f"expected LVIS's categories, got none for the class {missing[0]!r}")
 
-    precision = _precision(
-        records, [categories[name] for name in classes], boxes
-    )  # (overlaps, recalls, classes, areas)
+    precision = _precision(records, [categories[name] for name in classes], boxes)
     frequencies = np.array([categories[name]["frequency"] for name in classes])
-    rare, common, frequent = (_mean(precision[:, :, frequencies == frequency, 0]) for frequency in FREQUENCIES)
-    small, medium, large = (_mean(precision[..., area]) for area in (1, 2, 3))
-    whole = precision[..., 0]
-    return LvisPrecision(
-        ap=float(_mean(whole) or 0),
-        ap50=float(_mean(whole[0]) or 0),
-        ap75=float(_mean(whole[5]) or 0),
-        ap_small=small,
-        ap_medium=medium,
-        ap_large=large,
-        ap_rare=rare,
-        ap_common=common,
-        ap_frequent=frequent,
-        images=len(records),
-        objects=sum(counts.values()),
-        classes=tuple(
-            ClassPrecision(name, counts[name], _mean(whole[:, :, column]), _mean(whole[0, :, column]))
-            for column, name in enumerate(classes)
-        ),
-    )
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """The mean of what was measured; None without any."""
-    measured = values[values > -1]
-    return none_if_unmeasured(measured.mean()) if measured.size else None
+    ap_rare, ap_common, ap_frequent = (mean_measured(precision[:, :, frequencies == each, 0]) for each in FREQUENCIES)
+    shared = vars(mean_precision(precision, objects, len(records)))
+    return LvisPrecision(**shared, ap_rare=ap_rare, ap_common=ap_common, ap_frequent=ap_frequent)
 
 
 def _precision(
