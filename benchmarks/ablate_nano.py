@@ -23,6 +23,7 @@ from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.nano import icons, pictograms, recipe
 from gdino_lib.nano.first_weights import begin_nano
 from gdino_lib.nano.frozen_text import FrozenTextEncoder
+from gdino_lib.nano.samples import PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.training.settings import Precision
@@ -42,7 +43,7 @@ class Variant:
         config: changed fields of the model's configuration.
         data: changes of the training data. "things" is "emojis" (only emojis, in OpenMoji's drawings) or "hands" (only emojis,
             in the drawings of all sets). "share" is the share of further things. With "wordings" False, prompts use names
-            only. "negatives", "crowds" and "unanswered" are arguments of `SceneDataset`.
+            only. "crowds" is an argument of `SceneDataset`; "negatives" and "unanswered" are `PromptSettings`.
         loss: changed fields of `LossSettings`.
         noise: on the text features, see `FrozenTextEncoder`.
         names: start from the first stage; otherwise from nano's initial weights.
@@ -173,10 +174,9 @@ def train(variant: Variant, icon_sets: Path, names: Path, folder: Path, scenes: 
         batch_size=changed.batch_size,
         weights=shares,
         sizes=(SIDE,),
-        negatives=data.get("negatives", recipe.MOST_NEGATIVES),
+        prompts=PromptSettings(data.get("negatives", recipe.MOST_NEGATIVES), data.get("unanswered", 0.0)),
         own=recipe.ROUNDS[0].own,
         crowds=data.get("crowds", recipe.CROWD_SHARE),
-        unanswered=data.get("unanswered", 0.0),
         seed=changed.seed,
     )
     return Trainer(model, dataset, changed, folder, resume=True, workers=workers).fit().weights

@@ -322,13 +322,18 @@ def _summary(findings: Sequence[Finding]) -> str:
     )
 
 
+def token_count(phrase: str) -> int:
+    """How many tokens a phrase takes in a prompt, its closing "." included."""
+    return len(word_pieces(phrase)) + 1
+
+
 def _prompt_lengths(phrases: Iterable[str], max_tokens: int) -> dict[str, int]:
-    """How many tokens each phrase takes in a prompt, its closing "." included.
+    """The `token_count` of each phrase.
 
     Raises:
         ValueError: a phrase without letters that the model can read, or too long for a prompt of its own.
     """
-    lengths = {phrase: len(word_pieces(phrase)) + 1 for phrase in phrases}
+    lengths = {phrase: token_count(phrase) for phrase in phrases}
     for phrase, length in lengths.items():
         if length == 1:
             raise ValueError(f"the label {phrase!r} has no letters that the model can read")

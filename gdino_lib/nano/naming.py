@@ -43,7 +43,7 @@ def learn_names(
 
     Args:
         model: holds the weights to start from; it is changed, and moved to a GPU if there is one.
-        dataset: scenes of one thing (`most=1`) and prompts of one phrase (`negatives=0`).
+        dataset: scenes of one thing (`most=1`) and prompts of one phrase (`PromptSettings(negatives=0)`).
         settings: used are `batch_size`, `accumulation_steps`, `epochs`, `lr`, `lr_scale` (names inside `image_backbone`),
             `schedule`, `warmup_steps`, `weight_decay`, `clip`, `dropout` (on each thing's feature), `save_every` and `seed`.
             The forward pass runs in bfloat16.

@@ -6,23 +6,24 @@ import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from PIL import Image, ImageEnhance, ImageFilter
 
 from data_prep.records import ImageRecord
-from gdino_lib.data.datasets import FRAME, Sample
+from gdino_lib.data.datasets import Sample
 from gdino_lib.data.records import is_crowd, open_image, pictures_digest
 from gdino_lib.nano.photograph_names import Names
 from gdino_lib.nano.photographs import Absences, PhotographSet
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.samples import SizedDataset, make_sample
+from gdino_lib.nano.samples import PromptSettings, SizedDataset, cumulative, make_sample
 from gdino_lib.nano.scene_dataset import choose_wording
 from gdino_lib.nano.scenes import Canvas, bounds_of
 from gdino_lib.nano.sprites import draw_sprite
 from gdino_lib.prompts import word_pieces
 
 Box = tuple[float, float, float, float]
+PROMPTS = PromptSettings(negatives=24, unanswered=0.12)
 VISIBLE = 0.4  # share of a box's area that a crop must show for the box to be a target
 SMALLEST = 4  # pixels, the least shorter side of a target
 FANTASTIC = 4  # most names in a prompt of things that no photograph shows
@@ -79,11 +80,9 @@ class PhotographDataset(SizedDataset):
         pasted: share of the other pictures into which pictograms are pasted.
         cut_outs: share of the other pictures into which objects from other photographs of the set are pasted.
         broader: share of prompts in which a hypernym replaces the names that it covers.
-        unanswered: share of prompts that name nothing in the picture; the right answer to them is no box.
-        all_names: share of prompts that hold all names that the set labels everywhere.
-        negatives: the most absent names in any other prompt.
+        all_names: share of prompts that hold all names that the set labels everywhere, however many are absent.
+        prompts: other settings of the prompts.
         seed: of all random choices.
-        max_tokens: the most tokens of a prompt; absent names that do not fit are left out.
 
     Raises:
         ValueError: there are no sets, or not as many weights as sets.
@@ -103,22 +102,15 @@ class PhotographDataset(SizedDataset):
         pasted: float = 0.15,
         cut_outs: float = 0.15,
         broader: float = 0.15,
-        unanswered: float = 0.12,
         all_names: float = 0.25,
-        negatives: int = 24,
+        prompts: PromptSettings = PROMPTS,
         seed: int = 0,
-        max_tokens: int = 256,
     ) -> None:
-        if not sets or len(sets) != len(weights):
-            raise ValueError(
-                f"weights: expected at least one set, one weight for each, got {len(sets)} sets, {len(weights)} weights"
-            )
         super().__init__(count, batch_size, sizes, seed)
-        self.sets, self.cum_weights = tuple(sets), tuple(accumulate(weights))
+        self.sets, self.cum_weights = tuple(sets), cumulative("weight", weights, "set", sets)
         self.names = names
         self.things, self.mosaics, self.pasted, self.cut_outs = tuple(things), mosaics, pasted, cut_outs
-        self.broader, self.unanswered, self.all_names = broader, unanswered, all_names
-        self.negatives, self.max_tokens = negatives, max_tokens
+        self.broader, self.all_names, self.prompts = broader, all_names, prompts
         self.absences = Absences(names)
         self._by_shape = [_by_shape(each.records) for each in self.sets]
 
@@ -130,7 +122,8 @@ class PhotographDataset(SizedDataset):
             digest.update(repr((each.name, sorted(each.everywhere), each.records)).encode())
         drawn = (self.cum_weights, self.count, self.batch_size, self.sizes, self.things)
         shown = (*drawn, self.mosaics, self.pasted, self.cut_outs)
-        asked = (self.broader, self.unanswered, self.all_names, self.negatives, self.seed, self.max_tokens)
+        own = self.prompts  # field by field, in an order that must not change: runs resume only with the same digest
+        asked = (self.broader, own.unanswered, self.all_names, own.negatives, self.seed, own.max_tokens)
         meanings = sorted(self.names.meanings.items())
         digest.update(repr((shown, asked, meanings)).encode())
         return digest.hexdigest()
@@ -229,13 +222,15 @@ class PhotographDataset(SizedDataset):
         names = list(dict.fromkeys(name for name, _ in picture.boxes))
         absent = self._absent(rng, picture)
         everything = rng.random() < self.all_names and bool(picture.everywhere)
-        if absent and (not names or rng.random() < self.unanswered):
+        if absent and (not names or rng.random() < self.prompts.unanswered):
             phrase_of: dict[str, str] = {}
         else:
             phrase_of = self._phrases(rng, names, plain=everything)
         prompt = list(dict.fromkeys(phrase_of.values()))
-        room = self.max_tokens - FRAME - sum(len(word_pieces(phrase)) + 1 for phrase in prompt)
-        wanted = len(absent) if everything else rng.randint(min(len(absent), 0 if prompt else 1), self.negatives)
+        room = self.prompts.room(prompt)
+        wanted = (
+            len(absent) if everything else rng.randint(min(len(absent), 0 if prompt else 1), self.prompts.negatives)
+        )
         if everything:  # evaluation asks for these names, too
             absent = [name for name in absent if name in picture.everywhere]
         said = {word_pieces(phrase) for phrase in prompt}

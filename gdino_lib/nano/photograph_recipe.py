@@ -33,7 +33,7 @@ from gdino_lib.nano.recipe import (
     wordings,
 )
 from gdino_lib.nano.recipe import SETTINGS as SCENE_SETTINGS
-from gdino_lib.nano.samples import MixedDataset
+from gdino_lib.nano.samples import MixedDataset, PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.training.settings import TrainingSettings
 from gdino_lib.training.trainer import Trainer
@@ -118,10 +118,9 @@ def build_dataset(
         batch_size=batch_size,
         weights=shares,
         sizes=SIZES,
-        negatives=MOST_NEGATIVES,
+        prompts=PromptSettings(MOST_NEGATIVES, unanswered=0.2),
         own=0.85,
         crowds=CROWD_SHARE,
-        unanswered=0.2,
         seed=seed,
     )
     mix = [stage.photographs, 1 - stage.photographs]

@@ -29,6 +29,7 @@ from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.nano.naming import learn_names, text_encoder
 from gdino_lib.nano.pictograms import Pictogram
 from gdino_lib.nano.pictures import draw_rounds
+from gdino_lib.nano.samples import PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.training.settings import LossSettings, TrainingSettings
@@ -195,8 +196,9 @@ def learn_first_names(model: GroundingDINO, folder: Path | str, out: Path, worke
         workers: processes that draw pictures.
     """
     things, shares = things_to_learn(folder, NAMING_FURTHER)
+    alone = PromptSettings(negatives=0)
     dataset = SceneDataset(
-        things, NAMING_PICTURES, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), negatives=0, most=1
+        things, NAMING_PICTURES, batch_size=NAMING.batch_size, weights=shares, sizes=(96,), prompts=alone, most=1
     )
     plain = text_encoder(model)
     model.text_encoder = FrozenTextEncoder(plain, wordings(things), NAMING_NOISE)
@@ -229,7 +231,7 @@ def train_round(
         batch_size=plan.settings.batch_size,
         weights=shares,
         sizes=SIZES,
-        negatives=MOST_NEGATIVES,
+        prompts=PromptSettings(MOST_NEGATIVES),
         own=plan.own,
         crowds=CROWD_SHARE,
         seed=plan.settings.seed,

@@ -5,19 +5,58 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Generic, TypeVar
 
 import torch
 from PIL import Image
 
-from gdino_lib.data.datasets import Sample, SeededDataset
+from gdino_lib.data.datasets import FRAME, Sample, SeededDataset, token_count
 from gdino_lib.data.loader import EpochOrder
 from gdino_lib.data.targets import Target
 from gdino_lib.images import prepare
 
 Size = TypeVar("Size")
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """What the prompts of a data set name besides the things in the picture.
+
+    Attributes:
+        negatives: the most absent names in a prompt.
+        unanswered: share, among the prompts with absent names, of prompts that name nothing in the picture, 0..1. The right
+            answer to them is no box.
+        max_tokens: the most tokens of a prompt; absent names that do not fit are left out.
+    """
+
+    negatives: int
+    unanswered: float = 0.0
+    max_tokens: int = 256
+
+    def room(self, phrases: Iterable[str]) -> int:
+        """How many tokens a prompt of these phrases leaves for others."""
+        return self.max_tokens - FRAME - sum(map(token_count, phrases))
+
+
+def cumulative(name: str, weights: Sequence[float], part: str, parts: Sequence[object]) -> tuple[float, ...]:
+    """Cumulative weights, as `random.choices` takes them.
+
+    Args:
+        name, part: "weight", "set": what `weights` and `parts` are, for messages.
+        weights: how often each part is chosen, relative to the others.
+
+    Raises:
+        ValueError: there are no parts, or not as many weights as parts.
+    """
+    if not parts or len(parts) != len(weights):
+        raise ValueError(
+            f"{name}s: expected at least one {part} and one {name} for each {part}, "
+            f"got {len(parts)} {part}s, {len(weights)} {name}s"
+        )
+    return tuple(accumulate(weights))
 
 
 def make_sample(
@@ -130,12 +169,8 @@ class MixedDataset(SizedDataset):
         sizes: Sequence[tuple[int, int]],
         seed: int = 0,
     ) -> None:
-        if not parts or len(parts) != len(shares):
-            raise ValueError(
-                f"shares: expected data sets and one share for each, got {len(parts)} data sets, {len(shares)} shares"
-            )
         super().__init__(count, batch_size, sizes, seed)
-        self.parts, self.cum_shares = tuple(parts), tuple(accumulate(shares))
+        self.parts, self.cum_shares = tuple(parts), cumulative("share", shares, "data set", parts)
 
     @property
     def fingerprint(self) -> str:

@@ -6,16 +6,15 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 
-from gdino_lib.data.datasets import FRAME, Sample
+from gdino_lib.data.datasets import Sample, token_count
 from gdino_lib.nano.drawings import package_folder
 from gdino_lib.nano.pictograms import Pictogram
-from gdino_lib.nano.samples import SizedDataset, make_sample
+from gdino_lib.nano.samples import PromptSettings, SizedDataset, cumulative, make_sample
 from gdino_lib.nano.scenes import REPEATED, Scene, draw_scene
 from gdino_lib.nano.wordings import may_name
-from gdino_lib.prompts import word_pieces
 
+PROMPTS = PromptSettings(negatives=16)
 CROWDED = 0.7  # in a crowd, the probability that a thing repeats one that the scene already shows
 
 
@@ -31,14 +30,11 @@ class SceneDataset(SizedDataset):
         batch_size: of the loader; all scenes of a batch have the same size.
         weights: how often each thing is shown or named, relative to the others; None: all equally often.
         sizes: sides, or (width, height), in pixels; the size of each batch is drawn from these.
-        negatives: the most absent things in a prompt; their number is drawn from 0..negatives.
+        prompts: settings of the prompts; the number of absent things is drawn from 0..negatives.
         most: the most things in a scene.
         own: see `draw_scene`.
         crowds: share of scenes that are crowds; see `CROWDED`.
-        unanswered: share, among the prompts with absent names, of prompts that name only absent things. The right answer to
-            them is no box.
         seed: of all random choices.
-        max_tokens: the most tokens of a prompt; absent things that do not fit are left out.
 
     Raises:
         ValueError: a number is below 1 (`negatives`: below 0), there are no things, or not as many weights as things; or a
@@ -53,26 +49,21 @@ class SceneDataset(SizedDataset):
         batch_size: int,
         weights: Sequence[float] | None = None,
         sizes: Sequence[int | tuple[int, int]] = tuple(range(160, 321, 32)),
-        negatives: int = 16,
+        prompts: PromptSettings = PROMPTS,
         most: int = 8,
         own: float = 0.5,
         crowds: float = 0.0,
-        unanswered: float = 0.0,
         seed: int = 0,
-        max_tokens: int = 256,
     ) -> None:
-        if min(count, batch_size, most, negatives + 1, len(sizes), len(things)) < 1:
+        if min(count, batch_size, most, prompts.negatives + 1, len(sizes), len(things)) < 1:
             raise ValueError(
                 f"expected numbers of at least 1 (negatives: 0), got count {count}, batch_size {batch_size}, most {most}, "
-                f"negatives {negatives}, {len(sizes)} sizes, {len(things)} things"
+                f"negatives {prompts.negatives}, {len(sizes)} sizes, {len(things)} things"
             )
         super().__init__(count, batch_size, sizes, seed)
         self.things = tuple(things)
-        self.negatives, self.most, self.max_tokens = negatives, most, max_tokens
-        self.own, self.crowds, self.unanswered = own, crowds, unanswered
-        self.cum_weights = None if weights is None else tuple(accumulate(weights))
-        if weights is not None and len(weights) != len(things):
-            raise ValueError(f"weights: expected {len(things)}, one for each thing, got {len(weights)}")
+        self.prompts, self.most, self.own, self.crowds = prompts, most, own, crowds
+        self.cum_weights = None if weights is None else cumulative("weight", weights, "thing", things)
         self._by_name = {thing.name: thing for thing in self.things}
         package_folder("skimage")  # a missing package raises here, not in a worker of the loader
 
@@ -80,7 +71,8 @@ class SceneDataset(SizedDataset):
     def fingerprint(self) -> str:
         """SHA-256 of the things and all settings that the samples depend on."""
         drawn = (self.things, self.cum_weights, self.count, self.batch_size, self.sizes, self.own, self.crowds)
-        asked = (self.negatives, self.most, self.unanswered, self.seed, self.max_tokens)
+        own = self.prompts  # field by field, in an order that must not change: runs resume only with the same digest
+        asked = (own.negatives, self.most, own.unanswered, self.seed, own.max_tokens)
         return hashlib.sha256(repr((drawn, *asked)).encode()).hexdigest()
 
     @property
@@ -113,16 +105,16 @@ class SceneDataset(SizedDataset):
         names = list(dict.fromkeys(box.label for box in scene.record.boxes))
         shown = [self._by_name[name] for name in names]
         wordings = [choose_wording(thing, rng) for thing in shown]
-        room = self.max_tokens - FRAME - sum(len(word_pieces(wording)) + 1 for wording in wordings)
+        room = self.prompts.room(wordings)
         absent: list[str] = []
-        wanted = rng.randint(0, self.negatives) if shown else max(self.negatives, 1)
+        wanted = rng.randint(0, self.prompts.negatives) if shown else max(self.prompts.negatives, 1)
         for thing in dict.fromkeys(rng.choices(self.things, cum_weights=self.cum_weights, k=wanted)):
             wording = choose_wording(thing, rng)
-            length = len(word_pieces(wording)) + 1
+            length = token_count(wording)
             if length <= room and thing.name not in names and not any(may_name(thing, other) for other in shown):
                 absent.append(wording)
                 room -= length
-        if absent and random.Random(f"{seed}/{index}/unanswered").random() < self.unanswered:
+        if absent and random.Random(f"{seed}/{index}/unanswered").random() < self.prompts.unanswered:
             wordings, names = [], []
             scene = Scene(scene.image, replace(scene.record, boxes=()), scene.masks[:0])
         prompt = wordings + absent

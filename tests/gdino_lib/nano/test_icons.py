@@ -134,5 +134,5 @@ def test_weights_decide_how_often_a_thing_is_shown():
         ).record.boxes
     ]
     assert 0.75 < drawn.count("cat") / len(drawn) < 1
-    with pytest.raises(ValueError, match="weights: expected 2, one for each thing, got 1"):
+    with pytest.raises(ValueError, match="one weight for each thing, got 2 things, 1 weights"):
         SceneDataset([CAT, HAT], 4, batch_size=2, weights=[1.0])

@@ -11,16 +11,18 @@ from gdino_lib.data.loader import Batch
 from gdino_lib.data.targets import Target
 from gdino_lib.nano import pictograms
 from gdino_lib.nano.naming import learn_names, naming_loss, object_features
+from gdino_lib.nano.samples import PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 
 QUICK = replace(SETTINGS, batch_size=4, epochs=1, lr=3e-3, warmup_steps=1, precision="bfloat16", dropout=0.1)
 THINGS = pictograms.seen()[:4]
+ALONE = PromptSettings(negatives=0)  # the prompt names only the thing in the picture
 
 
 def single(count: int) -> SceneDataset:
-    return SceneDataset(THINGS, count, batch_size=4, sizes=(64,), negatives=0, most=1)
+    return SceneDataset(THINGS, count, batch_size=4, sizes=(64,), prompts=ALONE, most=1)
 
 
 def batch() -> Batch:
@@ -75,7 +77,7 @@ def test_names_are_learned_and_no_other_weights_change(tmp_path):
         1200,
         batch_size=8,
         sizes=(64,),
-        negatives=0,
+        prompts=ALONE,
         most=1,
     )
     shares = learn_names(m, data, replace(QUICK, batch_size=8), tmp_path, workers=0)

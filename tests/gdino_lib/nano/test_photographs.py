@@ -15,7 +15,7 @@ from gdino_lib.nano import pictograms
 from gdino_lib.nano.photograph_dataset import PhotographDataset
 from gdino_lib.nano.photograph_names import Meaning, Names, read_names
 from gdino_lib.nano.photographs import NOWHERE, Absences, held_out_names, keep_aside, read_set, read_sets
-from gdino_lib.nano.samples import MixedDataset
+from gdino_lib.nano.samples import MixedDataset, PromptSettings
 from gdino_lib.prompts import word_pieces
 
 NAMES = Names(
@@ -164,7 +164,7 @@ def test_boxes_move_with_the_pixels(photographs):
 
 def test_cut_outs_have_boxes_where_their_pixels_are(tmp_path):
     photographs = read_set(write_set(tmp_path / "mine", [[("dog", (20, 30, 100, 90))], [], []]))
-    data = dataset(photographs, cut_outs=1.0, unanswered=0.0)
+    data = dataset(photographs, cut_outs=1.0, prompts=PromptSettings(24, unanswered=0.0))
     counts = set()
     for index in range(60):
         picture, _, _ = data.picture(index, (96, 72))
@@ -195,7 +195,7 @@ def test_samples_are_valid_and_depend_on_index_and_epoch_alone(photographs):
 
 
 def test_absent_names_fit_nothing_in_the_picture(photographs):
-    data = dataset(photographs, mosaics=0.5, cut_outs=0.5, unanswered=0.3)
+    data = dataset(photographs, mosaics=0.5, cut_outs=0.5, prompts=PromptSettings(24, unanswered=0.3))
     for index in range(60):
         picture, prompt, phrases = data.picture(index, (96, 72))
         used = {prompt[number] for number in phrases}
@@ -208,9 +208,9 @@ def test_absent_names_fit_nothing_in_the_picture(photographs):
 
 
 def test_unanswered_prompts_have_phrases_and_no_boxes(photographs):
-    always = dataset(photographs, unanswered=1.0)
+    always = dataset(photographs, prompts=PromptSettings(24, unanswered=1.0))
     assert all(not len(always[index].target.boxes) and always[index].prompt for index in range(12))
-    never = dataset(photographs, unanswered=0.0)
+    never = dataset(photographs, prompts=PromptSettings(24, unanswered=0.0))
     shown = [never.picture(index, (96, 72)) for index in range(12)]
     assert all(len(phrases) == len(picture.boxes) for picture, _, phrases in shown)
 
@@ -225,7 +225,8 @@ def test_a_view_without_boxes_of_a_partly_labelled_set_still_has_a_prompt(tmp_pa
 
 def test_a_hypernym_replaces_all_names_that_it_covers(tmp_path):
     boxes = [("dog", (10, 10, 60, 60)), ("cat", (80, 30, 140, 100))]
-    data = dataset(read_set(write_set(tmp_path / "mine", [boxes])), broader=1.0, unanswered=0.0, all_names=0.0)
+    mine = read_set(write_set(tmp_path / "mine", [boxes]))
+    data = dataset(mine, broader=1.0, prompts=PromptSettings(24, unanswered=0.0), all_names=0.0)
     seen = set()
     for index in range(30):
         picture, prompt, phrases = data.picture(index, (96, 72))
@@ -255,11 +256,12 @@ def test_the_fingerprint_depends_on_records_and_settings(photographs):
     fewer = replace(photographs, records=photographs.records[:2])
     assert data.fingerprint != dataset(fewer).fingerprint
     assert data.fingerprint != dataset(photographs, broader=0.5).fingerprint
+    assert data.fingerprint != dataset(photographs, prompts=PromptSettings(24)).fingerprint
 
 
 def test_each_set_needs_a_weight(photographs):
     with pytest.raises(
-        ValueError, match=r"weights: expected at least one set, one weight for each, got 1 sets, 2 weights"
+        ValueError, match=r"weights: expected at least one set and one weight for each set, got 1 sets, 2 weights"
     ):
         PhotographDataset([photographs], [1.0, 2.0], NAMES, 4, batch_size=2, sizes=[(64, 64)])
 

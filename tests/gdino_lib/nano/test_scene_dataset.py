@@ -10,6 +10,7 @@ from small_runs import SETTINGS, model
 from gdino_lib.data.loader import build_loader
 from gdino_lib.images import prepare
 from gdino_lib.nano import pictograms
+from gdino_lib.nano.samples import PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset, choose_wording
 from gdino_lib.prompts import word_pieces
 from gdino_lib.training.trainer import Trainer
@@ -70,19 +71,20 @@ def test_samples_agree_with_their_scenes():
 
 def test_absent_names_fit_nothing_in_the_scene():
     cats = [BY_NAME[name] for name in ("cat", "black cat", "dog", "guide dog")]
-    data = SceneDataset(cats, 30, batch_size=1, sizes=(64,), negatives=4, most=1)
+    data = SceneDataset(cats, 30, batch_size=1, sizes=(64,), prompts=PromptSettings(4), most=1)
     owner = {wording: thing for thing in cats for wording in thing.wordings}
     for index in range(30):
         scene, prompt, _ = data.scene(index)
         kind = scene.record.boxes[0].label.split()[-1]
         assert sum(owner[phrase].name.split()[-1] == kind for phrase in prompt) == 1
     circles = [BY_NAME[f"{colour} circle"] for colour in ("red", "blue", "green")]
-    data = SceneDataset(circles, 30, batch_size=1, sizes=(64,), negatives=3, most=1)
+    data = SceneDataset(circles, 30, batch_size=1, sizes=(64,), prompts=PromptSettings(3), most=1)
     assert {len(data.scene(index)[1]) for index in range(30)} == {1, 2, 3}, "colours are told apart"
 
 
 def test_unanswered_is_the_share_of_prompts_with_only_absent_names():
-    plain, some = (SceneDataset(SEEN, 60, batch_size=1, sizes=(64,), unanswered=share) for share in (0.0, 0.4))
+    prompts = [PromptSettings(16, unanswered=share) for share in (0.0, 0.4)]
+    plain, some = (SceneDataset(SEEN, 60, batch_size=1, sizes=(64,), prompts=each) for each in prompts)
     alone = 0
     for index in range(60):
         scene, prompt, _ = plain.scene(index)
@@ -135,14 +137,14 @@ def test_each_epoch_has_new_scenes_and_the_fingerprint_depends_on_the_seed():
 
 
 def test_prompts_keep_to_max_tokens():
-    data = dataset(max_tokens=40, negatives=200, most=1)
+    data = dataset(prompts=PromptSettings(200, max_tokens=40), most=1)
     tokens = [sum(len(word_pieces(phrase)) + 1 for phrase in data.scene(index)[1]) for index in range(12)]
     assert max(tokens) <= 38
     assert np.mean(tokens) > 15
 
 
 def test_the_trainer_learns_from_scenes(tmp_path):
-    options = {"sizes": (64,), "negatives": 2, "most": 2, "unanswered": 0.5, "max_tokens": 60}
+    options = {"sizes": (64,), "most": 2, "prompts": PromptSettings(2, 0.5, 60)}
     data = SceneDataset(SEEN, 4, batch_size=SETTINGS.batch_size, **options)
     trainer = Trainer(model(), data, SETTINGS, tmp_path / "run", workers=0, device="cpu", progress=False)
     assert trainer.fit().step == SETTINGS.epochs * (4 // SETTINGS.batch_size)
