@@ -58,13 +58,9 @@ class TrainingSettings(CheckedFields):
 
     _unknown: ClassVar[str] = "unknown settings"
 
-    epochs: Annotated[
-        PositiveInt, "passes over the training data; images that do not fill a whole step are left out"
-    ] = 20
+    epochs: Annotated[PositiveInt, "passes over the training data; images that fill no whole step are left out"] = 20
     batch_size: Annotated[PositiveInt, "images per step, over all processes and passes together"] = 4
-    accumulation_steps: Annotated[
-        PositiveInt, "forward and backward passes per step (gradient accumulation, which saves memory)"
-    ] = 1
+    accumulation_steps: Annotated[PositiveInt, "passes per step (gradient accumulation, which saves memory)"] = 1
     lr: Annotated[NonNegativeFloat, "learning rate of AdamW"] = 1e-4
     lr_scale: Annotated[
         Mapping[str, NonNegativeFloat],
@@ -84,20 +80,12 @@ class TrainingSettings(CheckedFields):
     ema: Annotated[Share, "decay of a moving average of the weights, which is validated and saved; 0: no average"] = 0.0
     dropout: Annotated[Share, "dropout of enhancer and decoder in training"] = 0.0
     precision: Annotated[Precision, "precision of the forward pass; the weights stay float32"] = "float32"
-    gradient_checkpointing: Annotated[bool, "compute activations again in the backward pass, which saves memory"] = (
-        False
-    )
-    lora_rank: Annotated[
-        NonNegativeInt, "train low-rank adapters of this rank instead of the weights; 0: train the weights"
-    ] = 0
+    gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, which saves memory"] = False
+    lora_rank: Annotated[NonNegativeInt, "train low-rank adapters of this rank; 0: train the weights instead"] = 0
     lora_alpha: Annotated[PositiveFloat, "the adapters' update is multiplied by lora_alpha / lora_rank"] = 16.0
-    denoising: Annotated[
-        NonNegativeInt, "positive denoising queries per image, with as many negative ones; 0: none"
-    ] = 100
+    denoising: Annotated[NonNegativeInt, "positive denoising queries per image, and as many negative; 0: none"] = 100
     box_noise: Annotated[NonNegativeFloat, "noise on the boxes of denoising queries, in halves of a box's sides"] = 1.0
-    label_noise: Annotated[
-        Share, "noise on the phrases of denoising queries: half of this share gets another phrase"
-    ] = 0.5
+    label_noise: Annotated[Share, "twice the share of denoising queries that get another phrase"] = 0.5
     validate_every: Annotated[PositiveInt, "epochs from one validation to the next"] = 1
     patience: Annotated[NonNegativeInt, "stop after this many validations without a better AP; 0: never"] = 0
     save_every: Annotated[PositiveInt, "steps from one checkpoint to the next; each epoch ends with one, too"] = 500
