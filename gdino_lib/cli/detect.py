@@ -31,6 +31,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     phrases.add_argument(
         "--phrases-file", metavar="FILE", help='file with one phrase per line; a phrase may contain "."'
     )
+    command.add_argument(
+        "--explain",
+        action="store_true",
+        help="for each box in an image, also write a picture of how the model found it",
+    )
     add_detection(command, out="detections")
     command.add_argument(
         "--thresholds",
@@ -49,11 +54,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
         choices=["mean", "max"],
         default="mean",
         help="score of a phrase: mean or maximum over its tokens (default: mean)",
-    )
-    command.add_argument(
-        "--explain",
-        action="store_true",
-        help="for each box in an image, also write a picture of how the model found it",
     )
     command.set_defaults(advice=_advice)
 

@@ -34,9 +34,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help='to recolour, a colour: teal, "#008080"; to replace, a pictogram: fox; with --diffusion, a prompt',
     )
-    command.add_argument("--png", action="store_true", help="write PNGs, which keep all other pixels exactly")
     _add_masks(command)
     add_detection(command, out="edited")
+    command.add_argument("--png", action="store_true", help="write PNGs, which keep all other pixels exactly")
     painting = command.add_argument_group("diffusion model, to replace or remove")
     painting.add_argument(
         "--diffusion", metavar="MODEL", help="an inpainting model of diffusers: a folder, or a name on the hub"
