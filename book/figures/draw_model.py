@@ -28,9 +28,18 @@ def draw() -> str:
             for name, color in (("image", IMAGE), ("text", TEXT), ("query", QUERY))
         ),
         "</defs>",
+        *_inputs(),
+        *_enhancer(),
+        *_query_selection(),
+        *_decoder(),
+        *_outputs(),
     ]
-    # inputs
-    parts += [
+    return "\n".join(parts) + "\n</svg>\n"
+
+
+def _inputs() -> list[str]:
+    """A picture and a prompt, each with its encoder."""
+    return [
         _text(120, 26, "a picture", 16, INK, style="italic"),
         _code(120, 46, "[B, 3, H, W]"),
         _text(360, 26, "“cat . remote control .”", 16, INK, style="italic"),
@@ -44,8 +53,11 @@ def draw() -> str:
         _arrow([(120, 138), (120, 209)], "image"),
         _arrow([(360, 138), (360, 209)], "text"),
     ]
-    # the enhancer: fusion, then a text layer and an image layer
-    parts += [
+
+
+def _enhancer() -> list[str]:
+    """Fusion, then a text layer and an image layer."""
+    return [
         *_frame(16, 170, 448, 184, "feature_enhancer", "encoder_layers times", GREY),
         *_inner(32, 212, 416, 46, "fusion", "image and text attend to each other", GREY),
         *_inner(240, 288, 208, 50, "text_layer", "self-attention in a phrase", TEXT),
@@ -53,8 +65,11 @@ def draw() -> str:
         _arrow([(120, 258), (120, 285)], "image"),
         _arrow([(360, 258), (360, 285)], "text"),
     ]
-    # query selection takes the image tokens most similar to the text
-    parts += [
+
+
+def _query_selection() -> list[str]:
+    """The image tokens most similar to the text become queries."""
+    return [
         _arrow([(120, 338), (120, 401)], "image"),
         _arrow([(360, 338), (360, 401)], "text"),
         _code(128, 378, "[B, N, D]", "start"),
@@ -64,7 +79,10 @@ def draw() -> str:
         _code(248, 489, "[B, Q, D] contents", "start"),
         _code(232, 489, "[B, Q, 4] boxes", "end"),
     ]
-    # the decoder
+
+
+def _decoder() -> list[str]:
+    """The parts of a decoder layer, from top to bottom."""
     rows = (
         ("self_attention", "queries read queries", QUERY),
         ("text_attention", "first the text", TEXT),
@@ -72,19 +90,23 @@ def draw() -> str:
         ("linear1, linear2", "an MLP per query", QUERY),
         ("box_heads", "move the box", QUERY),
     )
-    parts += _frame(48, 502, 368, 284, "decoder", "decoder_layers times", QUERY)
+    parts = _frame(48, 502, 368, 284, "decoder", "decoder_layers times", QUERY)
     for number, (name, note, color) in enumerate(rows):
         parts += _row(64, 542 + 48 * number, 336, 36, name, note, color)
         if number:
             parts.append(_arrow([(232, 530 + 48 * number), (232, 540 + 48 * number)], "query", head=False))
-    parts += [
+    return [
+        *parts,
         # image and text enter their cross-attentions; the dashed arrow leads to the next layer
         _arrow([(120, 386), (32, 386), (32, 656), (61, 656)], "image"),
         _arrow([(360, 386), (462, 386), (462, 608), (403, 608)], "text"),
         _arrow([(400, 752), (434, 752), (434, 522), (419, 522)], "query", dashed=True),
     ]
-    # outputs
-    parts += [
+
+
+def _outputs() -> list[str]:
+    """A box and token scores for each query."""
+    return [
         *_part(176, 838, 232, 62, "contrastive_heads", "dot products, no parameters", QUERY),
         _arrow([(240, 786), (240, 835)], "query"),
         _code(248, 815, "[B, Q, D]", "start"),
@@ -96,7 +118,6 @@ def draw() -> str:
         _text(100, 956, "where", 14, GREY, style="italic"),
         _text(292, 956, "which token of the prompt", 14, GREY, style="italic"),
     ]
-    return "\n".join(parts) + "\n</svg>\n"
 
 
 def _part(x: float, y: float, width: float, height: float, name: str, note: str, color: str) -> list[str]:

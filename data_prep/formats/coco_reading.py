@@ -48,14 +48,7 @@ def read(path: Path | str, found: list[Finding] | None = None, file_name: FileNa
     faults = Faults(path, found)
     root = parse(read_text(path), path, faults=faults)
     with located(path):
-        if {"phrases", "films", "failed"} <= root.keys():
-            raise ValueError(
-                "expected COCO, got the detections.json of gdino detect; use detections.coco.json beside it"
-            )
-        lists = {
-            name: take(root, name, list) if name in root or name == "images" else []
-            for name in ("images", "annotations", "categories")
-        }
+        lists = _lists(root)
     images, unclear_images = _one_per_id("image", "file_name", _objects("images", lists["images"], faults), faults)
     annotations, _ = _one_per_id("annotation", "", _objects("annotations", lists["annotations"], faults), faults)
     given, unclear_names = _one_per_id("category", "name", _objects("categories", lists["categories"], faults), faults)
@@ -81,6 +74,18 @@ def read(path: Path | str, found: list[Finding] | None = None, file_name: FileNa
     if categories != plain_categories(names):
         extra["categories"] = categories
     return Dataset(tuple(records), tuple(names), extra)
+
+
+def _lists(root: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The three lists of a COCO file; those that may be missing are empty then.
+
+    Raises:
+        ValueError: the file has no list of images, or is the `detections.json` of `gdino detect`.
+    """
+    if {"phrases", "films", "failed"} <= root.keys():
+        raise ValueError("expected COCO, got the detections.json of gdino detect; use detections.coco.json beside it")
+    names = ("images", "annotations", "categories")
+    return {name: take(root, name, list) if name in root or name == "images" else [] for name in names}
 
 
 def plain_categories(names: Sequence[str]) -> list[dict[str, Any]]:

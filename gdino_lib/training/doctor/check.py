@@ -40,15 +40,12 @@ def check(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Diagnosis:
-    """Examine a model and its training data.
-
-    The model is copied first and stays as it is, on the device where it is.
+    """Examine a copy of a model, and its training data; the model itself stays as it is.
 
     Args:
         records: the training data, as read from CSV, COCO or ODVG.
         images: folder that the file names are relative to.
-        out: folder for `check.json`, `batch-1.png` ... `batch-4.png` and `overfitting.png`. A hidden file,
-            `data_prep.atomic.MANIFEST`, lists them for a later `overwrite`.
+        out: folder for `check.json`, `batch-1.png` ... `overfitting.png`, and their hidden list for a later `overwrite`.
         transform: what training does to an image; None: `TrainingTransform` of the model's size.
         frozen: prefixes of parameters that are not to be trained; any other frozen parameter is a problem.
         overfit: try to learn the batch by heart; False leaves this examination out.
