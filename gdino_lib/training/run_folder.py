@@ -66,15 +66,16 @@ def last_checkpoint(out: Path, resume: bool, overwrite: bool) -> Path | None:
             f"{out} is not empty; choose another folder, or ask for resume, to continue the run in it, or overwrite "
             "(on the command line --resume, --overwrite)"
         )
-    foreign = next((name for name in present if not _from_a_run(name)), None)
-    if overwrite:
-        foreign = other_file(out, _FILES)
-    elif any(_from_a_run(name) for name in present):  # a run may continue beside files that its owner has added
-        foreign = None
+    saved = checkpoints.steps(out)
+    has_run = LOG in present or bool(saved)  # other names, such as best.safetensors, do not tell who wrote the file
+    foreign = None  # a run may continue beside files that its owner has added
+    if overwrite or not has_run:
+        foreign = other_file(out, _FILES if has_run else _HALF_WRITTEN)
     if foreign:
         raise FileExistsError(f"{out} holds {foreign!r}, which no run wrote; choose another folder")
-    saved = checkpoints.steps(out) if resume else []
-    if not saved and resume and LAST in present:  # a new run would replace the weights of the finished one
+    if not resume:
+        return None
+    if not saved and LAST in present:  # a new run would replace the weights of the finished one
         raise FileExistsError(f"{out} has a finished run without checkpoints to resume from; choose another folder")
     return saved[-1] if saved else None
 
@@ -159,7 +160,8 @@ def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> 
 
 def prepare(out: Path, resume: bool) -> None:
     """Remove half-written files of a killed run and, unless the run is resumed, all files of an earlier run."""
-    for path in out.iterdir():
+    # the log last, because it tells that a run was here
+    for path in sorted(out.iterdir(), key=lambda path: (path.name == LOG, path.name)):
         if path.name != LOCK and _from_a_run(path.name) and (not resume or path.name not in WRITTEN):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -173,13 +175,14 @@ def _alternatives(*names: str) -> str:
     return f"({'|'.join(re.escape(name) for name in names)})"
 
 
-_FILES = "|".join(  # pattern of all files below the folder that a run may have written, including half-written ones
+# patterns of files below the folder: those that a killed run has left half-written, and all that a run may have written
+_HALF_WRITTEN = "|".join((re.escape(LOCK), rf"\.{_alternatives(*WRITTEN)}\..+", r"checkpoints/\.step-\d{8}\..+"))
+_FILES = "|".join(
     (
-        _alternatives(BEST, LAST, "best.thresholds.json", LOG, LOCK),
+        _HALF_WRITTEN,
+        _alternatives(BEST, LAST, "best.thresholds.json", LOG),
         rf"(best|last)-adapters/{_alternatives(lora.WEIGHTS, lora.CONFIG)}",
         r"tensorboard/events\.out\.tfevents\.[^/]+",
         rf"checkpoints/step-\d{{8}}/{_alternatives(*checkpoints.FILES)}",
-        rf"\.{_alternatives(*WRITTEN)}\..+",
-        r"checkpoints/\.step-\d{8}\..+",
     )
 )

@@ -19,7 +19,7 @@ NAMES = list(commands(Path("inputs"), Path("out")))
 FOLDERS = NAMES[: NAMES.index("train") + 1]
 PAIRS = ["csv-to-odvg", "voc-to-odvg"]
 OVERWRITING = [name for name in FOLDERS if name not in ("sample", "audit")]
-LISTING = [name for name in OVERWRITING if name != "train"]  # TensorBoard chooses names of its own in a run's folder
+LISTING = [name for name in OVERWRITING if name != "train"]  # a run knows its folder by its log, see test_two_runs.py
 ALONE = """
 import json, sys
 from contextlib import redirect_stderr, redirect_stdout

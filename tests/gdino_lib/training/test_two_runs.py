@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from small_runs import SETTINGS
@@ -106,6 +108,39 @@ def test_files_that_no_run_wrote_are_never_removed(tmp_path, images, place):
     assert files(tmp_path / "run") == before
     run(tmp_path, settings=replace(SETTINGS, epochs=4), data=images, resume=True).fit()
     assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["best.safetensors", "last.safetensors", "best.thresholds.json", "tensorboard/events.out.tfevents.1"]
+)
+@pytest.mark.parametrize("way", ["resume", "overwrite"])
+def test_a_file_that_only_has_the_name_of_a_result_is_never_replaced(tmp_path, images, name, way):
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(FileExistsError, match=f"holds '{re.escape(name)}', which no run wrote"):
+        run(tmp_path, data=images, **{way: True})
+    assert mine.read_text() == "mine"
+
+
+def test_a_run_killed_while_it_removed_an_earlier_run_can_be_repeated(tmp_path, images, monkeypatch):
+    run(tmp_path, data=images).fit()
+    unlink = Path.unlink
+
+    def killed(path, **options):
+        if path.name == "last.safetensors":
+            raise KeyboardInterrupt
+        unlink(path, **options)
+
+    again = run(tmp_path, data=images, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            again.fit()
+    there = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"last.safetensors", "log.jsonl"} <= there
+    assert "checkpoints" not in there
+    run(tmp_path, data=images, overwrite=True).fit()
 
 
 @pytest.mark.parametrize("call", [1, pytest.param(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 16))])
