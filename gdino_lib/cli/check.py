@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli.options import (
-    DATA_FILES,
+    FORMATS,
     add_device,
     add_images,
     add_out,
@@ -27,7 +27,7 @@ EPILOG = "Exit status: 0 no problem was found, 1 a problem was found, 2 nothing 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
-    command.add_argument("--data", required=True, metavar="FILE", help=f"training data: {DATA_FILES}")
+    command.add_argument("--data", required=True, metavar="FILE", help=f"training data: {FORMATS}")
     add_images(command)
     add_start(command, "a model of this size with random weights")
     add_out(command, "folder for the report")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gdino_lib.cli import eval_dataset
-from gdino_lib.cli.options import DATA_FILES, add_device, add_dtype, add_model, add_overwrite, model_options, need
+from gdino_lib.cli.options import FORMATS, add_device, add_dtype, add_model, add_overwrite, model_options, need
 
 HELP = "evaluate a model on a data set"
 DESCRIPTION = (
@@ -21,7 +21,7 @@ EPILOG = (
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the command's own options."""
     data = command.add_mutually_exclusive_group(required=True)
-    data.add_argument("--data", metavar="FILE", help=f"data set: {DATA_FILES}")
+    data.add_argument("--data", metavar="FILE", help=f"data set: {FORMATS}")
     eval_dataset.add_name(data)
     command.add_argument("--images", metavar="DIR", help="folder of the images (--dataset: if not below --root)")
     add_model(command, default=None)

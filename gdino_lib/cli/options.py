@@ -14,7 +14,7 @@ from gdino_lib.weights import hub
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
-DATA_FILES = ".csv, .json (COCO) or .jsonl (ODVG)"  # the files with annotations that the commands read
+FORMATS = ".csv, .json (COCO) or .jsonl (ODVG)"  # the data sets that commands read, for help texts
 EXIT_STATUS = "Exit status: 0 all inputs are done, 1 some inputs could not be used, 2 nothing was done."
 MOST_PIXELS = 65_535  # no margin of an image is wider
 Number = TypeVar("Number", int, float)

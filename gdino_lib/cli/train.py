@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from gdino_lib.cli.options import DATA_FILES, Options, add_out, add_overwrite, add_start, need, starting_model
+from gdino_lib.cli.options import FORMATS, Options, add_out, add_overwrite, add_start, need, starting_model
 from gdino_lib.messages import printable
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
@@ -38,7 +38,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FILE",
-        help=f"training data: {DATA_FILES}; may be given more than once",
+        help=f"training data: {FORMATS}; may be given more than once",
     )
     data.add_argument(
         "--images",
