@@ -46,7 +46,8 @@ class FrozenTextEncoder(TextEncoder):
             return super().encode(prompt, cache)
         if not self._cache.tokens:
             self._read_phrases(prompt.ids.device)
-        features = super().encode(prompt, self._cache)  # (B, T, W)
+        repeats = self.mode != "whole-sentence"  # a whole prompt hardly ever comes again
+        features = super().encode(prompt, self._cache if repeats else None)  # (B, T, W)
         blocks = prompt.blocks.clamp(min=0)  # (B, T), the number of each token's block
         noise = torch.randn(len(blocks), len(prompt.ids[0]), features.shape[-1], device=features.device)
         noise = noise.gather(1, blocks[..., None].expand_as(features)) * (self.noise * self.deviation)

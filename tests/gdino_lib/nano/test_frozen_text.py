@@ -50,3 +50,14 @@ def test_the_state_dict_is_that_of_the_original_encoder():
     after = m.state_dict()
     assert after.keys() == before.keys()
     assert all(after[name].data_ptr() == tensor.data_ptr() for name, tensor in before.items())
+
+
+def test_whole_sentences_are_not_stored():
+    m = model(text_mode="whole-sentence").eval()
+    with torch.no_grad():
+        before = m.text_encoder(tokenize([["cat", "dog"]])).features
+    m.text_encoder = FrozenTextEncoder(m.text_encoder, ["cat", "dog"])
+    torch.testing.assert_close(m.text_encoder(tokenize([["cat", "dog"]])).features, before)
+    stored = m.text_encoder._cache.tokens
+    m.text_encoder(tokenize([["dog", "cat"]]))
+    assert m.text_encoder._cache.tokens == stored
