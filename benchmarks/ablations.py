@@ -45,6 +45,7 @@ from gdino_lib.nano.first_weights import begin_nano
 from gdino_lib.nano.frozen_text import FrozenTextEncoder
 from gdino_lib.nano.naming import text_encoder
 from gdino_lib.nano.pictograms import Pictogram
+from gdino_lib.nano.samples import PromptSettings
 from gdino_lib.nano.scene_dataset import SceneDataset
 from gdino_lib.nano.scenes import write_scenes
 from gdino_lib.prompts import tokenize
@@ -226,7 +227,7 @@ class Ablations:
             batch_size=PICTOGRAMS.batch_size,
             weights=shares,
             sizes=(SIDE,),
-            negatives=recipe.MOST_NEGATIVES,
+            prompts=PromptSettings(recipe.MOST_NEGATIVES),
             own=ROUND.own,
             crowds=recipe.CROWD_SHARE,
             seed=seed,
