@@ -38,8 +38,6 @@ from gdino_lib.evaluation.coco import average_precision
 from gdino_lib.evaluation.detect_all import detect_all
 from gdino_lib.model.decoder import DecoderLayer
 from gdino_lib.model.grounding_dino import GroundingDINO
-from gdino_lib.model.image_backbone import ImageTokens
-from gdino_lib.model.text_encoder import TextTokens
 from gdino_lib.nano import pictograms, recipe
 from gdino_lib.nano.first_weights import begin_nano
 from gdino_lib.nano.frozen_text import FrozenTextEncoder
@@ -75,16 +73,9 @@ CLOSED_SET = replace(PHOTOGRAPHS, epochs=4)
 class ImageFirst(DecoderLayer):
     """A decoder layer in the paper's order: self-attention, image, text. The released code attends to the text first."""
 
-    def forward(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        reference: Tensor,
-        image: ImageTokens,
-        text: TextTokens,
-        blocked: Tensor | None,
-    ) -> Tensor:
+    def forward(self, *inputs: Any) -> Tensor:
         """See `DecoderLayer.forward`."""
+        x, positions, reference, image, text, blocked = inputs
         query = x + positions
         update, _ = self.self_attention(query, query, x, attn_mask=blocked, need_weights=False)
         x = self.self_norm(x + self.dropout(update))
@@ -225,12 +216,12 @@ class Ablations:
             things,
             recipe.EPOCH_SCENES,
             batch_size=PICTOGRAMS.batch_size,
-            weights=shares,
-            sizes=(SIDE,),
+            seed=seed,
             prompts=PromptSettings(recipe.MOST_NEGATIVES),
+            weights=shares,
             own=ROUND.own,
             crowds=recipe.CROWD_SHARE,
-            seed=seed,
+            sizes=(SIDE,),
         )
         return train(model, dataset, replace(PICTOGRAMS, seed=seed), out, self.on_scenes)
 
