@@ -7,17 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from gdino_lib.detect.explain import explain_calls, one_prompt, recorded_calls
 from gdino_lib.detect.explanation import Explanation
+from gdino_lib.detect.frames import FrameSource
 from gdino_lib.detect.joining import join_chunks, label_image, to_detections
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.postprocess import LabelledBoxes, Score
 from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.detect.thresholds import Thresholds
+from gdino_lib.detect.tracking import find_in_frames
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
@@ -202,6 +206,27 @@ class Detector:
             raise TypeError(f"image: expected one image, got {type(image).__name__}")
         options = DetectOptions(box_threshold=0.0, text_threshold=0.0, top_k=1)
         return self._detect([image], self._vocabularies([phrase], 1, many=False), options)[0]
+
+    def track(
+        self, source: FrameSource, phrases: str | Sequence[str], *, every: int = 1, **options: Any
+    ) -> Iterator[tuple[NDArray[np.uint8], sv.Detections]]:
+        """Find objects in each frame of a film, and follow them from frame to frame with ByteTrack.
+
+        Args:
+            source: a film file, the address of a stream ("rtsp://..."), a camera index, or an iterable of pictures.
+            phrases, options: as a call takes them. A box whose confidence reaches `box_threshold` can begin a track.
+            every: detect in each `every`-th frame and in the last, and interpolate the boxes between.
+
+        Yields:
+            (uint8 [H, W, 3], RGB and upright; its boxes with `tracker_id`, -1 for a box without a track). `metadata` holds
+            `number`, `seconds`, and `detected`, False if the boxes are interpolated.
+
+        Raises:
+            FileNotFoundError, ModuleNotFoundError, ValueError, TypeError: at the call, the source cannot be opened or the
+                extra `video` is missing; at the first frame, as a call.
+        """
+        found = find_in_frames(self, source, phrases, options, every)
+        return ((frame.pixels, boxes) for frame, boxes in found)
 
     @torch.no_grad()
     def explain(

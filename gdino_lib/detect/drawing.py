@@ -33,6 +33,8 @@ def draw_detections(
 ) -> Image.Image:
     """A copy of the image with boxes and labels such as "cat 0.52"; the surest box is drawn last, on top.
 
+    The label of a box of track 7 begins with "7: ".
+
     Each phrase has a colour. The edges of its boxes and the letters of its labels contrast with this colour. All labels
     have the font of `FONTS` that can write most of the phrases; a phrase that this font cannot write is labelled with its
     number, such as "#2", and a warning names it. A picture with a side below `SMALLEST_LABELLED` gets no labels.
@@ -94,6 +96,7 @@ def _surest_last(found: sv.Detections, scale: int) -> sv.Detections:
         xyxy=found.xyxy[order] * scale,
         confidence=found.confidence[order],
         class_id=found.class_id[order],
+        tracker_id=None if found.tracker_id is None else found.tracker_id[order],
         data={"class_name": np.asarray(names)[order]},
     )
 
@@ -102,7 +105,9 @@ def _labels(found: sv.Detections) -> tuple[list[str], str]:
     """(the label of each box, the font that can write most phrases)."""
     numbers, scores = np.asarray(found.class_id).tolist(), np.asarray(found.confidence).tolist()
     names, font = label_names(dict(zip(numbers, found.data["class_name"], strict=True)))
-    return [f"{names[number]} {score:.2f}" for number, score in zip(numbers, scores, strict=True)], font
+    tracks = [-1] * len(found) if found.tracker_id is None else found.tracker_id.tolist()
+    labels = zip(tracks, numbers, scores, strict=True)
+    return [f"{track}: " * (track >= 0) + f"{names[number]} {score:.2f}" for track, number, score in labels], font
 
 
 def label_names(phrases: dict[int, str]) -> tuple[dict[int, str], str]:

@@ -7,7 +7,7 @@ import pytest
 import supervision as sv
 from PIL import Image
 
-from gdino_lib.detect.drawing import FONTS, _contrast, _fonts, draw_detections
+from gdino_lib.detect.drawing import FONTS, _contrast, _fonts, _labels, draw_detections
 
 
 def found_at(xyxy, names, confidence=0.5):
@@ -101,3 +101,14 @@ def test_boxes_without_phrases_are_refused():
     with pytest.raises(ValueError, match="expected detections with confidence, class_id and class_name"):
         draw_detections(image, boxes)
     assert np.array_equal(draw_detections(image, sv.Detections.empty()), image)
+
+
+def test_the_label_of_a_tracked_box_begins_with_its_id():
+    found = found_at([[5, 5, 30, 30], [40, 40, 70, 70]], ["cat", "dog"])
+    assert _labels(found)[0] == ["cat 0.50", "dog 0.50"]
+    found.tracker_id = np.array([7, -1])
+    assert _labels(found)[0] == ["7: cat 0.50", "dog 0.50"]
+    image = Image.new("RGB", (120, 100), "white")
+    tracked = np.asarray(draw_detections(image, found))
+    found.tracker_id = np.array([8, -1])
+    assert (tracked != np.asarray(draw_detections(image, found))).any(), "the id is in the picture"
