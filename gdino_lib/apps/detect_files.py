@@ -3,8 +3,9 @@
 NAME is the path of an input relative to the common folder of all inputs. The folder of results holds:
 
 - for each image, a copy with drawn boxes: NAME if its suffix is .jpg, .jpeg or .png, otherwise NAME.png;
-- for each film, a copy with drawn boxes, NAME or NAME.mp4, and a file with one line per frame, `frame`, `seconds` and `boxes`,
-  whose name has .jsonl appended;
+- for each film, a copy with drawn boxes and the film's sound, NAME or NAME.mp4, and a file with one line per frame, `frame`,
+  `seconds` and `boxes`, whose name has .jsonl appended. With `tracking`, a box has the `id` of its track, null if it has none;
+  a line also has `detected`, false if its boxes are interpolated, and `zones`, the number of tracks in each zone;
 - with `explain`, for each box of an image, a picture that explains it: NAME.explained/1.png, NAME.explained/2.png, ...; a
   number is added to a name that is taken by the copy of another input;
 - `detections.json`: everything except the boxes of films; `failed` lists the inputs that could not be read;
@@ -25,7 +26,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +38,20 @@ from data_prep.arguments import counted
 from data_prep.atomic import atomic_folder
 from data_prep.formats.json_text import encode, read_text
 from data_prep.records import Box
+from gdino_lib.apps.counting import OutsideFilmError, TrackCounts, Tracking
 from gdino_lib.apps.input_files import InputFile, find_input_files, free_name, name_key, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder, files_of_results
 from gdino_lib.apps.terminal import listed, print_line
-from gdino_lib.apps.video import Film, UnwritableFilmError
+from gdino_lib.apps.video import FilmWriter, UnwritableFilmError
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.drawing import draw_detections
 from gdino_lib.detect.explain import one_prompt
 from gdino_lib.detect.explanation import Explanation
 from gdino_lib.detect.explanation_drawing import draw_explanation
+from gdino_lib.detect.frames import Film
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
+from gdino_lib.detect.tracking import find_in_frames
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.images import read_image
 from gdino_lib.messages import one_line, printable
@@ -71,6 +75,7 @@ def detect_files(
     overwrite: bool = False,
     thresholds: str | None = None,
     explain: bool = False,
+    tracking: Tracking | None = None,
     **options: Any,
 ) -> int:
     """Detect in files, write the folder of results that this module describes, and print one line per file.
@@ -86,6 +91,7 @@ def detect_files(
             file beside the weights of the model.
         explain: also write a picture for each box of an image, see `gdino_lib.detect.explanation_drawing`; films get none. The
             phrases must fit into one prompt.
+        tracking: follow the objects of films from frame to frame, and count them.
 
     Returns:
         The exit status. 0: all inputs are done. 1: some inputs could not be used. 2: no input could be used, and nothing was
@@ -113,6 +119,8 @@ def detect_files(
         settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
     about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
+    if tracking is not None:
+        about["tracking"] = asdict(tracking)
     vocabulary = Vocabulary.build(phrases, detector.model.config.max_tokens)  # raises errors before the first file
     if explain:
         one_prompt(vocabulary)
@@ -120,7 +128,7 @@ def detect_files(
             print_line("note: films get no explanations", sys.stderr)
     if thresholds is not None:
         _note_if_unused(options["thresholds"], phrases)
-    Run(detector, phrases, options, folder, overwrite, explain, about, results).detect_in(files, out)
+    Run(detector, phrases, options, folder, overwrite, explain, about, results, tracking).detect_in(files, out)
     if not results.done:
         return 2
     print_line(
@@ -167,6 +175,7 @@ class Run:
         explain: write explanations as well.
         about: the fields of `detections.json` about the whole run.
         results: the results so far.
+        tracking: how to follow the objects of films; None: do not.
         taken: keys (`name_key`) of the paths of all drawn copies and explanations.
     """
 
@@ -178,6 +187,7 @@ class Run:
     explain: bool
     about: dict[str, Any]
     results: Results
+    tracking: Tracking | None = None
     taken: set[str] = field(default_factory=set)
 
     def detect_in(self, files: Sequence[InputFile], out: str) -> None:
@@ -232,7 +242,9 @@ class Run:
             return Film(file.path) if file.is_film else read_image(file.path)
         except (ValueError, OSError) as error:
             self.results.fail(file.path, one_line(error))
-            return None
+        except ModuleNotFoundError as error:
+            self.results.fail(file.path, f"{file.path!r}: {error}")
+        return None
 
     def _detect_in_file(self, file: InputFile, content: Image.Image | Film, partial: Path) -> None:
         (partial / file.drawn).parent.mkdir(parents=True, exist_ok=True)
@@ -245,6 +257,8 @@ class Run:
             self.results.fail(file.path, f"{file.path!r}: the device has not enough memory")
         except UnwritableFilmError as error:
             self.results.fail(file.path, str(error))
+        except (OutsideFilmError, ModuleNotFoundError) as error:
+            self.results.fail(file.path, f"{file.path!r}: {error}")
 
     def _detect(self, image: Image.Image) -> sv.Detections:
         found = self.detector(image, self.phrases, **self.options)
@@ -278,19 +292,33 @@ class Run:
 
     def _detect_in_film(self, file: InputFile, film: Film, partial: Path) -> None:
         counts: Counter[str] = Counter()
+        tracks = None if self.tracking is None else TrackCounts(self.tracking, (film.width, film.height))
+        every = 1 if self.tracking is None else self.tracking.every
+        frames = find_in_frames(self.detector, film, self.phrases, self.options, every, follow=tracks is not None)
         frames_file = file.drawn + ".jsonl"
-        number = 0
-        with film.writer(partial / file.drawn) as add, (partial / frames_file).open("wb") as lines:
+        frame_count = 0
+        with FilmWriter(partial / file.drawn, film) as writer, (partial / frames_file).open("wb") as lines:
             hidden = not sys.stderr.isatty()
-            bar = tqdm(film.frames(), printable(file.name), film.count, unit="frame", leave=False, disable=hidden)
-            for number, frame in enumerate(bar, start=1):
-                found = self._detect(frame)
+            bar = tqdm(frames, printable(file.name), film.count, unit="frame", leave=False, disable=hidden)
+            for frame, found in bar:
+                frame_count += 1
                 boxes = box_entries(found)
                 counts.update(box["phrase"] for box in boxes)
-                lines.write(encode({"frame": number - 1, "seconds": (number - 1) / film.fps, "boxes": boxes}))
-                add(draw_detections(frame, found))
-        self.results.add_film(file, film, frames_file, number, counts)
-        print_line(f"{file.path}: {counted(number, 'frame', 'frames')}, {listed(counts)}")
+                entry = {"frame": frame.number, "seconds": _rounded(frame.seconds), "boxes": boxes}
+                drawn = draw_detections(frame.pixels, found)
+                if tracks is not None:
+                    entry |= {"detected": found.metadata["detected"], "zones": tracks.add(found)}
+                    drawn = tracks.draw(drawn)
+                lines.write(encode(entry))
+                writer.add(drawn, frame.seconds)
+        self.results.add_film(file, film, frames_file, frame_count, counts, tracks.to_json() if tracks else {})
+        found_things = listed(counts) if tracks is None else f"tracks: {listed(tracks.tracks)}"
+        print_line(f"{file.path}: {counted(frame_count, 'frame', 'frames')}, {found_things}")
+
+
+def _rounded(seconds: float) -> float:
+    """Microseconds are finer than the clocks of films, and keep fractions such as 1/30 short."""
+    return round(seconds, 6)
 
 
 def _note_if_unused(thresholds: Thresholds, phrases: Sequence[str]) -> None:

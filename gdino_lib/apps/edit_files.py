@@ -28,8 +28,8 @@ from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
 from gdino_lib.apps.results import Results, box_entries, check_results_folder
 from gdino_lib.apps.segment import Segmenter, choose_segmenter, coco_fields, segment
 from gdino_lib.apps.terminal import listed, print_line
-from gdino_lib.apps.video import Film
 from gdino_lib.detect.detector import Detector
+from gdino_lib.detect.frames import Film
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.nano.pictograms import ATTRIBUTION

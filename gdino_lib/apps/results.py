@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,12 @@ from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box, Dataset, ImageRecord
 from gdino_lib.apps.input_files import InputFile, plain_text
 from gdino_lib.apps.terminal import print_line
+from gdino_lib.detect.tracking import ids
 
 if TYPE_CHECKING:
     import supervision as sv
 
-    from gdino_lib.apps.video import Film
+    from gdino_lib.detect.frames import Film
 
 JSON, CSV, COCO = "detections.json", "detections.csv", "detections.coco.json"
 
@@ -68,10 +70,18 @@ class Results:
         width, height = size
         self.images.append(_names(file) | {"width": width, "height": height, "boxes": boxes})
 
-    def add_film(self, file: InputFile, film: Film, frames_file: str, frames: int, counts: Counter[str]) -> None:
-        """Record a film that is done; `counts` is {phrase: number of boxes}."""
+    def add_film(
+        self,
+        file: InputFile,
+        film: Film,
+        frames_file: str,
+        frames: int,
+        counts: Counter[str],
+        tracks: Mapping[str, Any],
+    ) -> None:
+        """Record a film that is done; `counts` is {phrase: number of boxes}, `tracks` the counts of its tracks."""
         size = {"frames_file": frames_file, "width": film.width, "height": film.height}
-        self.films.append(_names(file) | size | {"fps": film.fps, "frames": frames, "counts": counts})
+        self.films.append(_names(file) | size | {"fps": film.fps, "frames": frames, "counts": counts, **tracks})
 
     def write(self, folder: Path, about: dict[str, Any]) -> None:
         """Write the three tables."""
@@ -92,12 +102,16 @@ class Results:
 
 
 def box_entries(found: sv.Detections) -> list[dict[str, Any]]:
-    """The boxes of an image in the form of `detections.json`."""
+    """The boxes of an image in the form of `detections.json`; `id` is that of the box's track, if tracks were followed."""
     names, scores = np.asarray(found.data["class_name"]).tolist(), np.asarray(found.confidence)
-    return [
+    boxes: list[dict[str, Any]] = [
         {"xyxy": [_decimal(value) for value in box], "phrase": phrase, "confidence": _decimal(score)}
         for box, phrase, score in zip(found.xyxy, names, scores, strict=True)
     ]
+    if found.tracker_id is not None:
+        for box, track in zip(boxes, ids(found), strict=True):
+            box["id"] = track if track >= 0 else None
+    return boxes
 
 
 def check_results_folder(out: str, overwrite: bool) -> Path:

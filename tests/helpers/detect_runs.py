@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
+from films import noise, write_film
 from PIL import Image
 
 import gdino_lib as gd
@@ -21,14 +21,8 @@ def picture(path, size=(90, 60), seed=0, mode="RGB", **options):
     return str(path)
 
 
-def film(path, size=(64, 48), frames=5, code="MJPG", rate=10):
-    cv2 = pytest.importorskip("cv2")
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), rate, size)
-    generator = np.random.default_rng(0)
-    for _ in range(frames):
-        writer.write(generator.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    writer.release()
-    return str(path)
+def film(path, size=(64, 48), frames=5, codec="mjpeg", rate=10):
+    return write_film(path, noise(frames, size), rate, codec)
 
 
 def detect(*arguments, phrases="cat . remote control ."):
