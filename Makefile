@@ -28,9 +28,9 @@ test: lint ## lint, then run all tests except the slow ones
 test-slow: .venv/installed ## run the slow tests
 	@$(VENV) -m pytest -m slow
 
-bench: .venv/installed ## time the op, the model, the detector, training and evaluation (half an hour, idle machine); JSON in _build/bench
+bench: .venv/installed ## time the op, the model, the detector, films, training and evaluation (half an hour, idle machine); JSON in _build/bench
 	@mkdir -p _build/bench
-	@for name in deform_attn forward detector_overhead training evaluation; do \
+	@for name in deform_attn forward detector_overhead video training evaluation; do \
 	  echo "$$name ..."; $(VENV) benchmarks/$$name.py --json _build/bench/$$name.json || exit 1; done
 
 nano: .venv/chapters ## train the embedded model in runs/, or resume (hours); PHOTOS=DIR trains its present weights on photographs, too
