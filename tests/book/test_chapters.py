@@ -220,8 +220,8 @@ WITHOUT_REFERENCE = {
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
-        *(f"apps.{module}" for module in ("detect_files", "edit_files", "input_files", "other_models", "results")),
-        *("apps.terminal", "apps.video"),
+        *(f"apps.{module}" for module in ("counting", "detect_files", "edit_files", "input_files", "other_models")),
+        *("apps.results", "apps.terminal", "apps.video"),
         *("companion", "cli", "evaluation.report", "messages"),
         *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
