@@ -1,4 +1,7 @@
-"""Turn phrases into tokens that know their phrase and their position in it (section 3.4, sub-sentence text)."""
+"""Turn phrases into tokens that know their phrase and their position in it (section 3.4, sub-sentence text).
+
+The word pieces of a phrase need neither PyTorch nor transformers, so that `gdino_lib.export.detector` works without them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 VOCABULARY = Path(__file__).parent / "assets" / "bert-base-uncased"
@@ -20,6 +24,8 @@ OFFICIAL_DELIMITERS = ("[CLS]", "[SEP]", ".", "?")
 # what lists and sentences put around a phrase: spaces and separators, and quotes in pairs
 ENDS = " \t\r\n\u00a0\u3000" + ".,;" + "。，、；"  # noqa: RUF001 - full-width characters are meant
 QUOTES = ('""', "''", "``", "“”", "„“", "””", "‘’", "‚‘", "’’", "«»", "»«", "‹›", "「」", "『』")  # noqa: RUF001
+
+PromptRow: TypeAlias = list[tuple[int, int, int, int]]  # (id, phrase, block, position) of each token, see `Prompt`
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class Prompt:
     def block_mask(self) -> Tensor:
         """bool [B, T, T], True = the two tokens may attend to each other: they are of one block, or the same token."""
         same = (self.blocks[:, :, None] == self.blocks[:, None]) & self.mask[:, None]
-        return same | torch.eye(same.shape[-1], dtype=torch.bool, device=same.device)
+        number = self.blocks[0].new_ones(same.shape[-1]).cumsum(0)  # 1, 2, 3, ...; ONNX Runtime has no boolean `eye`
+        return same | (number[:, None] == number)
 
     def to(self, device: torch.device | str) -> Prompt:
         """The same prompt on another device."""
@@ -65,10 +72,16 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @cache
+def word_piece_tokenizer() -> BertWordPieceTokenizer:
+    """The part of `tokenizer` that divides text into word pieces."""
+    return BertWordPieceTokenizer(str(VOCABULARY / "vocab.txt"))
+
+
+@cache
 def piece_id(piece: str) -> int:
     """The id of one word piece of the vocabulary: "[CLS]", ".", "cat"."""
-    number = tokenizer().convert_tokens_to_ids(piece)
-    assert isinstance(number, int), "a list of ids comes only from a list of pieces"
+    number = word_piece_tokenizer().token_to_id(piece)
+    assert number is not None, "asked for pieces of the vocabulary only"
     return number
 
 
@@ -100,7 +113,7 @@ def word_pieces(phrase: str) -> tuple[int, ...]:
     Underscores are read as spaces, because class names often have them ("with_mask") and BERT's vocabulary does not.
     """
     words = bare(phrase).replace("_", " ")
-    return tuple(tokenizer()(words, add_special_tokens=False, verbose=False)["input_ids"])
+    return tuple(word_piece_tokenizer().encode(words, add_special_tokens=False).ids)
 
 
 def split_phrases(prompt: str) -> list[str]:
@@ -122,6 +135,15 @@ def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
         TypeError: a prompt is a plain string, not a list of phrases.
         ValueError: a prompt without phrases, or longer than `max_tokens`.
     """
+    return _table(prompt_rows(prompts), max_tokens)
+
+
+def prompt_rows(prompts: Sequence[Sequence[str]]) -> list[PromptRow]:
+    """The tokens of prompts, before `tokenize` checks their number and puts them into tensors.
+
+    Raises:
+        TypeError, ValueError: a prompt that is no list, or has no phrases.
+    """
     cls, stop, sep = map(piece_id, ("[CLS]", ".", "[SEP]"))
     rows = []
     for number, phrases in enumerate(prompts):
@@ -136,7 +158,7 @@ def tokenize(prompts: Sequence[Sequence[str]], max_tokens: int = 256) -> Prompt:
             row.append((stop, NO_PHRASE, index + 1, len(pieces)))
         row.append((sep, NO_PHRASE, len(phrases) + 1, 0))
         rows.append(row)
-    return _table(rows, max_tokens)
+    return rows
 
 
 def tokenize_captions(captions: Sequence[str], max_tokens: int = 256) -> Prompt:
@@ -193,8 +215,10 @@ def chunk(phrases: Sequence[tuple[int, ...]], max_tokens: int = 256) -> list[lis
     return chunks
 
 
-def _table(rows: list[list[tuple[int, int, int, int]]], max_tokens: int) -> Prompt:
-    """Pad rows of (id, phrase, block, position) to one length."""
+def _table(rows: list[PromptRow], max_tokens: int) -> Prompt:
+    """Pad rows to one length."""
+    import torch
+
     for number, row in enumerate(rows):
         if len(row) > max_tokens:
             raise ValueError(

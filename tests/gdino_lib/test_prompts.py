@@ -37,6 +37,19 @@ def test_the_tokens_are_those_of_the_official_caption(prompts):
     assert torch.equal(tokenize(prompts).ids, tokenizer()(captions, padding=True, return_tensors="pt")["input_ids"])
 
 
+@given(st.text(max_size=40))
+def test_word_pieces_are_those_of_transformers(text):
+    words = bare(text).replace("_", " ")
+    assert list(word_pieces(text)) == tokenizer()(words, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[CLS] cat [SEP]", "naïve café", "猫 cat", "don't", "C++", "x" * 200, "[MASK]", "\uff23\uff21\uff34", "🐱"]
+)
+def test_word_pieces_of_special_texts_are_those_of_transformers(text):
+    assert list(word_pieces(text)) == tokenizer()(text, add_special_tokens=False)["input_ids"]
+
+
 def test_padding_belongs_to_nothing_and_sees_only_itself():
     prompt = tokenize([["cat"], ["a long phrase"]])
     assert prompt.mask[0].tolist() == [True] * 4 + [False] * 2
