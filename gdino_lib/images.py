@@ -1,18 +1,22 @@
-"""From a file, a PIL image or an array to the tensor that the model takes: read, resize, normalise, pad."""
+"""From a file, a PIL image or an array to the tensor that the model takes: read, resize, normalise, pad.
+
+PyTorch is imported by the functions that return tensors, so that `gdino_lib.export.detector` can read images without it.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image
-from torch import Tensor
 
 from gdino_lib.messages import one_line, reason
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -148,6 +152,8 @@ def prepare(image: ImageSource, short_side: int = 800, long_side: int = 1333) ->
     Raises:
         FileNotFoundError, ValueError: as for `read_image` and `resized_size`.
     """
+    import torch
+
     image = read_image(image)
     image = image.resize(resized_size(*image.size, short_side, long_side), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # [H, W, 3] -> [3, H, W]
@@ -170,6 +176,8 @@ def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: no images, or an image that is not float [3, H, W].
     """
+    import torch
+
     if not len(images):
         raise ValueError("expected at least one image, got none")
     for index, image in enumerate(images):

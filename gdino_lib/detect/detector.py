@@ -22,7 +22,7 @@ from gdino_lib.detect.postprocess import LabelledBoxes, Score
 from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.detect.tracking import find_in_frames
-from gdino_lib.detect.vocabulary import Vocabulary
+from gdino_lib.detect.vocabulary import Vocabulary, vocabularies
 from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
@@ -297,16 +297,7 @@ class Detector:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _vocabularies(self, phrases: Any, count: int, many: bool) -> list[Vocabulary]:
-        limit = self.model.config.max_tokens
-        if not isinstance(phrases, str | list | tuple):
-            raise TypeError(f"phrases: expected a string or a list, got {type(phrases).__name__}")
-        nested = not isinstance(phrases, str) and any(not isinstance(phrase, str) for phrase in phrases)
-        if not nested:
-            return [Vocabulary.build(phrases, limit)] * count
-        if not many or len(phrases) != count:
-            wanted = f"{count} lists of phrases, one per image" if many else "strings: lists go with a list of images"
-            raise ValueError(f"phrases: expected {wanted}, got {len(phrases)} entries that are not all strings")
-        return [Vocabulary.build(own, limit) for own in phrases]
+        return vocabularies(phrases, count, many, self.model.config.max_tokens)
 
     def _detect(self, images: list[Any], vocabularies: list[Vocabulary], options: DetectOptions) -> list[sv.Detections]:
         self._set_eval_mode()

@@ -38,12 +38,16 @@ def label_image(
         Boxes as xyxy in pixels; phrases as indices of `vocabulary.phrases`.
     """
     indices = vocabulary.indices[step]
+    box_threshold, threshold = options.thresholds_of(vocabulary.chunks[step])
+    if isinstance(threshold, np.ndarray):
+        threshold = torch.from_numpy(threshold).to(out.logits.device)
     found = label_boxes(
         out.logits[row],
         out.boxes[row],
         out.phrase_of_token[row],
         len(indices),
-        *options.thresholds_of(vocabulary.chunks[step], out.logits.device),
+        box_threshold,
+        threshold,
         options.score,
         options.every_phrase,
     )

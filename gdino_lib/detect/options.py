@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from gdino_lib.detect.postprocess import Score
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.messages import shown
+
+Score: TypeAlias = Literal["mean", "max"]
 
 
 def _is_share(value: Any) -> bool:
@@ -62,11 +62,11 @@ class DetectOptions:
                 f"thresholds: expected Thresholds of gdino_lib.detect.thresholds, got {type(self.thresholds).__name__}"
             )
 
-    def thresholds_of(self, phrases: Sequence[str], device: torch.device) -> tuple[float, float | Tensor]:
+    def thresholds_of(self, phrases: Sequence[str]) -> tuple[float, float | np.ndarray]:
         """(the score that a box's best token must reach, the score that its phrase must reach).
 
         The second is one number. With `thresholds`, the second is float32 [P], one number for each phrase, and the first is 0.
         """
         if self.thresholds is None:
             return self.box_threshold, self.text_threshold
-        return 0.0, torch.tensor(self.thresholds.of(phrases), dtype=torch.float32, device=device)
+        return 0.0, np.array(self.thresholds.of(phrases), dtype=np.float32)

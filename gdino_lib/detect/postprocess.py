@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert
 
-Score = Literal["mean", "max"]
+from gdino_lib.detect.options import Score
 
 
 def phrase_scores(logits: Tensor, tokens: Tensor, count: int, score: Score = "mean") -> Tensor:

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gdino_lib.messages import shortened
 from gdino_lib.prompts import chunk, piece_id, split_phrases, word_pieces
@@ -53,6 +54,27 @@ class Vocabulary:
             ) from None
         indices = tuple(tuple(first[canonical[number]] for number in members) for members in chunks)
         return cls(phrases, tuple(tuple(phrases[n] for n in members) for members in indices), indices)
+
+
+def vocabularies(phrases: Any, count: int, many: bool, max_tokens: int) -> list[Vocabulary]:
+    """The vocabulary of each image, from the argument `phrases` of a detector.
+
+    Args:
+        phrases: phrases for all images, or a list of phrases for each image.
+        count: number of images; many: whether the caller passed a list of images.
+
+    Raises:
+        TypeError, ValueError: phrases that cannot be used, see `Vocabulary.build`; not one list per image.
+    """
+    if not isinstance(phrases, str | list | tuple):
+        raise TypeError(f"phrases: expected a string or a list, got {type(phrases).__name__}")
+    nested = not isinstance(phrases, str) and any(not isinstance(phrase, str) for phrase in phrases)
+    if not nested:
+        return [Vocabulary.build(phrases, max_tokens)] * count
+    if not many or len(phrases) != count:
+        wanted = f"{count} lists of phrases, one per image" if many else "strings: lists go with a list of images"
+        raise ValueError(f"phrases: expected {wanted}, got {len(phrases)} entries that are not all strings")
+    return [Vocabulary.build(own, max_tokens) for own in phrases]
 
 
 def _first_indices(phrases: tuple[str, ...]) -> dict[tuple[int, ...], int]:
