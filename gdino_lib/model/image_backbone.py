@@ -91,16 +91,6 @@ class ImageBackbone(nn.Module):
             features=torch.cat([m.flatten(2).transpose(1, 2) for m in projected], dim=1),  # (B, D, h, w) -> (B, hw, D)
             positions=torch.cat(positions, dim=1),
             mask=torch.cat([m.flatten(1) for m in masks], dim=1),
-            shapes=[_size(m) for m in projected],
+            shapes=[(m.shape[2], m.shape[3]) for m in projected],
             valid_ratios=torch.stack(valid, dim=1),
         )
-
-
-def _size(image_map: Tensor) -> tuple[int, int]:
-    """Height and width of a map [B, C, h, w].
-
-    `torch.jit.trace` cannot record sizes as an argument of `gdino::ms_deform_attn`. So sizes are constants in a trace.
-    """
-    height, width = image_map.shape[-2:]
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - documented, not in `torch.jit.__all__`
-    return (int(height), int(width)) if tracing else (height, width)

@@ -53,16 +53,16 @@ class QuerySelection(nn.Module):
         anchors, usable = token_anchors(image)
         features, logits = self.compare(image, text, usable)
 
-        count = min(len(self.contents), features.shape[1])
+        contents = self.contents[: features.shape[1]]  # (Q, D)
         # the score of an image token is its largest logit over all text tokens
-        chosen = logits.max(-1).values.topk(count, dim=1).indices  # (B, Q)
+        chosen = logits.max(-1).values.topk(contents.shape[0], dim=1).indices  # (B, Q)
         features, anchors, logits = (
             of_all.gather(1, chosen[..., None].expand(-1, -1, of_all.shape[-1]))
             for of_all in (features, anchors, logits)
         )
         boxes = (self.box_head(features) + anchors).sigmoid()  # (B, Q, 4), computed for the chosen tokens only
         return Queries(
-            features=self.contents[:count].expand(len(chosen), -1, -1),
+            features=contents.expand(len(chosen), -1, -1),
             boxes=boxes.detach(),
             proposal_logits=logits,
             proposal_boxes=boxes,

@@ -109,11 +109,20 @@ class TextEncoder(nn.Module):
 
     def read(self, sequences: list[TokenIds], device: torch.device) -> Tensor:
         """BERT's features of S sequences, moved towards the landmarks if there are any: float [S, longest, W]."""
-        features, ids = self._read_by_bert(sequences, device)
+        return self.towards_landmarks(*self._read_by_bert(sequences, device))
+
+    def towards_landmarks(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Move BERT's features of S sequences towards the landmarks, if there are any.
+
+        Args:
+            features: float [S, longest, W]; ids: int64 [S, longest], the tokens of the sequences, -1 at padding.
+        """
         if self.landmarks is None:
             return features
         words = _word_mask(ids)
-        with torch.autocast(device.type, enabled=False):  # float32 at least: small differences of cosines matter
+        with torch.autocast(
+            features.device.type, enabled=False
+        ):  # float32 at least: small differences of cosines matter
             landmarks = self.landmarks.to(torch.promote_types(self.landmarks.dtype, torch.float32))
             features = features.to(landmarks.dtype)
             mean = _word_mean(features, words)
@@ -185,7 +194,7 @@ class TextEncoder(nn.Module):
 def _word_mask(ids: Tensor) -> Tensor:
     """Which tokens are words of a phrase: bool [S, longest]; [CLS], [SEP], "." and padding are not."""
     signs = torch.tensor([piece_id(sign) for sign in ("[CLS]", "[SEP]", ".")], device=ids.device)
-    return (ids >= 0) & ~torch.isin(ids, signs)
+    return (ids >= 0) & (ids[..., None] != signs).all(-1)
 
 
 def _word_mean(features: Tensor, words: Tensor) -> Tensor:

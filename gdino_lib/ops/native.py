@@ -61,6 +61,9 @@ def ms_deform_attn(
     # locations, weights and sums are float32 at least
     exact = torch.float64 if value.dtype == torch.float64 else torch.float32
     flat = [side for shape in spatial_shapes for side in shape]
+    # `torch.jit.trace` cannot record sizes as an argument of this op, so they are constants in a trace
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage] - documented, not in `torch.jit.__all__`
+        flat = [int(side) for side in flat]
     return torch.ops.gdino.ms_deform_attn(value, flat, sampling_locations.to(exact), attention_weights.to(exact))
 
 
