@@ -202,12 +202,12 @@ def starting_model(options: argparse.Namespace, device: str, seed: int) -> Groun
     return GroundingDINO(PRESETS[options.from_scratch]()).to(place)
 
 
-def need(*modules: str) -> None:
-    """Refuse to go on without packages of the extra `train`, which detection does not need.
+def need(*modules: str, extra: str = "train") -> None:
+    """Refuse to go on without packages of an extra, which detection does not need.
 
     Raises:
         ValueError: a package is not installed.
     """
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[train]'")
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'gdino_lib[{extra}]'")

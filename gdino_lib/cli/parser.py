@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from data_prep.arguments import Parser
 from gdino_lib import __version__
-from gdino_lib.cli import build_ops, check, convert, detect, edit, eval, merge, scenes, train
+from gdino_lib.cli import build_ops, check, convert, detect, edit, eval, export, merge, scenes, train
 
 # each module has HELP, DESCRIPTION, add_options(parser) and run(options), and may have EPILOG
-COMMANDS = (detect, edit, convert, build_ops, train, check, eval, merge, scenes)
+COMMANDS = (detect, edit, convert, export, build_ops, train, check, eval, merge, scenes)
 
 
 class CommandParser(Parser):

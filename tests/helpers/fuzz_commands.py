@@ -95,7 +95,7 @@ PATHS += [
     "nano",
     "tiny?",
 ]
-HEAVY = ("build-ops",)  # compiles
+HEAVY = ("build-ops", "export")  # these take seconds on an idle machine, and half a minute on a busy one
 # options that would ask for hours of honest work
 MODEST = {
     "--count": ["1", "2", "0", "-1", "x", "1.5"],

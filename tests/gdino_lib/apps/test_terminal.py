@@ -60,7 +60,9 @@ def test_detect_warns_without_steering(work, capsys, monkeypatch):
     assert_harmless(printed(capsys), "warning: phrase 0, '\\u202e", "warning: a\\x1b]0;taken over")
 
 
-@pytest.mark.parametrize("command", ["detect", "train", "check", "eval", "merge", "convert", "scenes", "build-ops"])
+@pytest.mark.parametrize(
+    "command", ["detect", "train", "check", "eval", "merge", "convert", "export", "scenes", "build-ops"]
+)
 def test_arguments(work, capsys, command):
     for arguments in ([STEERING_LINES], [command, f"--{STEERING_LINES}"], [command, "a", f"--{STEERING}=1"]):
         assert status(arguments) == 2
