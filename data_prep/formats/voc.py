@@ -9,11 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from tqdm import tqdm
-
-from data_prep.atomic import atomic_folder, read_manifest, write_manifest
-from data_prep.findings import Faults, Finding, note_all
-from data_prep.formats.fields import joined, located, lost_categories
+from data_prep.findings import Faults, Finding
+from data_prep.formats.fields import joined, lost_categories
+from data_prep.formats.file_per_image import annotation_files, write_files
 from data_prep.formats.voc_images import Source, read_folder
 from data_prep.formats.voc_reading import (
     CORNERS,
@@ -21,7 +19,6 @@ from data_prep.formats.voc_reading import (
     OWN_OF_IMAGE,
     read_contents,
     record_of,
-    search_annotations,
 )
 from data_prep.formats.voc_xml import fill, refusal, text_of
 from data_prep.records import Dataset, ImageRecord, check_file_name
@@ -66,11 +63,8 @@ def read(annotations: Path | str, found: list[Finding] | None = None) -> Dataset
         FileNotFoundError: the folder does not exist, or holds no .xml file.
         ValueError: `found` is None; as `read_file`.
     """
-    folder = search_annotations(annotations)
-    note_all(folder.findings, Faults(folder.path, found))
     records: list[ImageRecord] = []
-    for name in tqdm(folder.names, desc="reading", unit=" files", delay=1, disable=None):
-        faults = Faults(folder.path / name, found, name)
+    for name, faults in annotation_files(annotations, ".xml", found):
         with faults.costing("annotation unreadable"):
             check_file_name(name)
             records.append(record_of(read_contents(faults.path, faults), PurePosixPath(name).parent, faults))
@@ -96,21 +90,16 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
     """
     if dataset.extra:
         raise ValueError(f"VOC has no place for data about the whole set: {', '.join(dataset.extra)}")
-    paths = [PurePosixPath(record.file_name).with_suffix(".xml") for record in dataset.images]
-    times = Counter(paths)
-    for record, path in zip(dataset.images, paths, strict=True):
-        if times[path] > 1:
-            raise ValueError(f"VOC needs one image a stem, got {record.file_name!r}")
+    for record in dataset.images:
         if record.caption is not None:
             raise ValueError(f"VOC cannot hold the caption of {record.file_name!r}")
-    with atomic_folder(folder, overwrite, read_manifest(folder)) as aside:
-        for record, path in zip(dataset.images, paths, strict=True):
-            with located(f"image {record.file_name!r}"):
-                tree = ElementTree.ElementTree(_element(record))
-            ElementTree.indent(tree)
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            tree.write(aside / path, encoding="utf-8", xml_declaration=True)
-        write_manifest(aside)
+    write_files(dataset, folder, ".xml", overwrite, _write_file)
+
+
+def _write_file(record: ImageRecord, path: Path) -> None:
+    tree = ElementTree.ElementTree(_element(record))
+    ElementTree.indent(tree)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:

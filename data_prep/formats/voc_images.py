@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from data_prep.audit import pixel_findings
 from data_prep.findings import SKIPPED, Faults, Finding, note_all
-from data_prep.formats.voc_reading import Contents, note_path, read_contents, search_annotations
+from data_prep.formats.file_per_image import search_annotations
+from data_prep.formats.voc_reading import Contents, note_path, read_contents
 from data_prep.frames import fit
 from data_prep.pictures import Folder, measure, search_images, undescribed
 from data_prep.records import ImageRecord, base_name, check_file_name, picture_key
@@ -60,7 +61,7 @@ def read_folder(
         FileNotFoundError: a folder does not exist, or holds nothing to read.
         ValueError: `strict`, and a file, object or field cannot be used as it is.
     """
-    folder, files = search_images(images), search_annotations(annotations)
+    folder, files = search_images(images), search_annotations(annotations, ".xml")
     findings: list[Finding] = []
     note_all(folder.findings, Faults(folder.path, findings, strict=strict))
     faults = Faults(files.path, findings, strict=strict)

@@ -10,7 +10,6 @@ from xml.etree.ElementTree import Element
 
 from data_prep.findings import Faults
 from data_prep.formats.voc_xml import parse, values
-from data_prep.pictures import IMAGE_SUFFIXES, Folder, search
 from data_prep.records import Box, ImageRecord, as_whole_number, base_name, check_file_name, parse_number
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -35,21 +34,6 @@ class Contents:
     boxes: tuple[Box, ...]
     numbers: tuple[int, ...]
     extra: Mapping[str, Any]
-
-
-def search_annotations(folder: Path | str) -> Folder:
-    """Find all .xml files of a folder and its sub-folders, in any letter case; hidden files are passed over.
-
-    Raises:
-        FileNotFoundError: the folder does not exist, or holds no .xml file.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of annotations at {folder}")
-    files = search(folder, frozenset({".xml"}), IMAGE_SUFFIXES, "annotation unreadable")
-    if not files.names and not any(finding.kind == "annotation unreadable" for finding in files.findings):
-        raise FileNotFoundError(f"no .xml file in {folder}: nothing to convert")
-    return files
 
 
 def read_contents(path: Path, faults: Faults) -> Contents:

@@ -32,8 +32,8 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def parse(path: Path) -> Element:
-    """Parse a file and return its `<annotation>` element.
+def parse(path: Path, root_tag: str = "annotation") -> Element:
+    """Parse a file and return its outermost element, `<annotation>` or another `root_tag`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -52,8 +52,8 @@ def parse(path: Path) -> Element:
         raise ValueError(f"document types and entities are refused ({type(error).__name__})") from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise ValueError(f"not readable as XML: {error}") from None
-    if root.tag != "annotation":
-        raise ValueError(f"expected <annotation> as the outermost element, got <{root.tag[:40]}>")
+    if root.tag != root_tag:
+        raise ValueError(f"expected <{root_tag}> as the outermost element, got <{root.tag[:40]}>")
     return root
 
 
