@@ -20,7 +20,7 @@ from data_prep.audit import Report, audit, check_report_free, first_records, rep
 from data_prep.convert import voc_to_csv
 from data_prep.findings import Faults, Finding, note_all
 from data_prep.formats import voc
-from data_prep.formats.registry import BY_SUFFIX, FORMATS, Format
+from data_prep.formats.registry import BY_SUFFIX, FORMATS, KNOWN, Format, format_of
 from data_prep.records import Dataset
 
 SHOWN = 30  # findings to print; the report files list all findings
@@ -106,8 +106,7 @@ def _add_voc_to_csv(commands: Any) -> None:
 
 def _add_audit(commands: Any) -> None:
     command = commands.add_parser("audit", help="report the faults of a data set")
-    known = ", ".join(each.description for each in FORMATS.values())
-    command.add_argument("--data", type=Path, required=True, metavar="PATH", help=f"the data set: {known}")
+    command.add_argument("--data", type=Path, required=True, metavar="PATH", help=f"the data set: {KNOWN}")
     command.add_argument("--images", **FOLDER, help="folder of images, to check the image files, too")
     command.add_argument("--out", **FOLDER, required=True, help="folder for audit.json and audit.txt")
     command.add_argument("--overwrite", action="store_true", help="replace audit.json and audit.txt in this folder")
@@ -128,11 +127,13 @@ def _add_conversion(commands: Any, source: str, target: str) -> None:
     command = commands.add_parser(f"{source}-to-{target}", help=f"convert {read} to {written}")
     command.add_argument("input", type=Path, metavar="INPUT", help=read)
     command.add_argument("output", type=Path, metavar="OUTPUT", help=written)
+    if FORMATS[source].uses_images:
+        command.add_argument("--images", **FOLDER, help="folder of the images, to take their sizes from")
     _add_strict(command)
     command.add_argument(
         "--overwrite", action="store_true", help="replace OUTPUT; a folder only if a run wrote all its files"
     )
-    command.set_defaults(run=_convert, source=source, target=target)
+    command.set_defaults(run=_convert, source=source, target=target, images=None)
 
 
 def _add_strict(command: argparse.ArgumentParser) -> None:
@@ -174,19 +175,18 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _audit_data(data: Path, images: Path | None) -> Report:
-    if data.is_dir():
+    format = format_of(data)
+    if format.name == "voc":
         if images is None:
             raise ValueError(f"--data {data} is a folder of .xml files: --images DIR is needed, too")
         sources, findings = voc.read_folder(images, data)
         named = [(source.name, source.record) for source in sources]
         records, more = repair_all(named, [source.numbers for source in sources])
         return report([source.record for source in sources], {"all": Dataset(records)}, findings + more)
-    if data.suffix.lower() not in BY_SUFFIX:
-        expected = ", ".join(each.description for each in FORMATS.values())
-        raise ValueError(f"--data {data}: expected {expected}")
+    if images is None and format.image_folder is not None:
+        images = format.image_folder(data)
     found: list[Finding] = []
-    dataset = BY_SUFFIX[data.suffix.lower()].read(data, found)
-    return audit(dataset, images, found)[1]
+    return audit(format.load(data, found, images), images, found)[1]
 
 
 def _sample(options: argparse.Namespace) -> int:
@@ -200,7 +200,7 @@ def _sample(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     source, target = FORMATS[options.source], FORMATS[options.target]
     suffix = options.output.suffix.lower()
-    if suffix in BY_SUFFIX and suffix not in target.suffixes:
+    if suffix in BY_SUFFIX and (target.writes_folder or suffix not in target.suffixes):
         raise ValueError(f"cannot write {options.output}: {source.name}-to-{target.name} writes {target.description}")
     for path in target.files(options.output):
         check_free(path, options.overwrite)
@@ -210,7 +210,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 def _convert_free(options: argparse.Namespace, source: Format, target: Format) -> int:
     found: list[Finding] = []
-    dataset = source.read(options.input, None if options.strict else found)
+    dataset = source.load(options.input, None if options.strict else found, options.images)
     dataset, seconds = first_records(dataset)
     note_all(seconds, Faults(options.input, found, strict=options.strict))
     dataset, lost = target.fit(dataset)

@@ -169,6 +169,22 @@ def not_a_file(path: Path) -> str:
     return f"expected a file, got {'a folder' if path.is_dir() else 'a pipe or a device'}"
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the upright image in pixels, from the header of its file; the pixels are not decoded.
+
+    Raises:
+        ValueError: there is no readable image at `path`; one line.
+    """
+    if not path.is_file():
+        raise ValueError(not_a_file(path) if path.exists() or path.is_symlink() else f"there is no image {path}")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            return (height, width) if _orientation(image) >= 5 else (width, height)
+    except Exception as error:  # Pillow raises many types of exceptions for broken files
+        raise ValueError(one_line(f"{path}: {type(error).__name__}: {error}")) from None
+
+
 def measure(paths: Sequence[Path]) -> list[Picture | str]:
     """Decode every image. Returns the properties of each, or one line that says why it cannot be decoded."""
     with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes

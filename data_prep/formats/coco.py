@@ -28,7 +28,7 @@ from data_prep.formats.fields import check_unique, four_numbers, joined, located
 from data_prep.formats.json_text import encode
 from data_prep.records import Box, Dataset, ImageRecord, Number, parse_flag, parse_number
 
-__all__ = ["ORIGINAL_BBOX", "left_out", "read", "write"]
+__all__ = ["ORIGINAL_BBOX", "categories_of", "left_out", "read", "write"]
 
 
 def write(dataset: Dataset, path: Path | str) -> None:
@@ -67,7 +67,7 @@ def left_out(dataset: Dataset) -> dict[str, int]:
 
 
 def _document(dataset: Dataset) -> dict[str, Any]:
-    categories = _write_categories(dataset)
+    categories = categories_of(dataset)
     id_of = {category["name"]: category["id"] for category in categories}
     image_ids = _fill_ids("image", [image.extra for image in dataset.images])
     box_ids = iter(_fill_ids("annotation", [box.extra for image in dataset.images for box in image.boxes]))
@@ -128,7 +128,12 @@ def _bbox(box: Box) -> list[Number]:
     return [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1]
 
 
-def _write_categories(dataset: Dataset) -> list[dict[str, Any]]:
+def categories_of(dataset: Dataset) -> list[dict[str, Any]]:
+    """The categories that `write` writes, with their ids.
+
+    Raises:
+        ValueError: a name or an id is used twice.
+    """
     check_unique(dataset.categories, "category")
     described = take_objects(dataset.extra, "categories") if "categories" in dataset.extra else []
     fields_of = dict(zip(_category_names(described), described, strict=True))

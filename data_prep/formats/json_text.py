@@ -68,6 +68,22 @@ def parse(text: str, path: Path, line: int | None = None, faults: Faults | None 
         ValueError: the text is not JSON (with line and column) or not an object; or there is a fault, and `faults` is None
             or strict.
     """
+    value = _parse(text, path, line, faults)
+    if not isinstance(value, dict):
+        place = path if line is None else f"{path}:{line}"
+        raise ValueError(f"{place}: expected an object {{...}}, got {reprlib.repr(value)}")
+    return value
+
+
+def parse_list(text: str, path: Path, faults: Faults | None = None) -> list[Any]:
+    """Parse a JSON list that is a whole file; arguments and errors are those of `parse`."""
+    value = _parse(text, path, None, faults)
+    if not isinstance(value, list):
+        raise ValueError(f"{path}: expected a list [...], got {reprlib.repr(value)}")
+    return value
+
+
+def _parse(text: str, path: Path, line: int | None, faults: Faults | None) -> Any:
     place = path if line is None else f"{path}:{line}"
 
     def note(detail: str) -> None:
@@ -91,11 +107,7 @@ def parse(text: str, path: Path, line: int | None = None, faults: Faults | None 
         raise ValueError(f"{position}: invalid JSON, {error.msg[0].lower()}{error.msg[1:]}{cut_off}") from None
     except RecursionError:
         raise ValueError(f"{place}: JSON nested too deeply") from None
-    if not is_sound:
-        value = _usable(value, "", note)
-    if not isinstance(value, dict):
-        raise ValueError(f"{place}: expected an object {{...}}, got {reprlib.repr(value)}")
-    return value
+    return value if is_sound else _usable(value, "", note)
 
 
 def decode(text: str) -> Any:

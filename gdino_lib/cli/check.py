@@ -53,14 +53,15 @@ def run(options: argparse.Namespace) -> int:
     need("scipy", "matplotlib")
     from rich.console import Console
 
-    from gdino_lib.data.datasets import read_records
+    from gdino_lib.data.datasets import image_folder, read_records
     from gdino_lib.training.doctor.check import check
 
-    records = read_records(options.data)
+    images = image_folder(options.data, options.images)
+    records = read_records(options.data, images, "train")
     report = check(
         starting_model(options, options.device, seed=0),
         records,
-        options.images,
+        images,
         options.out,
         frozen=options.freeze or (),
         overfit=not options.no_overfit,

@@ -23,7 +23,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
     data = command.add_mutually_exclusive_group(required=True)
     data.add_argument("--data", metavar="FILE", help=f"data set: {FORMATS}")
     eval_dataset.add_name(data)
-    command.add_argument("--images", metavar="DIR", help="folder of the images (--dataset: if not below --root)")
+    command.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of the images; YOLO and labelme name it themselves (--dataset: if not below --root)",
+    )
     add_model(command, default=None)
     command.add_argument("--json", metavar="FILE", help="file to write the figures to")
     own = command.add_argument_group("with --data")
@@ -53,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         options.data,
         options.images,
         options.model,
+        split=options.split,
         json_file=options.json,
         thresholds_file=options.thresholds_out,
         compare=options.compare,

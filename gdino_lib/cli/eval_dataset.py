@@ -21,7 +21,9 @@ def add_name(options: Options) -> None:
 def add_options(options: Options) -> None:
     """Add the other options, which need `--dataset`."""
     options.add_argument("--root", metavar="DIR", help="folder of the data set, as published")
-    options.add_argument("--split", help="part of the data set (default: the one that results are published for)")
+    options.add_argument(
+        "--split", help="part of the data set (default: the one that results are published for; --data data.yaml: val)"
+    )
     options.add_argument(
         "--prompts",
         choices=PROMPTS,
@@ -38,11 +40,9 @@ def check_unused(options: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the option.
     """
-    for name in ("root", "split", "prompts", "names_per_prompt"):
+    for name in ("root", "prompts", "names_per_prompt"):
         if getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} goes with --dataset, not with --data")
-    if options.images is None:
-        raise ValueError("--data needs --images DIR, the folder of its images")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,7 +14,8 @@ from gdino_lib.weights import hub
 if TYPE_CHECKING:
     from gdino_lib.model.grounding_dino import GroundingDINO
 
-FORMATS = ".csv, .json (COCO) or .jsonl (ODVG)"  # the data sets that commands read, for help texts
+# the data sets that commands read, for help texts
+FORMATS = ".csv, .json (COCO), .jsonl (ODVG), data.yaml (YOLO) or another format of data_prep"
 EXIT_STATUS = "Exit status: 0 all inputs are done, 1 some inputs could not be used, 2 nothing was done."
 MOST_PIXELS = 65_535  # no margin of an image is wider
 Number = TypeVar("Number", int, float)
@@ -170,7 +171,7 @@ def detection_options(options: argparse.Namespace) -> DetectionOptions:
 
 def add_images(options: Options) -> None:
     """Add `--images`, the folder of a data set's images."""
-    options.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
+    options.add_argument("--images", metavar="DIR", help="folder of the images; YOLO and labelme name it themselves")
 
 
 def add_start(options: Options, from_scratch: str) -> None:

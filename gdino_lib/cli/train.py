@@ -12,6 +12,8 @@ from gdino_lib.messages import printable
 from gdino_lib.training.settings import LossSettings, TrainingSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from data_prep import Dataset
@@ -42,10 +44,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "--images",
-        required=True,
         action="append",
         metavar="DIR",
-        help="folder of the images of --train; once for each --train",
+        help="folder of the images of --train; once for each --train, unless all of them are YOLO or labelme, which name it",
     )
     data.add_argument(
         "--everywhere",
@@ -64,7 +65,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--val",
         metavar="FILE",
-        help="validation data; without it, no best checkpoint is chosen and the last weights are the result",
+        help="validation data, which may be the same data.yaml; without it, no best checkpoint is chosen and the last weights "
+        "are the result",
     )
     data.add_argument("--val-images", metavar="DIR", help="folder of the images of --val (default: the first --images)")
     add_start(data, "size of a model with random weights")
@@ -89,18 +91,20 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train. Returns the exit status."""
     need("accelerate", "scipy", *["peft"] * bool(options.lora_rank), *["pycocotools"] * bool(options.val))
-    from gdino_lib.data.datasets import read_records
+    from gdino_lib.data.datasets import image_folder, read_records
     from gdino_lib.training.trainer import Trainer
 
     settings = settings_of(options)
     _check_sets(options)
     if options.short_side is not None and not 8 <= options.short_side <= 10_000:
         raise ValueError(f"--short-side: expected 8 to 10000 pixels, got {str(options.short_side)[:40]}")
-    records = [read_records(file) for file in options.train]
+    given = options.images or [None] * len(options.train)
+    folders = [image_folder(file, images) for file, images in zip(options.train, given, strict=True)]
+    records = [read_records(file, images, "train") for file, images in zip(options.train, folders, strict=True)]
     validation = _validation(options)
     model = starting_model(options, "cpu", settings.seed)
     _set_short_side(model, options.short_side)
-    dataset = _dataset(options, records, model.config, settings.seed)
+    dataset = _dataset(options, records, folders, model.config, settings.seed)
     trainer = Trainer(
         model,
         dataset,
@@ -137,12 +141,13 @@ def settings_of(options: argparse.Namespace) -> TrainingSettings:
 
 
 def _validation(options: argparse.Namespace) -> Validation | None:
-    from gdino_lib.data.datasets import read_records
+    from gdino_lib.data.datasets import image_folder, read_records
     from gdino_lib.training.validation import Validation
 
     if not options.val:
         return None
-    return Validation(read_records(options.val), options.val_images or options.images[0])
+    images = image_folder(options.val, options.val_images or (options.images or [None])[0])
+    return Validation(read_records(options.val, images, "val"), images)
 
 
 def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
@@ -154,7 +159,11 @@ def _set_short_side(model: GroundingDINO, short_side: int | None) -> None:
 
 
 def _dataset(
-    options: argparse.Namespace, records: Sequence[Dataset], config: GroundingDINOConfig, seed: int
+    options: argparse.Namespace,
+    records: Sequence[Dataset],
+    folders: Sequence[Path],
+    config: GroundingDINOConfig,
+    seed: int,
 ) -> GroundingDataset | JoinedDataset:
     """The training data: one data set, or several data sets joined."""
     from gdino_lib.data.datasets import GroundingDataset
@@ -172,9 +181,7 @@ def _dataset(
             seed=seed,
             max_tokens=config.max_tokens,
         )
-        for each, images, names in zip(
-            records, options.images, options.everywhere or ["all"] * len(records), strict=True
-        )
+        for each, images, names in zip(records, folders, options.everywhere or ["all"] * len(records), strict=True)
     ]
     return parts[0] if len(parts) == 1 else JoinedDataset(parts, options.mix, seed=seed)
 

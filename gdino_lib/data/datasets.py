@@ -24,7 +24,7 @@ import data_prep
 from data_prep import ImageRecord
 from data_prep.audit import first_records, repair_all
 from data_prep.findings import Finding
-from data_prep.formats.registry import BY_SUFFIX
+from data_prep.formats.registry import format_of, of_split
 from gdino_lib.data.records import (
     check_distinct,
     check_files,
@@ -289,27 +289,49 @@ def _labelled_everywhere(everywhere: Collection[str] | None, classes: tuple[str,
     return tuple(name for name in classes if name in everywhere)
 
 
-def read_records(path: Path | str) -> data_prep.Dataset:
-    """Read a CSV table (.csv), a COCO file (.json) or an ODVG file (.jsonl, .odvg).
+def read_records(path: Path | str, images: Path | str | None = None, split: str | None = None) -> data_prep.Dataset:
+    """Read a data set of any format that `data_prep.formats.registry.format_of` knows, except a folder of Pascal VOC.
 
     Objects and images that cannot be used are left out with a warning, and so is a second detection record for an image.
     `python -m data_prep audit` lists all of them.
 
+    Args:
+        path: the file, or the folder of YOLO or labelme.
+        images: folder of the images; needed for the formats that do not state image sizes.
+        split: the part of a YOLO data set to keep, "train", "val" or "test"; None keeps all. Other formats have no parts.
+
     Raises:
         FileNotFoundError: there is no file at `path`.
-        ValueError: another suffix, or a file that cannot be read at all.
+        ValueError: another suffix, a file that cannot be read at all, or no image of the split.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in BY_SUFFIX:
-        raise ValueError(
-            f"{path}: expected a file of boxes ending in {', '.join(BY_SUFFIX)}, got {suffix or 'no suffix'!r}"
-        )
+    format = format_of(path)
+    if format.name == "voc":
+        raise ValueError(f"{path}: convert a folder of Pascal VOC first, with `python -m data_prep voc-to-csv`")
     found: list[Finding] = []
-    records, seconds = first_records(BY_SUFFIX[suffix].read(path, found))
+    records, seconds = first_records(format.load(path, found, None if images is None else Path(images)))
     if faults := found + seconds:
         warnings.warn(f"{path}: {_summary(faults)}", stacklevel=2)
-    return records
+    if split is None or not format.has_splits:
+        return records
+    try:
+        return of_split(records, split)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def image_folder(path: Path | str, images: Path | str | None = None) -> Path:
+    """`images`, or the folder that the file names of the data set at `path` are relative to.
+
+    Raises:
+        ValueError: `images` is None, and the data set does not name its folder.
+    """
+    if images is not None:
+        return Path(images)
+    format = format_of(path)
+    if format.image_folder is None:
+        raise ValueError(f"{path} does not name the folder of its images; --images DIR is needed, too")
+    return format.image_folder(Path(path))
 
 
 def _summary(findings: Sequence[Finding]) -> str:

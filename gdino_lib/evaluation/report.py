@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from data_prep.atomic import check_free, reserved, write_json
-from gdino_lib.data.datasets import read_records
+from data_prep.formats.registry import format_of
+from gdino_lib.data.datasets import image_folder, read_records
 from gdino_lib.data.records import class_names
 from gdino_lib.detect.detector import Detector
 from gdino_lib.detect.thresholds import thresholds_path
@@ -32,9 +33,10 @@ MAX_LISTED = 5  # entries of each list: missed phrases, absent classes with boxe
 
 def evaluate_files(
     data: Path | str,
-    images: Path | str,
+    images: Path | str | None,
     model: str | os.PathLike[str],
     *,
+    split: str | None = None,
     json_file: Path | str | None = None,
     thresholds_file: Path | str | None = None,
     compare: Path | str | None = None,
@@ -46,7 +48,9 @@ def evaluate_files(
     """Measure a detector, print the tables, and write the files.
 
     Args:
-        data: a CSV, COCO or ODVG file; images: folder that its file names are relative to.
+        data: a data set, as for `read_records`.
+        images: folder that its file names are relative to; None if the data set names it, as YOLO does.
+        split: the part of a YOLO data set, "val" by default; None for other formats.
         model, device, dtype: as for `Detector.from_pretrained`.
         json_file: file for the figures.
         thresholds_file: file for the class thresholds, which are chosen on these data; "" is the file beside the model that
@@ -67,7 +71,10 @@ def evaluate_files(
     """
     thresholds_file = _thresholds_beside(model) if thresholds_file == "" else thresholds_file
     with _reserved_targets(json_file, thresholds_file, overwrite=overwrite):
-        records = read_records(data)
+        if split is not None and not format_of(data).has_splits:
+            raise ValueError(f"{data} has no parts; --split goes with a data.yaml of YOLO, and with --dataset")
+        images = image_folder(data, images)
+        records = read_records(data, images, split or "val")
         about = {
             "file": str(data),
             "images": len(records.images),
