@@ -35,7 +35,7 @@ from data_prep.formats.fields import (
     without,
 )
 from data_prep.formats.json_text import encode, parse_list, read_text
-from data_prep.formats.polygons import SEGMENTATION, Point, hull, pixels, polygon_of, segmentation, turned
+from data_prep.formats.polygons import SEGMENTATION, Point, check_share, hull, pixels, polygon_of, segmentation, turned
 from data_prep.pictures import upright_size
 from data_prep.records import Box, Dataset, ImageRecord, base_name
 
@@ -206,8 +206,9 @@ def _point(value: Any, size: tuple[int, int]) -> Point:
 
 def _percent(value: Mapping[str, Any], name: str) -> float:
     number = value.get(name)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not -100 <= number <= 200:
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ValueError(f"expected {name!r} to be percent of the image's size, got {number!r:.40}")
+    check_share(number, repr(name), 100)
     return number
 
 

@@ -100,7 +100,8 @@ def _read_image(document: Mapping[str, Any], folder: PurePosixPath, faults: Faul
 
 
 def _read_shape(shape: Mapping[str, Any]) -> Box:
-    label, kind = take(shape, "label", str).strip(), shape.get("shape_type") or "polygon"
+    label, kind = take(shape, "label", str).strip(), shape.get("shape_type")
+    kind = "polygon" if kind is None else kind  # as in files of labelme before 3.0
     points = [_point(point) for point in take(shape, "points", list)]
     extra = _kept(shape, OWN_OF_BOX)
     if kind == "circle" and len(points) == 2:

@@ -25,7 +25,7 @@ from data_prep.findings import Faults, Finding
 from data_prep.formats.fields import lost_categories
 from data_prep.formats.file_per_image import paths_of
 from data_prep.formats.json_text import read_text
-from data_prep.formats.polygons import pixels
+from data_prep.formats.polygons import check_share, pixels
 from data_prep.pictures import search_images, upright_size
 from data_prep.records import Box, Dataset, ImageRecord, parse_number
 
@@ -185,8 +185,7 @@ def _box(row: Mapping[str, str], image: ImageRecord, names: Mapping[str, str]) -
     corners = {}
     for name in CORNERS:
         share = parse_number(row[name])
-        if not -1 <= share <= 2:
-            raise ValueError(f"expected {name} to be a share of the image in 0..1, got {share}")
+        check_share(share, name)
         corners[name] = pixels(share * (image.width if name.startswith("X") else image.height))
     extra: dict[str, Any] = {}
     for name in (*FLAGS, GROUP):

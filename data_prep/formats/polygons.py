@@ -30,6 +30,21 @@ def pixels(value: float) -> Number:
     return int(rounded) if rounded.is_integer() else rounded
 
 
+def check_share(number: Number, name: str, whole: int = 1) -> None:
+    """Refuse a coordinate that is certainly no share of an image's size, such as a number of pixels.
+
+    Args:
+        number: the coordinate; a box may extend beyond its image, but by no more than twice its size.
+        name: what it is, for the message.
+        whole: the size of the image in this unit, 1 or 100 percent.
+
+    Raises:
+        ValueError: the number is below -2 or above 3 image sizes.
+    """
+    if not -2 * whole <= number <= 3 * whole:
+        raise ValueError(f"expected {name} as a share of the image's size in 0..{whole}, got {number}")
+
+
 def hull(points: Sequence[Point]) -> tuple[Number, Number, Number, Number]:
     """(x1, y1, x2, y2) of the smallest upright box around `points`.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -25,7 +26,7 @@ from data_prep.atomic import atomic_folder, read_manifest, write_manifest
 from data_prep.findings import Faults, Finding
 from data_prep.formats.file_per_image import paths_of
 from data_prep.formats.json_text import read_text
-from data_prep.formats.polygons import SEGMENTATION, Point, hull, pixels, polygon_of, segmentation
+from data_prep.formats.polygons import SEGMENTATION, Point, check_share, hull, pixels, polygon_of, segmentation
 from data_prep.formats.yolo_folders import (
     SPLITS,
     YAML_NAME,
@@ -71,11 +72,12 @@ def read(path: Path | str, found: list[Finding] | None = None, images: Path | No
     records = []
     rows = zip(listing.files, labels, strict=True)
     for (split, image), label in tqdm(rows, total=len(labels), desc="reading", unit=" files", delay=1, disable=None):
+        record = None
         with faults.costing("file without image"):
             name = Path(os.path.relpath(image, listing.images)).as_posix()
             record = ImageRecord(name, *upright_size(image), extra={SPLIT: split})
-            boxes = _read_labels(label, record, listing, faults)
-            records.append(ImageRecord(record.file_name, record.width, record.height, boxes, extra=record.extra))
+        if record is not None:
+            records.append(replace(record, boxes=_read_labels(label, record, listing, faults)))
     _note_rest(listing.folders, set(labels), faults)
     return Dataset(tuple(records), tuple(listing.names.values()))
 
@@ -163,8 +165,7 @@ def _read_line(values: Sequence[str], image: ImageRecord, listing: Listing, faul
     numbers = [parse_number(value) for value in values[1:]]
     shares = numbers[:4] if len(values) <= 6 else numbers
     for number in shares:
-        if not -1 <= number <= 2:
-            raise ValueError(f"expected shares of the image's width and height in 0..1, got {number}")
+        check_share(number, "each coordinate")
     label, extra = listing.names[index], {}
     if len(values) > 6:
         points: list[Point] = [

@@ -5,6 +5,8 @@ from published_files import lvis_instances, write_json
 from refusals import refused
 
 from data_prep.formats import lvis
+from data_prep.formats.registry import FORMATS, format_of
+from data_prep.records import Box, Dataset, ImageRecord
 
 
 def write(folder, content):
@@ -56,3 +58,32 @@ def test_other_files_are_refused_in_one_line(tmp_path, change, words):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         lvis.read(tmp_path / "none.json")
+
+
+def test_a_published_file_survives_a_round_trip(tmp_path):
+    dataset = lvis.read(write(tmp_path, lvis_instances()))
+    assert lvis.left_out(dataset) == {}
+    assert format_of(tmp_path / "lvis_v1_val.json").name == "lvis"
+    lvis.write(dataset, tmp_path / "again.json")
+    back = lvis.read(tmp_path / "again.json")
+    assert [(record.file_name, record.extra) for record in back.images] == [
+        (record.file_name, record.extra) for record in dataset.images
+    ]
+    assert [[box.xyxy for box in record.boxes] for record in back.images] == [
+        [box.xyxy for box in record.boxes] for record in dataset.images
+    ]
+    assert (back.categories, back.extra) == (dataset.categories, dataset.extra)
+
+
+def test_a_data_set_without_lists_is_taken_as_labelled_for_every_class(tmp_path):
+    cats = tuple(ImageRecord(f"{number}.jpg", 9, 9, (Box("cat", 1, 2, 3, 4),)) for number in range(11))
+    extra = {"neg_category_ids": [7], "coco_url": "http://x/y/other.jpg"}
+    dataset = Dataset((*cats, ImageRecord("sub/b.jpg", 9, 9, extra=extra)), ("dog", "cat"))
+    assert lvis.left_out(dataset) == {"neg_category_ids": 1, "coco_url": 1}
+    lvis.write(FORMATS["lvis"].fit(dataset)[0], tmp_path / "a.json")
+    back = lvis.read(tmp_path / "a.json")
+    assert [(each["name"], each["frequency"]) for each in back.extra["categories"]] == [("dog", "r"), ("cat", "c")]
+    assert [record.extra[lvis.NEGATIVE] for record in back.images] == [[1]] * 11 + [[1, 2]]
+    assert back.images[-1].file_name == "sub/b.jpg"
+    with pytest.raises(ValueError, match="LVIS needs categories"):
+        lvis.write(Dataset(), tmp_path / "b.json")

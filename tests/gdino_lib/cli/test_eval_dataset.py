@@ -77,7 +77,7 @@ def test_the_tables(perfect, tmp_path, capsys, name, write, words):
         (["--dataset", "coco", "--root", "."], "--dataset needs --json FILE, which will have the figures"),
         (["--dataset", "coco", "--root", ".", "--json", "a.json", "--compare", "b"], "--compare goes with --data, not"),
         (["--dataset", "coco", "--root", ".", "--json", "a.json", "--thresholds-out"], "--thresholds-out goes with"),
-        (["--data", "a.csv"], "--data needs --images DIR"),
+        (["--data", "a.csv"], "a.csv does not name the folder of its images; --images DIR is needed, too"),
         (["--data", "a.csv", "--images", ".", "--root", "."], "--root goes with --dataset, not with --data"),
         (["--data", "a.csv", "--images", ".", "--names-per-prompt", "3"], "--names-per-prompt goes with --dataset"),
         (

@@ -227,7 +227,7 @@ def test_csv_coco_and_odvg_give_the_same_samples(records, folder, tmp_path):
         for other in sets[1:]:
             assert torch.equal(other[index].target.boxes, target.boxes)
             assert sorted(other[index].prompt) == sorted(sets[0][index].prompt)
-    with pytest.raises(ValueError, match=r"a\.txt: expected a file of boxes ending in \.csv, "):
+    with pytest.raises(ValueError, match=r"a\.txt: expected a folder of \.xml files, a \.csv file, "):
         read_records(tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError):
         read_records(tmp_path / "b.csv")
