@@ -77,7 +77,8 @@ def read(path: Path | str, found: list[Finding] | None = None, images: Path | No
             name = Path(os.path.relpath(image, listing.images)).as_posix()
             record = ImageRecord(name, *upright_size(image), extra={SPLIT: split})
         if record is not None:
-            records.append(replace(record, boxes=_read_labels(label, record, listing, faults)))
+            boxes = _read_labels(label, record, listing, faults)
+            records += [] if boxes is None else [replace(record, boxes=boxes)]
     _note_rest(listing.folders, set(labels), faults)
     return Dataset(tuple(records), tuple(listing.names.values()))
 
@@ -139,17 +140,19 @@ def _has_polygons(dataset: Dataset) -> bool:
     return bool(boxes) and all(polygon_of(box) is not None for box in boxes)
 
 
-def _read_labels(path: Path, image: ImageRecord, listing: Listing, faults: Faults) -> tuple[Box, ...]:
+def _read_labels(path: Path, image: ImageRecord, listing: Listing, faults: Faults) -> tuple[Box, ...] | None:
+    """The boxes of an image; None if its label file cannot be read at all, which does not mean that it has no boxes."""
     if not path.is_file():
         return ()
     own = Faults(path, faults.found, Path(os.path.relpath(path, faults.path.parent)).as_posix(), faults.strict)
-    boxes = []
     with own.costing("annotation unreadable"):
+        boxes = []
         for line, text in enumerate(read_text(path).splitlines(), start=1):
             if text.strip():
                 with own.costing("object unreadable", line=line):
                     boxes.append(_read_line(text.split(), image, listing, own, line))
-    return tuple(boxes)
+        return tuple(boxes)
+    return None
 
 
 def _read_line(values: Sequence[str], image: ImageRecord, listing: Listing, faults: Faults, line: int) -> Box:

@@ -8,6 +8,7 @@ import json
 import os
 
 import pytest
+from bad_details import FORMATS, write_coco, write_odvg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,186 +20,6 @@ from data_prep.formats import csv_table
 LEFT = {"image": None, "box": 1, "nothing": 2}  # what is left out -> number of boxes of the image that are read
 
 
-def coco_bbox(bbox):
-    return lambda image, box: box.update(bbox=bbox)
-
-
-def coco_image(**fields):
-    return lambda image, box: image.update(fields)
-
-
-def coco_box(**fields):
-    return lambda image, box: box.update(fields)
-
-
-COCO_FAULTS = {
-    "bbox []": ("box", coco_bbox([])),
-    "bbox of three": ("box", coco_bbox([1, 2, 3])),
-    "bbox with NaN": ("box", coco_bbox([1, 2, float("nan"), 3])),
-    "bbox with a huge number": ("box", coco_bbox([1, 2, 10**400, 3])),
-    "bbox of texts": ("nothing", coco_bbox(["1", "2", "3.5", "4"])),
-    "bbox of words": ("box", coco_bbox(["1", "two", "3", "4"])),
-    "polygon without bbox": (
-        "box",
-        lambda image, box: (box.pop("bbox"), box.update(segmentation=[[1, 2, 3, 4, 5, 6]])),
-    ),
-    "unknown image": ("box", coco_box(image_id=999)),
-    "unknown category": ("box", coco_box(category_id=999)),
-    "image id is a list": ("box", coco_box(image_id=[1])),
-    "area NaN": ("nothing", coco_box(area=float("inf"))),
-    "area a text": ("nothing", coco_box(area="12.5")),
-    "area a word": ("nothing", coco_box(area="large")),
-    "flag a text": ("nothing", coco_box(iscrowd="0")),
-    "id a float": ("nothing", lambda image, box: box.update(id=float(box["id"]))),
-    "id null": ("nothing", coco_box(id=None)),
-    "id twice": ("nothing", lambda image, box: box.update(id=box["id"] - 1)),
-    "image id a text": ("nothing", lambda image, box: box.update(image_id=str(box["image_id"]))),
-    "image id a float": ("nothing", lambda image, box: image.update(id=float(image["id"]))),
-    "category id a text": ("nothing", lambda image, box: box.update(category_id=str(box["category_id"]))),
-    "width a text": ("nothing", coco_image(width="40")),
-    "width a float": ("nothing", coco_image(width=40.0)),
-    "width 0": ("image", coco_image(width=0)),
-    "width a fraction": ("image", coco_image(width=40.5)),
-    "no height": ("image", lambda image, box: image.pop("height")),
-    "no name": ("image", lambda image, box: image.pop("file_name")),
-    "name null": ("image", coco_image(file_name=None)),
-    "control character": ("image", coco_image(file_name="a\x1b[31m.jpg")),
-    "backslashes": ("nothing", lambda image, box: image.update(file_name="images\\" + image["file_name"])),
-    "Windows path": ("nothing", lambda image, box: image.update(file_name="C:\\me\\" + image["file_name"])),
-    "absolute path": ("nothing", lambda image, box: image.update(file_name="/home/me/" + image["file_name"])),
-    "path out of the folder": ("nothing", lambda image, box: image.update(file_name="../../" + image["file_name"])),
-    "LVIS": ("nothing", lambda image, box: image.update(coco_url=f"http://x/val2017/{image.pop('file_name')}")),
-    "caption a number": ("nothing", coco_image(caption=5)),
-    "unpaired surrogate": ("nothing", coco_box(note=["\ud83d"])),
-    "unpaired surrogate in a name": ("nothing", coco_box(**{"\ud83d": 1})),
-}
-
-
-def write_coco(path, faults):
-    images, annotations = [], []
-    for number in range(len(faults) + 1):
-        images.append({"id": number, "file_name": f"{number}.jpg", "width": 40, "height": 30})
-        for place in (2, 3):
-            box = {"id": 10 * number + place, "image_id": number, "category_id": 1, "bbox": [place, 2, 3, 4]}
-            annotations.append(box)
-        if number:
-            faults[number - 1](images[-1], annotations[-1])
-    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
-    path.write_text(json.dumps(document))
-
-
-def odvg_instance(**fields):
-    return lambda line: line["detection"]["instances"][1].update(fields)
-
-
-ODVG_FAULTS = {
-    "bbox []": ("box", odvg_instance(bbox=[])),
-    "bbox with NaN": ("box", odvg_instance(bbox=[1, 2, float("nan"), 4])),
-    "bbox of texts": ("nothing", odvg_instance(bbox=["1", "2", "5", "6"])),
-    "another category": ("box", odvg_instance(category="dog")),
-    "no category": ("box", lambda line: line["detection"]["instances"][1].pop("category")),
-    "label a text": ("nothing", odvg_instance(label="0")),
-    "label negative": ("box", odvg_instance(label=-1)),
-    "field NaN": ("nothing", odvg_instance(score=float("nan"))),
-    "instance a number": ("box", lambda line: line["detection"]["instances"].__setitem__(1, 5)),
-    "no instances": ("image", lambda line: line["detection"].pop("instances")),
-    "no kind": ("image", lambda line: line.pop("detection")),
-    "no name": ("image", lambda line: line.pop("filename")),
-    "width a text": ("nothing", lambda line: line.update(width="40")),
-    "height missing": ("image", lambda line: line.pop("height")),
-    "backslashes": ("nothing", lambda line: line.update(filename="images\\" + line["filename"])),
-    "absolute path": ("nothing", lambda line: line.update(filename="/home/me/" + line["filename"])),
-    "unpaired surrogate": ("nothing", odvg_instance(note="\ud83d")),
-    "unpaired surrogate in a name": ("nothing", odvg_instance(**{"\ud83d": 1})),
-    "truncated": ("image", lambda line: line.update(cut=True)),
-}
-
-
-def write_odvg(path, faults):
-    lines = []
-    for number in range(len(faults) + 1):
-        instances = [{"bbox": [place, 2, 9, 9], "label": 0, "category": "cat"} for place in (2, 3)]
-        line = {"filename": f"{number}.jpg", "width": 40, "height": 30, "detection": {"instances": instances}}
-        if number:
-            faults[number - 1](line)
-        lines.append(json.dumps(line)[: -9 if line.get("cut") else None])
-    path.write_text("\n".join(lines))
-
-
-def csv_field(column, text):
-    return lambda rows: rows[1].__setitem__(csv_table.COLUMNS.index(column), text)
-
-
-CSV_FAULTS = {
-    "word": ("box", csv_field("bbox_x1", "left")),
-    "NaN": ("box", csv_field("bbox_y2", "nan")),
-    "infinite number": ("box", csv_field("bbox_y2", "1e400")),
-    "no label": ("box", csv_field("label_name", "")),
-    "another size": ("box", csv_field("image_width", "41")),
-    "fraction of a pixel": ("box", csv_field("image_width", "40.5")),
-    "too few fields": ("box", lambda rows: rows[1].pop()),
-    "too many fields": ("box", lambda rows: rows[1].append("5")),
-    "backslashes": ("nothing", lambda rows: [row.__setitem__(5, "images\\" + row[5]) for row in rows]),
-    "absolute path": ("nothing", lambda rows: [row.__setitem__(5, "/home/me/" + row[5]) for row in rows]),
-    "no name": ("image", lambda rows: [row.__setitem__(5, "") for row in rows]),
-}
-
-
-def write_csv(path, faults):
-    lines = [",".join(csv_table.COLUMNS)]
-    for number in range(len(faults) + 1):
-        rows = [["cat", str(place), "2", "9", "9", f"{number}.jpg", "40", "30"] for place in (2, 3)]
-        if number:
-            faults[number - 1](rows)
-        lines += [",".join(row) for row in rows]
-    path.write_text("\n".join(lines))
-
-
-def in_xml(old, new, last=True):
-    def spoil(xml):
-        head, found, tail = xml.rpartition(old) if last else xml.partition(old)
-        return f"{head}{new}{tail}" if found else xml
-
-    return spoil
-
-
-DEEP = "<a>" * 3000 + "</a>" * 3000
-VOC_FAULTS = {
-    "no bndbox": (
-        "box",
-        lambda xml: xml[: xml.rindex("<bndbox>")] + "<polygon><x1>1</x1></polygon></object></annotation>",
-    ),
-    "no label": ("box", in_xml("<name>cat</name>", "")),
-    "two labels": ("box", in_xml("<name>cat</name>", "<name>cat</name><name>dog</name>")),
-    "word": ("box", in_xml("<xmin>3<", "<xmin>left<")),
-    "NaN": ("box", in_xml("<xmin>3<", "<xmin>nan<")),
-    "corner twice": ("box", in_xml("<xmin>3<", "<xmin>4</xmin><xmin>3<")),
-    "nested 3,000 deep": ("nothing", in_xml("</annotation>", f"{DEEP}</annotation>")),
-    "nested in an object": ("nothing", in_xml("</object>", f"{DEEP}</object>")),
-    "Windows path": ("nothing", in_xml("<filename>", "<filename>C:\\me\\", last=False)),
-    "absolute path": ("nothing", in_xml("<filename>", "<filename>/home/me/", last=False)),
-    "path out of the folder": ("nothing", in_xml("<filename>", "<filename>../../", last=False)),
-    "another folder": ("nothing", in_xml("<filename>", "<filename>images/", last=False)),
-    "invalid JSON": ("nothing", in_xml("</annotation>", '<id data_prep="json">{</id></annotation>')),
-    "truncated": ("image", lambda xml: xml[:-30]),
-    "another element": ("image", lambda xml: "<html/>"),
-    "entities": ("image", lambda xml: '<!DOCTYPE a [<!ENTITY x "y">]>' + xml),
-}
-
-
-def write_voc(path, faults):
-    path.mkdir()
-    for number in range(len(faults) + 1):
-        xml = voc_xml(f"{number}.jpg", objects=[("cat", (place, 2, 9, 9)) for place in (2, 3)])
-        (path / f"{number}.xml").write_text(faults[number - 1](xml) if number else xml)
-
-
-FORMATS = {
-    "coco": (COCO_FAULTS, write_coco, "a.json"),
-    "odvg": (ODVG_FAULTS, write_odvg, "a.jsonl"),
-    "csv": (CSV_FAULTS, write_csv, "a.csv"),
-    "voc": (VOC_FAULTS, write_voc, "annotations"),
-}
 SETS = st.sampled_from(sorted(FORMATS)).flatmap(
     lambda name: st.tuples(st.just(name), st.lists(st.sampled_from(sorted(FORMATS[name][0])), min_size=1, max_size=5))
 )
@@ -249,6 +70,12 @@ def test_no_fault_hides_another(tmp_path_factory, capsys, chosen):
     check(tmp_path_factory.mktemp("faults"), capsys, *chosen)
 
 
+def contents(path):
+    """{path: bytes} of a file, or of all files of a folder."""
+    files = sorted(path.rglob("*.*")) if path.is_dir() else [path]
+    return {file: file.read_bytes() for file in files if file.is_file()}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_audit_lists_all_faults_at_once(tmp_path, capsys, name):
     faults, write, file = FORMATS[name]
@@ -256,12 +83,12 @@ def test_audit_lists_all_faults_at_once(tmp_path, capsys, name):
     (tmp_path / "images").mkdir()
     for number in range(len(faults) + 1):
         Image.new("RGB", (40, 30)).save(tmp_path / "images" / f"{number}.jpg")
-    before = (tmp_path / file).read_bytes() if name != "voc" else b""
+    before = contents(tmp_path / file)
     command = ["audit", "--data", str(tmp_path / file), "--images", str(tmp_path / "images")]
     assert main([*command, "--out", str(tmp_path / "report")]) == 1
     found = json.loads((tmp_path / "report" / "audit.json").read_text())["findings"]
     assert len([each for each in found if each["action"] in ("skipped", "mended")]) >= len(faults)
-    assert before == ((tmp_path / file).read_bytes() if name != "voc" else b"")
+    assert before == contents(tmp_path / file)
     assert "\x1b" not in capsys.readouterr().out
 
 

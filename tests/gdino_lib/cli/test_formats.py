@@ -95,7 +95,7 @@ def test_what_is_missing_is_named(tmp_path, capsys):
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ValueError, match=r"a\.csv does not name the folder of its images; --images DIR is needed, too"):
         image_folder(tmp_path / "a.csv")
-    with pytest.raises(ValueError, match="has no parts; --split goes with a data.yaml of YOLO"):
+    with pytest.raises(ValueError, match=r"has no parts; --split goes with a data\.yaml of YOLO"):
         evaluate_files(tmp_path / "a.csv", tmp_path, "nano", split="val")
     (tmp_path / "voc").mkdir()
     with pytest.raises(ValueError, match="convert a folder of Pascal VOC first"):
