@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from data_prep.findings import Finding
 from data_prep.formats import coco
@@ -55,7 +55,7 @@ def read(path: Path | str, found: list[Finding] | None = None) -> Dataset:
             if category.get("frequency") not in FREQUENCIES:
                 given = repr(category.get("frequency"))
                 raise ValueError(f"category {category['name']!r}: expected 'frequency' to be r, c or f, got {given}")
-        known = {category["id"] for category in categories}
+        known = {category["id"] for category in categories if "id" in category}
         for record in dataset.images:
             for name in (NEGATIVE, NOT_EXHAUSTIVE):
                 with located(f"image {record.file_name!r}"):
@@ -69,7 +69,8 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
     Fields that LVIS requires are added if `extra` lacks them. An image without the two lists is taken as labelled for every
     class: it certainly does not show the classes of which it has no box. A category without a `frequency` gets it by the number
-    of images that have a box of it. `coco_url` ends in the file name; LVIS's tools use its last two parts alone.
+    of images that have a box of it. `coco_url` is the file name with the escapes of an address; more than one folder of the
+    name becomes one part, because LVIS's tools use the last two parts of the address alone.
 
     Raises:
         ValueError: there is no category, or as `coco.write`.
@@ -87,7 +88,7 @@ def write(dataset: Dataset, path: Path | str) -> None:
     for image in dataset.images:
         labels = {box.label for box in image.boxes}
         absent = [each["id"] for name, each in described.items() if name not in labels]
-        added = {NEGATIVE: absent, NOT_EXHAUSTIVE: [], "coco_url": image.file_name}
+        added = {NEGATIVE: absent, NOT_EXHAUSTIVE: [], "coco_url": _address(image.file_name)}
         images.append(replace(image, extra={**added, **image.extra}))
     coco.write(Dataset(tuple(images), tuple(described), {**dataset.extra, "categories": categories}), path)
 
@@ -132,4 +133,10 @@ def _names(address: object, file_name: str) -> bool:
 def _file_name(image: Mapping[str, Any], mend: Mend) -> str:
     """The folder and the name at the end of `coco_url`."""
     parts = urlsplit(take(image, "coco_url", str)).path.split("/")
-    return plain_file_name("/".join(parts[-2:]), mend)
+    return plain_file_name(unquote("/".join(parts[-2:])), mend)
+
+
+def _address(file_name: str) -> str:
+    """An address from which `_file_name` gets the file name back."""
+    folder, _, name = file_name.rpartition("/")
+    return f"{quote(folder, safe='')}/{quote(name, safe='')}"

@@ -7,13 +7,15 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 
 from fuzz import FaultError, check_nothing_aside, run
+from picture_folders import draw_images
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.formats import coco, csv_table, odvg, voc
+from data_prep.formats import csv_table
+from data_prep.formats.registry import FORMATS
+from data_prep.records import Box, Dataset, ImageRecord
 
-READ = {"coco": coco.read, "csv": csv_table.read, "odvg": odvg.read, "voc": voc.read}
-NAMES = {"coco": "in.json", "csv": "in.csv", "odvg": "in.jsonl", "voc": "in"}
+NAMES = {name: f"in{'' if format.writes_folder else format.suffixes[0]}" for name, format in FORMATS.items()}
 LABELS = ["cat", "dog", "with_mask", "no. 5", "C++", "naïve café", "猫", "a, b; c", '"quoted"', "[x]", "x" * 80, "😀"]
 STEMS = ["a", "b b", "猫", "naïve", "[x]", "a.b", "-", "0001", "IMG_1", "ж"]
 TEXTS = [
@@ -96,8 +98,19 @@ def write_set(records, kind, place, rng):
             lines.append(json.dumps(line, ensure_ascii=rng.random() < 0.5))
         path.write_text("\n".join(lines) + "\n", "utf-8")
         return [path]
-    path.mkdir()
-    return [_write_xml(path, *record) for record in records]
+    if kind == "voc":
+        path.mkdir()
+        return [_write_xml(path, *record) for record in records]
+    FORMATS[kind].write(as_dataset(records), path)
+    if FORMATS[kind].uses_images:
+        draw_images(as_dataset(records), path / "images" if kind == "yolo" else place / "pictures")
+    files = [file for file in path.rglob("*") if file.suffix in (".txt", ".yaml", ".json")] if path.is_dir() else [path]
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
+def as_dataset(records):
+    images = [ImageRecord(name, *size, tuple(Box(*box) for box in boxes)) for name, size, boxes in records]
+    return Dataset(tuple(images))
 
 
 def _write_xml(folder, name, size, boxes):
@@ -132,10 +145,10 @@ def damage(path, kind, rng):
             ["utf-8-sig", "utf-16", "utf-32", "latin-1", "gb18030", "shift_jis", "cp1252", "utf-16-le"]
         )
         data = text.replace("\n", rng.choice(["\n", "\r\n", "\r"])).encode(with_mark, "replace")
-    elif way == "text" or kind == "voc":
+    elif way == "text" or kind in ("voc", "cvat", "yolo", "openimages"):
         text = data.decode("utf-8")
         places = [match.span() for match in re.finditer(r"[\w.]+|>[^<]*<", text)]
-        start, end = rng.choice(places)
+        start, end = rng.choice(places or [(0, 0)])  # the label file of an image without boxes is empty
         new = rng.choice([str(value) for value in TEXTS if "\ud800" not in str(value)])
         if text[start:end].startswith(">"):
             start, end = start + 1, end - 1
@@ -228,11 +241,20 @@ def count_objects(paths, kind):
     try:
         if kind == "voc":
             return sum(len(ElementTree.fromstring(path.read_bytes()).findall("object")) for path in paths)
-        if kind == "csv":
+        if kind in ("csv", "openimages"):
             rows = list(csv.reader(paths[0].read_bytes().decode("utf-8-sig").splitlines()))
             return sum(any(value.strip() for value in row) for row in rows[1:])
-        if kind == "coco":
+        if kind in ("coco", "lvis"):
             return len(json.loads(paths[0].read_bytes())["annotations"])
+        if kind == "labelme":
+            return sum(len(json.loads(path.read_bytes())["shapes"]) for path in paths)
+        if kind == "labelstudio":
+            return sum(len(task["annotations"][0]["result"]) for task in json.loads(paths[0].read_bytes()))
+        if kind == "cvat":
+            return len(ElementTree.fromstring(paths[0].read_bytes()).findall("image/box"))
+        if kind == "yolo":
+            labels = [path for path in paths if "labels" in path.parts]
+            return sum(bool(line.strip()) for path in labels for line in path.read_text("utf-8").splitlines())
         lines = [json.loads(line) for line in paths[0].read_text("utf-8").split("\n") if line.strip()]
         return sum(len(line["detection"]["instances"]) for line in lines)
     except (ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError, csv.Error, LookupError):
@@ -242,7 +264,7 @@ def count_objects(paths, kind):
 def attack(rng, place):
     """One set, damaged or not, through one command."""
     records = draw_set(rng)
-    kind = rng.choice(list(READ))
+    kind = rng.choice([name for name in FORMATS if name not in ("yolo", "lvis") or any(boxes for *_, boxes in records)])
     paths = write_set(records, kind, place, rng)
     whole = rng.random() < 0.15
     if not whole:
@@ -258,19 +280,20 @@ def attack(rng, place):
 
 
 def _convert(records, kind, paths, whole, rng, place):
-    target = rng.choice([name for name in READ if name != kind and (kind, name) != ("voc", "csv")])
+    target = rng.choice([name for name in FORMATS if name != kind and (kind, name) != ("voc", "csv")])
     out = place / NAMES[target].replace("in", "out")
+    images = ["--images", place / "pictures"] if kind in ("openimages", "labelstudio") else []
     before = sorted(path.name for path in place.iterdir())
-    ran = run(main, [f"{kind}-to-{target}", place / NAMES[kind], out])
+    ran = run(main, [f"{kind}-to-{target}", place / NAMES[kind], out, *images])
     if ran.status == 2:
         if sorted(path.name for path in place.iterdir()) != before:
             raise FaultError("half-written", f"{kind}-to-{target} refused and left files")
-        if whole:
+        if whole and any(boxes for *_, boxes in records):  # YOLO and LVIS need a class
             raise FaultError("silent loss", f"{kind}-to-{target} refused a whole set: {ran.err}")
         return
-    if ran.status == 1 and target == "voc" and not list(out.rglob("*.xml")):
+    if out.is_dir() and all(file.name.startswith(".") for file in out.rglob("*")):
         return  # no image was of use; a folder without files is refused as a data set
-    got = READ[target](out)
+    got = _read(target, out, records, place)
     found = sum(len(record.boxes) for record in got.images)
     expected = count_objects(paths, kind)
     if expected is not None and found < expected and not ran.err:
@@ -280,6 +303,16 @@ def _convert(records, kind, paths, whole, rng, place):
         written = Counter((r.file_name, b.label, *b.xyxy) for r in got.images for b in r.boxes)
         if truth != written:
             raise FaultError("silent loss", f"{kind}-to-{target} changed a whole set: {truth - written}")
+
+
+def _read(target, out, records, place):
+    """The data set that a conversion wrote, with the pictures where its reader looks for them."""
+    format = FORMATS[target]
+    images = out / "images" if target == "yolo" else place / "pictures"
+    if format.uses_images:
+        images.mkdir(exist_ok=True)
+        draw_images(as_dataset(records), images)
+    return format.load(out, [], images)
 
 
 def _draw_pictures(records, rng, place):
