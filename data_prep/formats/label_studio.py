@@ -16,7 +16,6 @@ Source: https://labelstud.io/guide/task_format and /guide/export.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,17 @@ from data_prep.formats.fields import (
     without,
 )
 from data_prep.formats.json_text import encode, parse_list, read_text
-from data_prep.formats.polygons import SEGMENTATION, Point, check_share, hull, pixels, polygon_of, segmentation, turned
+from data_prep.formats.polygons import (
+    SEGMENTATION,
+    Point,
+    check_share,
+    hull,
+    lost_fields,
+    pixels,
+    polygon_of,
+    segmentation,
+    turned,
+)
 from data_prep.pictures import upright_size
 from data_prep.records import Box, Dataset, ImageRecord, base_name
 
@@ -99,19 +108,8 @@ def write(dataset: Dataset, path: Path | str) -> None:
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """The fields that Label Studio has no place for, as `csv_table.left_out` counts them.
-
-    They are all fields of `dataset.extra`, captions, segmentations that are not one polygon, and fields with names that Label
-    Studio itself uses.
-    """
-    lost = Counter(dict.fromkeys(dataset.extra, 1))
-    for image in dataset.images:
-        lost.update(name for name in OWN_OF_DATA if name in image.extra)
-        lost.update(["caption"] * (image.caption is not None))
-        for box in image.boxes:
-            lost.update(name for name in OWN_OF_RESULT if name in box.extra)
-            lost.update([SEGMENTATION] * (SEGMENTATION in box.extra and polygon_of(box) is None))
-    return dict(lost) | lost_categories(dataset)
+    """The fields that Label Studio has no place for, as `csv_table.left_out` counts them; see `polygons.lost_fields`."""
+    return lost_fields(dataset, OWN_OF_DATA, OWN_OF_RESULT) | lost_categories(dataset)
 
 
 def is_export(path: Path) -> bool:

@@ -11,7 +11,6 @@ Source: https://github.com/wkentaro/labelme, `labelme/_label_file.py`.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +20,7 @@ from data_prep.findings import Faults, Finding
 from data_prep.formats.fields import joined, lost_categories, plain_file_name, take, take_whole, without
 from data_prep.formats.file_per_image import annotation_files, write_files
 from data_prep.formats.json_text import parse, read_text
-from data_prep.formats.polygons import SEGMENTATION, Point, hull, pixels, polygon_of, segmentation
+from data_prep.formats.polygons import SEGMENTATION, Point, hull, lost_fields, pixels, polygon_of, segmentation
 from data_prep.records import Box, Dataset, ImageRecord, base_name, check_file_name
 
 OWN_OF_IMAGE = ("version", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth")
@@ -69,19 +68,8 @@ def write(dataset: Dataset, folder: Path | str, overwrite: bool = False) -> None
 
 
 def left_out(dataset: Dataset) -> dict[str, int]:
-    """The fields that labelme has no place for, as `csv_table.left_out` counts them.
-
-    They are all fields of `dataset.extra`, captions, segmentations that are not one polygon, and fields with names that labelme
-    itself uses.
-    """
-    lost = Counter(dict.fromkeys(dataset.extra, 1))
-    for image in dataset.images:
-        lost.update(name for name in OWN_OF_IMAGE if name in image.extra)
-        lost.update(["caption"] * (image.caption is not None))
-        for box in image.boxes:
-            lost.update(name for name in OWN_OF_BOX if name in box.extra)
-            lost.update([SEGMENTATION] * (SEGMENTATION in box.extra and polygon_of(box) is None))
-    return dict(lost) | lost_categories(dataset)
+    """The fields that labelme has no place for, as `csv_table.left_out` counts them; see `polygons.lost_fields`."""
+    return lost_fields(dataset, OWN_OF_IMAGE, OWN_OF_BOX) | lost_categories(dataset)
 
 
 def _read_image(document: Mapping[str, Any], folder: PurePosixPath, faults: Faults) -> ImageRecord:

@@ -7,10 +7,11 @@ with one polygon [x1, y1, x2, y2, ...] in pixels. `polygon_of` returns such a po
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
-from data_prep.records import Box, Number
+from data_prep.records import Box, Dataset, Number
 
 Point: TypeAlias = tuple[Number, Number]
 SEGMENTATION = "segmentation"
@@ -73,6 +74,22 @@ def polygon_of(box: Box) -> list[Point] | None:
     points = list(zip(numbers[::2], numbers[1::2], strict=True))
     near = zip(hull(points), box.xyxy, strict=True)
     return points if all(abs(given - expected) <= TOLERANCE for given, expected in near) else None
+
+
+def lost_fields(dataset: Dataset, own_of_image: Collection[str], own_of_box: Collection[str]) -> dict[str, int]:
+    """What is lost in a format that keeps every field of an image or a box, but one polygon only; see `csv_table.left_out`.
+
+    It is all of `dataset.extra`, captions, segmentations that are not one polygon, and fields with a name that the format itself
+    uses: `own_of_image`, `own_of_box`.
+    """
+    lost = Counter(dict.fromkeys(dataset.extra, 1))
+    for image in dataset.images:
+        lost.update(name for name in own_of_image if name in image.extra)
+        lost.update(["caption"] * (image.caption is not None))
+        for box in image.boxes:
+            lost.update(name for name in own_of_box if name in box.extra)
+            lost.update([SEGMENTATION] * (SEGMENTATION in box.extra and polygon_of(box) is None))
+    return dict(lost)
 
 
 def turned(corner: Point, size: Point, degrees: float, about: Point) -> list[Point]:

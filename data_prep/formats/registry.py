@@ -73,13 +73,7 @@ def _without(box: Box, names: Iterable[str]) -> Box:
 
 
 _VOC = Format(
-    "voc",
-    "a folder of .xml files",
-    (),
-    voc.read,
-    partial(voc.write, overwrite=True),
-    left_out=voc.left_out,
-    writes_folder=True,
+    "voc", "a folder of .xml files", (), voc.read, partial(voc.write, overwrite=True), voc.left_out, writes_folder=True
 )
 _CSV = Format(
     "csv",
@@ -90,14 +84,7 @@ _CSV = Format(
     left_out=csv_table.left_out,
     place="column",
 )
-_COCO = Format(
-    "coco",
-    "a .json file",
-    (".json",),
-    coco.read,
-    coco.write,
-    left_out=coco.left_out,
-)
+_COCO = Format("coco", "a .json file", (".json",), coco.read, coco.write, left_out=coco.left_out)
 _ODVG = Format(
     "odvg",
     "a .jsonl file",
@@ -137,8 +124,8 @@ _OPEN_IMAGES = Format(
     (".csv",),
     open_images.read,
     open_images.write,
-    left_out=open_images.left_out,
-    place="column",
+    open_images.left_out,
+    "column",
     uses_images=True,
 )
 _LABEL_STUDIO = Format(
@@ -147,7 +134,7 @@ _LABEL_STUDIO = Format(
     (".json",),
     label_studio.read,
     label_studio.write,
-    left_out=label_studio.left_out,
+    label_studio.left_out,
     uses_images=True,
 )
 

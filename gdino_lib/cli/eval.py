@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         options.data,
         options.images,
         options.model,
-        split=options.split,
+        options.split,
         json_file=options.json,
         thresholds_file=options.thresholds_out,
         compare=options.compare,

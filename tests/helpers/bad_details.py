@@ -235,12 +235,11 @@ def write_yolo(path, faults):
 
 
 CVAT_FAULTS = {
-    "line": ("box", in_xml("<box", "<polyline")),
-    "no corner": ("box", in_xml('xtl="3"', "")),
-    "word": ("box", in_xml('xtl="3"', 'xtl="left"')),
-    "no label": ("box", in_xml('label="cat"', "")),
-    "no size": ("image", in_xml('width="40"', "")),
     "size 0": ("image", in_xml('width="40"', 'width="0"')),
+    "line": ("box", in_xml("<box", "<polyline")),
+    **{f"no {name}": ("box", in_xml(f'{name}="{value}"', "")) for name, value in (("xtl", "3"), ("label", "cat"))},
+    "word": ("box", in_xml('xtl="3"', 'xtl="left"')),
+    "no size": ("image", in_xml('width="40"', "")),
     "backslashes": ("nothing", in_xml('name="', 'name="images\\')),
     "path out of the folder": ("nothing", in_xml('name="', 'name="../')),
 }

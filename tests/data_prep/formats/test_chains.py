@@ -66,9 +66,10 @@ def place(folder, step, format):
     return folder / str(step) / f"set{'' if format.writes_folder else format.suffixes[0]}"
 
 
-def through(dataset, chain, folder):
-    """(the data set after a chain of formats, the fields that a format had no place for)."""
-    gone = set()
+def through(source, chain, folder):
+    """(the data set after a chain of formats, its COCO file, the fields that a format had no place for)."""
+    (folder / "source.json").write_text(json.dumps(source))
+    dataset, gone = coco.read(folder / "source.json"), set()
     for step, format in enumerate(chain):
         dataset, lost = format.fit(dataset)
         gone |= set(lost)
@@ -76,7 +77,9 @@ def through(dataset, chain, folder):
         path.parent.mkdir()
         images = written(format, dataset, path)
         dataset = format.load(path, None, images)
-    return dataset, gone
+    dataset, lost = FORMATS["coco"].fit(dataset)
+    coco.write(dataset, folder / "end.json")
+    return dataset, json.loads((folder / "end.json").read_text()), gone | set(lost)
 
 
 def as_text(value):
@@ -99,13 +102,7 @@ def rows(document, without):
 @given(coco_files())
 @pytest.mark.parametrize("chain", CHAINS, ids=["-".join(format.name for format in chain) for chain in CHAINS])
 def test_every_chain_keeps_each_field_or_names_it(chain, tmp_path_factory, source):
-    folder = tmp_path_factory.mktemp("chain")
-    (folder / "source.json").write_text(json.dumps(source))
-    dataset, gone = through(coco.read(folder / "source.json"), chain, folder)
-    dataset, lost = FORMATS["coco"].fit(dataset)
-    coco.write(dataset, folder / "end.json")
-    end = json.loads((folder / "end.json").read_text())
-    gone |= set(lost)
+    dataset, end, gone = through(source, chain, tmp_path_factory.mktemp("chain"))
     # XML files are read in the order of their names, so the order of the images may change
     assert sorted(map(as_text, rows(end, gone))) == sorted(map(as_text, rows(source, gone)))
     if "order of the categories" not in gone and "category without boxes" not in gone and "categories" not in gone:
@@ -128,13 +125,7 @@ def by_image(document):
 @given(coco_files(fewest=1))  # without a class, YOLO and LVIS refuse a data set
 @pytest.mark.parametrize("pair", PAIRS, ids=["-".join(format.name for format in pair) for pair in PAIRS])
 def test_every_pair_keeps_each_box_and_each_field_or_names_it(pair, tmp_path_factory, source):
-    folder = tmp_path_factory.mktemp("pair")
-    (folder / "source.json").write_text(json.dumps(source))
-    dataset, gone = through(coco.read(folder / "source.json"), pair, folder)
-    dataset, lost = FORMATS["coco"].fit(dataset)
-    coco.write(dataset, folder / "end.json")
-    end = json.loads((folder / "end.json").read_text())
-    gone |= set(lost)
+    dataset, end, gone = through(source, pair, tmp_path_factory.mktemp("pair"))
     expected, got = by_image(source), by_image(end)
     if "image without boxes" in gone:
         expected = {name: boxes for name, boxes in expected.items() if boxes}

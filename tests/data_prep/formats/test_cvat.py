@@ -1,6 +1,7 @@
 """CVAT: images and videos, shapes and faults."""
 
 import pytest
+from refusals import refused
 
 from data_prep.formats import cvat
 from data_prep.records import Box, Dataset, ImageRecord
@@ -78,37 +79,28 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_with_a_fault_is_left_out_alone(tmp_path, shape):
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_a_shape_with_a_fault_is_left_out_alone(tmp_path, number):
+    shape, words = list(SHAPES.items())[number]
     path = write(tmp_path, image(BOX, shape, BOX))
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+    with refused(f"{path}: image 1, shape 2", words):
         cvat.read(path)
-    assert str(error.value).startswith(f"{path}: image 1, shape 2: ")
-    assert SHAPES[shape] in str(error.value)
     found = []
     assert len(cvat.read(path, found).images[0].boxes) == 2
     assert [finding.kind for finding in found] == ["object unreadable"]
 
 
-@pytest.mark.parametrize(
-    ("inside", "words"),
-    [
-        ('<image id="0" name="a.jpg" width="40"/>', "image 1: expected <image> to have height, got no 'height'"),
-        ('<image id="0" width="40" height="30"/>', "image 1: a file name of one line of text is needed, got ''"),
-        (
-            '<image id="0" name="../a.jpg" width="40" height="30"/>',
-            "image 1: the file name '../a.jpg' leaves its folder",
-        ),
-        ('<track id="0" label="cat"/>', "expected <original_size> with the size of the video, got none"),
-        ("<image", "not readable as XML"),
-    ],
-)
-def test_other_faults_are_named_in_one_line(tmp_path, inside, words):
-    path = write(tmp_path, inside)
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
-        cvat.read(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert words in str(error.value)
+def test_other_faults_are_named_in_one_line(tmp_path):
+    for inside, words in {
+        '<image id="0" name="a.jpg" width="40"/>': "image 1: expected <image> to have height, got no 'height'",
+        '<image id="0" width="40" height="30"/>': "image 1: a file name of one line of text is needed, got ''",
+        '<image name="../a.jpg" width="40" height="30"/>': "image 1: the file name '../a.jpg' leaves its folder",
+        '<track id="0" label="cat"/>': "expected <original_size> with the size of the video, got none",
+        "<image": "not readable as XML",
+    }.items():
+        path = write(tmp_path, inside)
+        with refused(path, words):
+            cvat.read(path)
 
 
 def test_entities_and_other_xml_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from PIL import Image
+from refusals import refused
 
 from data_prep.formats import label_studio
 from data_prep.formats.registry import format_of
@@ -121,10 +122,8 @@ RESULTS = {
 def test_a_result_with_a_fault_is_left_out_alone(tmp_path, name):
     bad, words = RESULTS[name]
     path = write(tmp_path, task(result(), bad, result()))
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+    with refused(f"{path}: task 7, result 2", words):
         label_studio.read(path)
-    assert str(error.value).startswith(f"{path}: task 7, result 2: ")
-    assert words in str(error.value)
     found = []
     assert len(label_studio.read(path, found).images[0].boxes) == 2
     assert [finding.kind for finding in found] == ["object unreadable"]
@@ -145,10 +144,8 @@ def test_a_result_with_a_fault_is_left_out_alone(tmp_path, name):
 )
 def test_a_task_with_a_fault_is_left_out_alone(tmp_path, bad, words):
     path = write(tmp_path, bad, task(result()))
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+    with refused(path, words):
         label_studio.read(path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert words in str(error.value)
     found = []
     assert len(label_studio.read(path, found).images) == 1
     assert [finding.kind for finding in found] == ["annotation unreadable"]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from refusals import refused
 
 from data_prep.formats import labelme
 from data_prep.records import Box, Dataset, ImageRecord
@@ -86,10 +87,8 @@ SHAPES = {
 def test_a_shape_with_a_fault_is_left_out_alone(tmp_path, name):
     bad, words = SHAPES[name]
     path = write(tmp_path, shape(), bad, shape())
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+    with refused(f"{path}: shape 2", words):
         labelme.read(tmp_path)
-    assert str(error.value).startswith(f"{path}: shape 2: ")
-    assert words in str(error.value)
     found = []
     assert len(labelme.read(tmp_path, found).images[0].boxes) == 2
     assert [(finding.kind, finding.object) for finding in found] == [("object unreadable", 2)]
@@ -107,10 +106,8 @@ def test_a_shape_with_a_fault_is_left_out_alone(tmp_path, name):
 def test_a_file_with_a_fault_is_left_out_alone(tmp_path, fields, words):
     write(tmp_path, shape(), name="b.json", imagePath="b.jpg")
     path = write(tmp_path, shape(), **fields)
-    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+    with refused(path, words):
         labelme.read(tmp_path)
-    assert str(error.value).startswith(f"{path}: ")
-    assert words in str(error.value)
     found = []
     assert [record.file_name for record in labelme.read(tmp_path, found).images] == ["b.jpg"]
     assert [finding.kind for finding in found] == ["annotation unreadable"]
