@@ -138,5 +138,4 @@ def _file_name(image: Mapping[str, Any], mend: Mend) -> str:
 
 def _address(file_name: str) -> str:
     """An address from which `_file_name` gets the file name back."""
-    folder, _, name = file_name.rpartition("/")
-    return f"{quote(folder, safe='')}/{quote(name, safe='')}"
+    return "/".join(quote(part, safe="") for part in file_name.rsplit("/", 1))
