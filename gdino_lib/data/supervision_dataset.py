@@ -1,8 +1,8 @@
 """`supervision.DetectionDataset` from our records, and our records from it.
 
 Only the class is supervision's; all files are read and written by `data_prep.formats`. The readers and writers of
-supervision 0.31 are not used: they raise the first fault and leave out nothing, keep box coordinates in float32 and no further
-fields, and write every image by the last part of its name, so that sub-folders are lost.
+supervision 0.31 are not used: they stop at the first fault instead of leaving out one line, keep box coordinates in float32 and no
+further fields, and write each image under the last part of its name, which refuses equal names in two sub-folders.
 """
 
 from __future__ import annotations

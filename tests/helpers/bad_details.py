@@ -235,13 +235,17 @@ def write_yolo(path, faults):
 
 
 CVAT_FAULTS = {
-    "size 0": ("image", in_xml('width="40"', 'width="0"')),
-    "line": ("box", in_xml("<box", "<polyline")),
-    **{f"no {name}": ("box", in_xml(f'{name}="{value}"', "")) for name, value in (("xtl", "3"), ("label", "cat"))},
-    "word": ("box", in_xml('xtl="3"', 'xtl="left"')),
-    "no size": ("image", in_xml('width="40"', "")),
-    "backslashes": ("nothing", in_xml('name="', 'name="images\\')),
-    "path out of the folder": ("nothing", in_xml('name="', 'name="../')),
+    name: (costs, in_xml(old, new))
+    for name, costs, old, new in (
+        ("line", "box", "<box", "<polyline"),
+        ("no corner", "box", 'xtl="3"', ""),
+        ("word", "box", 'xtl="3"', 'xtl="left"'),
+        ("no label", "box", 'label="cat"', ""),
+        ("no size", "image", 'width="40"', ""),
+        ("size 0", "image", 'width="40"', 'width="0"'),
+        ("backslashes", "nothing", 'name="', 'name="images\\'),
+        ("path out of the folder", "nothing", 'name="', 'name="../'),
+    )
 }
 
 
