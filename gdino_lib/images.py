@@ -1,24 +1,26 @@
-"""From a file, a PIL image or an array to the tensor that the model takes: read, resize, normalise, pad.
+"""From a file, a PIL image, an array or pixels as a tensor to the tensor that the model takes: read, resize, normalise, pad.
 
 PyTorch is imported by the functions that return tensors, so that `gdino_lib.export.detector` can read images without it.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from gdino_lib.messages import one_line, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for red, green and blue in 0..1
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -48,9 +50,14 @@ def read_image(source: ImageSource) -> Image.Image:
     becomes nearly black, and a warning says so.
 
     Args:
-        source: a path; a PIL image of any mode but F; or a uint8 array, RGB [H, W, 3] (OpenCV's are BGR:
-            `array[..., ::-1]`) or grey [H, W]. Mode I (32-bit integers) is read as 8 bits if no value exceeds 255,
-            else as 16 bits.
+        source: one of
+
+            - a path, or the bytes of an encoded image, such as a JPEG from a web page;
+            - a PIL image of any mode but F. Mode I (32-bit integers) is read as 8 bits if no value exceeds 255, else
+              as 16 bits;
+            - a uint8 array: RGB [H, W, 3] (OpenCV's are BGR: `array[..., ::-1]`), RGBA [H, W, 4] or grey [H, W];
+            - a tensor, the channels first, on any device: RGB [3, H, W], RGBA [4, H, W] or grey [1, H, W]; uint8, or
+              floats in 0..1, which are rounded to 8 bits.
 
     Returns:
         A decoded image of mode RGB. A file that is opened here is closed again. Reading the result again changes
@@ -58,27 +65,40 @@ def read_image(source: ImageSource) -> Image.Image:
 
     Raises:
         FileNotFoundError: there is no file at the path.
-        ValueError: a folder; a file that PIL cannot read completely or refuses for its size
+        ValueError: a folder; a file or bytes that PIL cannot read completely or refuses for the size
             (`Image.MAX_IMAGE_PIXELS`); an image without pixels; values without a fixed range (float arrays, mode F,
-            mode I outside 0..65535); another shape or type.
+            mode I outside 0..65535) or outside it (float tensors); another shape or type.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if _is_tensor(source):
+        return _from_tensor(source)
     if isinstance(source, Image.Image):
         return _decode(source, f"the PIL image of mode {source.mode}, {source.width} x {source.height}")
+    file, name = _file(source)
+    try:
+        image = Image.open(file)
+    except Exception as error:  # PIL's formats raise different errors: OSError, SyntaxError, struct.error, ...
+        known = isinstance(file, io.BytesIO) and isinstance(error, UnidentifiedImageError)
+        why = "an unknown format" if known else unreadable(error)  # PIL would print the address of the bytes
+        raise ValueError(f"{name}: expected an image file that PIL can read, got {why}") from error
+    with image:
+        return _decode(image, name)
+
+
+def _file(source: object) -> tuple[str | os.PathLike[str] | io.BytesIO, str]:
+    """(what PIL opens, its name in messages)."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source), f"the image of {len(source)} bytes"
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"image: expected a path, a PIL image or a uint8 array, got {type(source).__name__}")
+        expected = "a path, bytes, a PIL image, a uint8 array or a tensor"
+        raise ValueError(f"image: expected {expected}, got {type(source).__name__}")
     name = repr(os.fspath(source))  # quoted, so that a line break in it stays on one line
     if not os.path.exists(source):
         raise FileNotFoundError(f"{name}: no such file, expected an image")
     if os.path.isdir(source):
         raise ValueError(f"{name}: expected an image file, got a folder")
-    try:
-        image = Image.open(source)
-    except Exception as error:  # PIL's formats raise different errors: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{name}: expected an image file that PIL can read, got {unreadable(error)}") from error
-    with image:
-        return _decode(image, name)
+    return source, name
 
 
 def unreadable(error: Exception) -> str:
@@ -193,12 +213,37 @@ def pad(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
-    colour_or_grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    colour_or_grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not colour_or_grey or not array.size:
-        expected = "an RGB uint8 array [H, W, 3] or a grey one [H, W]"
+        expected = "a uint8 array: RGB [H, W, 3], RGBA [H, W, 4] or grey [H, W]"
         raise ValueError(f"image: expected {expected}, got {array.dtype} {list(array.shape)}")
     image = Image.fromarray(array)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_tensor(source: object) -> TypeGuard[Tensor]:
+    """Whether an object is a tensor; only a program that has imported PyTorch has tensors."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.Tensor)
+
+
+def _from_tensor(tensor: Tensor) -> Image.Image:
+    import torch
+
+    channels_first = tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4)
+    is_pixels = tensor.dtype == torch.uint8 or tensor.is_floating_point()
+    if not channels_first or not is_pixels or not tensor.numel():
+        expected = "a tensor, uint8 or float: RGB [3, H, W], RGBA [4, H, W] or grey [1, H, W]"
+        raise ValueError(f"image: expected {expected}, got {tensor.dtype} {list(tensor.shape)}")
+    pixels = tensor.detach().cpu()
+    if pixels.is_floating_point():
+        pixels = pixels.float()
+        low, high = pixels.min().item(), pixels.max().item()
+        if not (low >= 0 and high <= 1):  # NaN, too, fails both comparisons
+            raise ValueError(f"image: expected a float tensor in 0..1, got {low:.3g}..{high:.3g}")
+        pixels = pixels.mul(255).round().to(torch.uint8)  # torchvision's to_pil_image cuts off instead
+    array = pixels.permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    return _from_array(np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array))
 
 
 def _decode(image: Image.Image, name: str) -> Image.Image:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from gdino_lib.apps.edit import bounds_of
 from gdino_lib.apps.other_models import check_model, hide_progress_without_terminal
-from gdino_lib.detect.detector import DTYPES
+from gdino_lib.detect.dtypes import DTYPES
 from gdino_lib.messages import first_line
 from gdino_lib.ranges import CheckedFields, NonNegativeFloat, PositiveInt, Range, Seed
 from gdino_lib.weights.loading import choose_device

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from gdino_lib.detect.dtypes import torch_dtype
 from gdino_lib.detect.explain import explain_calls, one_prompt, recorded_calls
 from gdino_lib.detect.explanation import Explanation
 from gdino_lib.detect.frames import FrameSource
 from gdino_lib.detect.joining import join_chunks, label_image, to_detections
-from gdino_lib.detect.options import DetectOptions
-from gdino_lib.detect.postprocess import LabelledBoxes, Score
+from gdino_lib.detect.options import DetectOptions, Score
+from gdino_lib.detect.postprocess import LabelledBoxes
+from gdino_lib.detect.predictions import Predictions
 from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.detect.tracking import find_in_frames
-from gdino_lib.detect.vocabulary import Vocabulary, vocabularies
+from gdino_lib.detect.vocabulary import Phrases, Vocabulary, build_vocabularies
 from gdino_lib.images import ImageSource, prepare, read_image
 from gdino_lib.model.grounding_dino import GroundingDINO
 from gdino_lib.model.image_backbone import ImageTokens
@@ -33,8 +35,6 @@ from gdino_lib.weights.loading import load
 
 if TYPE_CHECKING:
     import supervision as sv
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,7 +83,7 @@ class Detector:
             )
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        self.dtype = _torch_dtype(dtype)
+        self.dtype = torch_dtype(dtype)
         self.model = model.eval()
         self.batch_size = batch_size
         self.text_cache = TextCache()
@@ -100,7 +100,7 @@ class Detector:
         Raises:
             FileNotFoundError, ValueError: as `gdino_lib.load`; an unknown `dtype`.
         """
-        _torch_dtype(dtype)  # refused before minutes of loading
+        torch_dtype(dtype)  # refused before minutes of loading
         return cls(fold_batch_norms(load(path_or_name, device)), dtype)
 
     def __repr__(self) -> str:
@@ -119,7 +119,7 @@ class Detector:
     def __call__(
         self,
         image: ImageSource | ImageEmbedding,
-        phrases: str | Sequence[str],
+        phrases: Phrases,
         box_threshold: float = ...,
         text_threshold: float = ...,
         nms_iou: float | None = ...,
@@ -127,13 +127,14 @@ class Detector:
         score: Score = ...,
         thresholds: Thresholds | None = ...,
         every_phrase: bool = ...,
+        negatives: str | Sequence[str] = ...,
     ) -> sv.Detections: ...
 
     @overload
     def __call__(
         self,
         image: Sequence[ImageSource | ImageEmbedding],
-        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        phrases: Phrases | Sequence[Phrases],
         box_threshold: float = ...,
         text_threshold: float = ...,
         nms_iou: float | None = ...,
@@ -141,12 +142,13 @@ class Detector:
         score: Score = ...,
         thresholds: Thresholds | None = ...,
         every_phrase: bool = ...,
+        negatives: str | Sequence[str] = ...,
     ) -> list[sv.Detections]: ...
 
     def __call__(
         self,
         image: ImageSource | ImageEmbedding | Sequence[ImageSource | ImageEmbedding],
-        phrases: str | Sequence[str] | Sequence[Sequence[str]],
+        phrases: Phrases | Sequence[Phrases],
         box_threshold: float = 0.35,
         text_threshold: float = 0.25,
         nms_iou: float | None = None,
@@ -154,13 +156,16 @@ class Detector:
         score: Score = "mean",
         thresholds: Thresholds | None = None,
         every_phrase: bool = False,
+        negatives: str | Sequence[str] = (),
     ) -> sv.Detections | list[sv.Detections]:
         """Find the boxes of each phrase.
 
         Args:
-            image: a path, PIL image, RGB uint8 array [H, W, 3], an embedding from `encode_image`, or a list of these.
-            phrases: a list of phrases, one string "cat . remote control ." (split on "." only), or, with a list of
-                images, a list of phrase lists, one per image.
+            image: a path, the bytes of an encoded image, a PIL image, a uint8 array [H, W, 3], a tensor [3, H, W], an
+                embedding from `encode_image`, or a list of these. `gdino_lib.images.read_image` has the details.
+            phrases: a list of phrases; one string "cat . remote control ." (split on "." only); or names with wordings,
+                {"car": ["car", "sedan"]}: the score of a name is that of its best wording. With a list of images also a
+                list of these, one per image.
             box_threshold: the score of a box's best token must reach it; in 0..1.
             text_threshold: the score of a box's phrase must reach it; in 0..1.
             nms_iou: overlap (IoU) above which the weaker of two boxes of one phrase is removed; None: none is removed.
@@ -170,14 +175,16 @@ class Detector:
             thresholds: thresholds per class, chosen on validation data (`gdino_lib.detect.thresholds`). They replace both
                 thresholds above: the score of a box's phrase must reach the threshold of the class of this name, or the
                 default threshold.
-            every_phrase: report a box once for each phrase whose score suffices, not for its best phrase alone. COCO's
-                average precision is measured on such boxes. `data["best"]` marks the best phrase of each box.
+            every_phrase: report a box once for each phrase (or name) whose score suffices, not for its best phrase alone.
+                COCO's average precision is measured on such boxes. `data["best"]` marks the best phrase of each box.
+            negatives: a list of phrases, or one string, of what is not wanted but easily confused with it. A box is dropped
+                if its best phrase is a negative, whatever the score; `nms_iou` and `top_k` choose from the other boxes.
 
         Returns:
             supervision.Detections, or a list of them for a list of images, by falling confidence. `xyxy`: float32
             pixels inside the upright image; `confidence`: the score of the box's phrase; `class_id`: its index in the
-            caller's list (of phrases that tokenise alike, the first); `data["class_name"]`: the phrase, letter for
-            letter.
+            caller's list (of phrases that tokenise alike, the first), or that of its name; `data["class_name"]`: the phrase
+            or the name, letter for letter; `data["wording"]`: the phrase that the score is of.
 
             Phrases that do not fit into the model's `max_tokens` together are divided into chunks. The boxes of all chunks
             are joined, and of boxes that overlap by more than 0.7 the surest is kept.
@@ -191,7 +198,9 @@ class Detector:
         options = DetectOptions(box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
         many = isinstance(image, list | tuple)
         images = list(image) if many else [image]
-        results = self._detect(images, self._vocabularies(phrases, len(images), many), options)
+        count = len(images) if many else None
+        vocabularies = build_vocabularies(phrases, self.model.config.max_tokens, negatives, count)
+        results = self._detect(images, vocabularies, options)
         return results if many else results[0]
 
     def refer(self, image: ImageSource | ImageEmbedding, phrase: str) -> sv.Detections:
@@ -202,13 +211,12 @@ class Detector:
         """
         if not isinstance(phrase, str):
             raise TypeError(f"phrase: expected one string, got {type(phrase).__name__}")
-        if isinstance(image, list | tuple):
-            raise TypeError(f"image: expected one image, got {type(image).__name__}")
+        _require_one(image)
         options = DetectOptions(box_threshold=0.0, text_threshold=0.0, top_k=1)
-        return self._detect([image], self._vocabularies([phrase], 1, many=False), options)[0]
+        return self._detect([image], build_vocabularies([phrase], self.model.config.max_tokens), options)[0]
 
     def track(
-        self, source: FrameSource, phrases: str | Sequence[str], *, every: int = 1, **options: Any
+        self, source: FrameSource, phrases: Phrases, *, every: int = 1, **options: Any
     ) -> Iterator[tuple[NDArray[np.uint8], sv.Detections]]:
         """Find objects in each frame of a film, and follow them from frame to frame with ByteTrack.
 
@@ -228,13 +236,33 @@ class Detector:
         found = find_in_frames(self, source, phrases, options, every)
         return ((frame.pixels, boxes) for frame, boxes in found)
 
+    @torch.inference_mode()
+    def predict(
+        self, image: ImageSource | ImageEmbedding, phrases: Phrases, negatives: str | Sequence[str] = ()
+    ) -> Predictions:
+        """Run the model once, to choose thresholds afterwards: `detector.predict(image, phrases).detections(**options)`.
+
+        The arguments are those of a call, but for one image.
+
+        Raises:
+            FileNotFoundError, ValueError, TypeError: an image or a phrase that cannot be used.
+        """
+        _require_one(image)
+        vocabulary = build_vocabularies(phrases, self.model.config.max_tokens, negatives)[0]
+        self._set_eval_mode()
+        ((_, tokens, (size,)),) = self._batches([image])
+        with self._autocast():
+            outputs = [self.model.ground(tokens, self._encode_text([prompt])) for prompt in vocabulary.chunks]
+        return Predictions(size, vocabulary, tuple(outputs))
+
     @torch.no_grad()
     def explain(
         self,
         image: ImageSource | ImageEmbedding,
-        phrases: str | Sequence[str],
+        phrases: Phrases,
         *,
         image_tokens: Sequence[int] = (),
+        negatives: str | Sequence[str] = (),
         **options: Any,
     ) -> Explanation:
         """Detect, and show how the model came to its boxes.
@@ -244,7 +272,7 @@ class Detector:
         5 MB of memory per text token.
 
         Args:
-            image, phrases: as a call takes them, but one image. The phrases must fit into one prompt.
+            image, phrases, negatives: as a call takes them, but one image. All phrases must fit into one prompt.
             image_tokens: indices of image tokens; the explanation has their sampling points in each enhancer layer.
             options: `box_threshold` and all other options of a call.
 
@@ -252,10 +280,9 @@ class Detector:
             FileNotFoundError, ValueError, TypeError: an image, phrase, option or image token that cannot be used; phrases
                 that need several prompts.
         """
-        if isinstance(image, list | tuple):
-            raise TypeError(f"image: expected one image, got {type(image).__name__}")
+        _require_one(image)
         chosen = DetectOptions(**options)
-        vocabulary = self._vocabularies(phrases, 1, many=False)[0]
+        vocabulary = build_vocabularies(phrases, self.model.config.max_tokens, negatives)[0]
         prompt = one_prompt(vocabulary)
         self._set_eval_mode()
         ((_, tokens, (size,)),) = self._batches([image])
@@ -263,8 +290,8 @@ class Detector:
             text = self._encode_text([prompt])
             with recorded_calls(self.model) as calls:
                 out = self.model.ground(tokens, text)
-        found = join_chunks([label_image(out, 0, vocabulary, 0, size, chosen)], chosen)
-        detections = to_detections(found, vocabulary.phrases, chosen)
+        found = join_chunks([label_image(out, 0, vocabulary, 0, size, chosen)], vocabulary, chosen)
+        detections = to_detections(found, vocabulary, chosen)
         detections.data["query"] = found.queries.numpy()
         with self._autocast():  # weights and points at the precision of the pass
             return explain_calls(self.model, calls, out, tokens, text, size, vocabulary, image_tokens, detections)
@@ -295,9 +322,6 @@ class Detector:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-
-    def _vocabularies(self, phrases: Any, count: int, many: bool) -> list[Vocabulary]:
-        return vocabularies(phrases, count, many, self.model.config.max_tokens)
 
     def _detect(self, images: list[Any], vocabularies: list[Vocabulary], options: DetectOptions) -> list[sv.Detections]:
         self._set_eval_mode()
@@ -348,7 +372,7 @@ class Detector:
             for place, row in enumerate(rows):
                 parts[row].append(label_image(out, place, vocabularies[row], step, sizes[row], options))
         return [
-            to_detections(join_chunks(chunks, options), vocabulary.phrases, options)
+            to_detections(join_chunks(chunks, vocabulary, options), vocabulary, options)
             for chunks, vocabulary in zip(parts, vocabularies, strict=True)
         ]
 
@@ -364,12 +388,6 @@ class Detector:
         return TextTokens(text.features.expand(count, -1, -1), repeated)
 
 
-def _torch_dtype(name: str) -> torch.dtype:
-    """The dtype of that name.
-
-    Raises:
-        ValueError: a detector has no such precision.
-    """
-    if name not in DTYPES:
-        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {name!r}")
-    return DTYPES[name]
+def _require_one(image: Any) -> None:
+    if isinstance(image, list | tuple):
+        raise TypeError(f"image: expected one image, got {type(image).__name__}")

@@ -122,7 +122,7 @@ class Explanation:
 
     Attributes:
         size: (width, height) of the upright image in pixels.
-        phrases: as the caller gave them.
+        phrases: as the caller gave them; of names with wordings, all wordings; then the negatives.
         pieces: the T text tokens: "[CLS]", "cat", ".", "[SEP]". The model sorts the phrases.
         phrase_of_token: int64 [T], index in `phrases` of each token's phrase; -1 for special tokens and closing ".".
         shapes: (height, width) of each level in tokens. The N image tokens are the levels one after the other, each row

@@ -54,6 +54,27 @@ def draw_explanation(
     return _page(title, [drawing.heat(), drawing.boxes(scores), drawing.points(), drawing.tokens()], font)
 
 
+def draw_heat_map(image: ImageSource, explanation: Explanation, phrase: str) -> Image.Image:
+    """The image in dark grey under the heat-map of a phrase: where its tokens resemble it after the last enhancer layer.
+
+    At each place the highest score of all levels counts. The scale goes from black by red and yellow to white, from 0 to the
+    highest score. If queries are static, similarities take the place of scores.
+
+    Args:
+        image: the image that was explained, in any size.
+        phrase: one of `explanation.phrases`.
+
+    Returns:
+        Mode RGB, as large as `image`.
+
+    Raises:
+        FileNotFoundError, ValueError: an image that cannot be read; no such phrase.
+    """
+    upright = read_image(image)
+    measure = "similarity" if explanation.query_tokens is None else "score"
+    return _heated(upright, _heat(explanation.heat_maps(phrase, measure=measure), upright.size)[0])
+
+
 @dataclass(frozen=True)
 class _Row:
     """Attributes: `panels`, pictures with the caption of each."""
@@ -79,10 +100,8 @@ class _Drawing:
             higher = f"{self.query.rank} higher scores" if self.query.rank else "the highest score"
             heading, measure = f"{heading}. Ring: the token that proposed the box ({higher})", "score"
         for number, stage in enumerate(self.explanation.stages):
-            maps = self.explanation.heat_maps(self.phrase, number, measure)
-            heat = np.max([_resized(level, self.thumbnail.size) for level in maps], axis=0)
-            lowest, highest = min(float(heat.min()), 0.0), float(heat.max())
-            panel = _heated(self.thumbnail, (heat - lowest) / max(highest - lowest, 1e-6))
+            heat, highest = _heat(self.explanation.heat_maps(self.phrase, number, measure), self.thumbnail.size)
+            panel = _heated(self.thumbnail, heat)
             panels.append((f"after {stage.name.replace('backbone', 'the backbone')} (highest {highest:.2f})", panel))
         if place is not None:
             (x, y), draw = self._scaled(np.array([place.x, place.y])), ImageDraw.Draw(panels[-1][1])
@@ -155,6 +174,13 @@ def _thumbnail(image: Image.Image) -> Image.Image:
     scale = min(PANEL / image.width, PANEL / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _heat(maps: list[Tensor], size: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """(the highest value of all levels at each pixel, [h, w], scaled to 0..1; the highest value before that)."""
+    heat = np.max([_resized(level, size) for level in maps], axis=0)
+    lowest, highest = min(float(heat.min()), 0.0), float(heat.max())
+    return (heat - lowest) / max(highest - lowest, 1e-6), highest
 
 
 def _resized(level: Tensor, size: tuple[int, int]) -> np.ndarray:

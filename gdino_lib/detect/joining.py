@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.ops import nms
 
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.postprocess import LabelledBoxes, label_boxes, phrase_wise_nms, to_pixels
-from gdino_lib.detect.vocabulary import Vocabulary
+from gdino_lib.detect.vocabulary import NEGATIVE, Vocabulary
 from gdino_lib.model.grounding_dino import GroundingDINOOutput
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def label_image(
     size: tuple[int, int],
     options: DetectOptions,
 ) -> LabelledBoxes:
-    """The boxes that one pass of the model finds in one image.
+    """The boxes that one pass of the model finds in one image, those of negatives among them.
 
     Args:
         out: of the pass; row: of the image in its batch.
@@ -35,10 +36,12 @@ def label_image(
         size: (width, height) of the image in pixels.
 
     Returns:
-        Boxes as xyxy in pixels; phrases as indices of `vocabulary.phrases`.
+        Boxes as xyxy in pixels; phrases as indices of `vocabulary.phrases`; queries counted through all chunks.
     """
-    indices = vocabulary.indices[step]
-    box_threshold, threshold = options.thresholds_of(vocabulary.chunks[step])
+    indices = torch.tensor(vocabulary.indices[step], device=out.logits.device)
+    owners = [vocabulary.owners[index] for index in vocabulary.indices[step]]
+    names = [None if owner == NEGATIVE else vocabulary.names[owner] for owner in owners]
+    box_threshold, threshold = options.thresholds_of(names)
     if isinstance(threshold, np.ndarray):
         threshold = torch.from_numpy(threshold).to(out.logits.device)
     found = label_boxes(
@@ -51,12 +54,31 @@ def label_image(
         options.score,
         options.every_phrase,
     )
-    class_ids = torch.tensor(indices, device=found.phrases.device)[found.phrases]
-    return found._replace(boxes=to_pixels(found.boxes, *size), phrases=class_ids)
+    if options.every_phrase and len({*owners} - {NEGATIVE}) < len(owners):  # several wordings, or a negative
+        found = _best_wordings(found, torch.tensor(owners, device=found.phrases.device)[found.phrases])
+    queries = found.queries + step * out.logits.shape[1]
+    return found._replace(boxes=to_pixels(found.boxes, *size), phrases=indices[found.phrases], queries=queries)
 
 
-def join_chunks(chunks: list[LabelledBoxes], options: DetectOptions) -> LabelledBoxes:
-    """The boxes of all chunks as one result, on the CPU."""
+def _best_wordings(found: LabelledBoxes, owners: Tensor) -> LabelledBoxes:
+    """Keep the best pair of each query and name; of a query whose best phrase is a negative, keep nothing else.
+
+    Args:
+        found: pairs of a query and a phrase, by falling score; owners: int64 [n], of the phrase of each pair.
+    """
+    negative = owners == NEGATIVE
+    taken_away = torch.isin(found.queries, found.queries[found.best & negative])
+    keep = found.best | ~(negative | taken_away)
+    found, owners = LabelledBoxes(*(column[keep] for column in found)), owners[keep]
+    pairs = torch.stack([found.queries, owners], dim=1)
+    numbers = torch.arange(len(owners), device=owners.device)
+    _, pair = pairs.unique(dim=0, return_inverse=True)
+    first = torch.full_like(numbers, len(numbers)).scatter_reduce(0, pair, numbers, "amin")  # of each pair
+    return LabelledBoxes(*(column[first[pair] == numbers] for column in found))
+
+
+def join_chunks(chunks: list[LabelledBoxes], vocabulary: Vocabulary, options: DetectOptions) -> LabelledBoxes:
+    """The boxes of all chunks as one result, without those of negatives, on the CPU."""
     if not chunks:  # no phrase has a word piece
         none = torch.zeros(0, dtype=torch.int64)
         chunks = [LabelledBoxes(torch.zeros(0, 4), none, torch.zeros(0), none.bool(), none)]
@@ -65,19 +87,24 @@ def join_chunks(chunks: list[LabelledBoxes], options: DetectOptions) -> Labelled
         found = _suppress_across_chunks(found)
         if not options.every_phrase:
             found = LabelledBoxes(*(column[found.best] for column in found))
+    owners = torch.tensor(vocabulary.owners, device=found.phrases.device)
+    found = LabelledBoxes(*(column[owners[found.phrases] != NEGATIVE] for column in found))
     if options.nms_iou is not None:
-        keep = phrase_wise_nms(found.boxes, found.scores, found.phrases, options.nms_iou)
+        keep = phrase_wise_nms(found.boxes, found.scores, owners[found.phrases], options.nms_iou)
         found = LabelledBoxes(*(column[keep] for column in found))
     return LabelledBoxes(*(column[: options.top_k].cpu() for column in found))
 
 
-def to_detections(found: LabelledBoxes, phrases: tuple[str, ...], options: DetectOptions) -> sv.Detections:
-    """The result of a call; `phrases` are the caller's."""
+def to_detections(found: LabelledBoxes, vocabulary: Vocabulary, options: DetectOptions) -> sv.Detections:
+    """The result of a call."""
     import supervision as sv
 
-    boxes, class_ids, scores, best, _ = (column.numpy() for column in found)
-    names = np.array([phrases[index] for index in class_ids.tolist()], dtype=str)
-    data: dict[str, np.ndarray | list] = {"class_name": names}
+    boxes, phrases, scores, best, _ = (column.numpy() for column in found)
+    class_ids = np.array(vocabulary.owners, dtype=np.int64)[phrases]
+    data: dict[str, np.ndarray | list] = {
+        "class_name": np.array([vocabulary.names[number] for number in class_ids.tolist()], dtype=str),
+        "wording": np.array([vocabulary.phrases[number] for number in phrases.tolist()], dtype=str),
+    }
     if options.every_phrase:
         data["best"] = best
     return sv.Detections(xyxy=boxes.reshape(-1, 4), confidence=scores, class_id=class_ids, data=data)

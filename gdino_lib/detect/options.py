@@ -62,11 +62,20 @@ class DetectOptions:
                 f"thresholds: expected Thresholds of gdino_lib.detect.thresholds, got {type(self.thresholds).__name__}"
             )
 
-    def thresholds_of(self, phrases: Sequence[str]) -> tuple[float, float | np.ndarray]:
+    def thresholds_of(self, names: Sequence[str | None]) -> tuple[float, float | np.ndarray]:
         """(the score that a box's best token must reach, the score that its phrase must reach).
 
-        The second is one number. With `thresholds`, the second is float32 [P], one number for each phrase, and the first is 0.
+        Args:
+            names: of each of P phrases; None for a negative, which takes boxes away whatever its score.
+
+        Returns:
+            The second is one number, or float32 [P] with `thresholds` or negatives. With `thresholds`, the first is 0.
         """
-        if self.thresholds is None:
+        if self.thresholds is None and None not in names:
             return self.box_threshold, self.text_threshold
-        return 0.0, np.array(self.thresholds.of(phrases), dtype=np.float32)
+        wanted = [name for name in names if name is not None]
+        own = [self.text_threshold] * len(wanted) if self.thresholds is None else self.thresholds.of(wanted)
+        limits = iter(own)
+        by_phrase = [0.0 if name is None else next(limits) for name in names]
+        box_threshold = self.box_threshold if self.thresholds is None else 0.0
+        return box_threshold, np.array(by_phrase, dtype=np.float32)

@@ -1,100 +1,167 @@
-"""Turn a caller's phrases into prompts that fit into the model, in a canonical order."""
+"""Turn what a caller looks for into prompts that fit into the model, in a canonical order."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, cast
 
 from gdino_lib.messages import shortened
 from gdino_lib.prompts import chunk, piece_id, split_phrases, word_pieces
 
 UNKNOWN = "[UNK]"  # the word piece for any text that BERT's vocabulary lacks
+NEGATIVE = -1  # stands for the name of a negative, which has none
+
+Wordings: TypeAlias = Mapping[str, Sequence[str]]
+"""{name: its wordings}, as in {"car": ["car", "sedan"]}."""
+Phrases: TypeAlias = str | Sequence[str] | Wordings
+"""A string "cat . remote control .", a list of phrases, or names with their wordings."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A caller's phrases, ready for the model.
+    """What a caller looks for, ready for the model.
 
     Attributes:
-        phrases: as given.
+        names: the labels of boxes: the caller's phrases, or the names that have wordings.
+        phrases: what the model reads: the caller's phrases, or the wordings of all names, one name after the other; then
+            the negatives.
+        owners: for each of `phrases` the index of its name; -1 (`NEGATIVE`) for a negative.
         chunks: prompts of at most the model's number of tokens: distinct phrases in canonical order (that of their word
             pieces), so that the caller's order, letter case and repetitions change nothing.
         indices: for each chunk, the first index in `phrases` of each of its phrases.
     """
 
+    names: tuple[str, ...]
     phrases: tuple[str, ...]
+    owners: tuple[int, ...]
     chunks: tuple[tuple[str, ...], ...]
     indices: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def build(cls, phrases: str | Sequence[str], max_tokens: int) -> Vocabulary:
-        """Read phrases: a list, or one string "cat . remote control .".
+    def build(cls, phrases: Phrases, max_tokens: int, negatives: str | Sequence[str] = ()) -> Vocabulary:
+        """Read phrases or names with wordings, and negatives: a list, or one string.
 
         Raises:
-            TypeError: a phrase that is no string.
-            ValueError: no phrases, an empty phrase, or one that is too long.
+            TypeError: `phrases` or `negatives` of another type; a phrase or a name that is no string.
+            ValueError: no phrases, an empty phrase or name, a phrase that is too long, a name without wordings, or a negative
+                that is also looked for.
 
         Warns:
             UserWarning: a phrase without a word that the model knows.
         """
-        phrases = tuple(split_phrases(phrases) if isinstance(phrases, str) else phrases)
-        first = _first_indices(phrases)
+        wanted = _wanted(phrases)
+        unwanted = _as_list("negatives", negatives)
+        entries = [*wanted, *(_Phrase(text, NEGATIVE, f"negative {n}") for n, text in enumerate(unwanted))]
+        if not wanted:
+            raise ValueError("no phrases; expected at least one")
+        first = _first_indices(entries)
         canonical = sorted(first)
         try:
             chunks = chunk(canonical, max_tokens)
         except ValueError:
-            longest = max(range(len(phrases)), key=lambda number: len(word_pieces(phrases[number])))
-            count = len(word_pieces(phrases[longest]))
+            longest = max(entries, key=lambda entry: len(word_pieces(entry.text)))
             raise ValueError(
-                f"phrase {longest}, {shortened(phrases[longest])!r}, has {count} tokens; "
+                f"{longest.place}, {shortened(longest.text)!r}, has {len(word_pieces(longest.text))} tokens; "
                 f"expected at most {max_tokens - 3}"
             ) from None
         indices = tuple(tuple(first[canonical[number]] for number in members) for members in chunks)
-        return cls(phrases, tuple(tuple(phrases[n] for n in members) for members in indices), indices)
+        return cls(
+            tuple(phrases) if isinstance(phrases, Mapping) else tuple(entry.text for entry in wanted),
+            tuple(entry.text for entry in entries),
+            tuple(entry.owner for entry in entries),
+            tuple(tuple(entries[n].text for n in members) for members in indices),
+            indices,
+        )
 
 
-def vocabularies(phrases: Any, count: int, many: bool, max_tokens: int) -> list[Vocabulary]:
-    """The vocabulary of each image, from the argument `phrases` of a detector.
+def build_vocabularies(
+    phrases: Phrases | Sequence[Phrases],
+    max_tokens: int,
+    negatives: str | Sequence[str] = (),
+    images: int | None = None,
+) -> list[Vocabulary]:
+    """One vocabulary for each image of a call; images that share their phrases share it.
 
     Args:
-        phrases: phrases for all images, or a list of phrases for each image.
-        count: number of images; many: whether the caller passed a list of images.
+        phrases: as a call takes them; a list of them, one per image, goes with a list of images.
+        images: the length of the list of images; None: one image.
 
     Raises:
-        TypeError, ValueError: phrases that cannot be used, see `Vocabulary.build`; not one list per image.
+        TypeError, ValueError: as `Vocabulary.build`, or other than one list of phrases per image.
     """
-    if not isinstance(phrases, str | list | tuple):
-        raise TypeError(f"phrases: expected a string or a list, got {type(phrases).__name__}")
-    nested = not isinstance(phrases, str) and any(not isinstance(phrase, str) for phrase in phrases)
+    nested = isinstance(phrases, list | tuple) and any(not isinstance(phrase, str) for phrase in phrases)
     if not nested:
-        return [Vocabulary.build(phrases, max_tokens)] * count
-    if not many or len(phrases) != count:
-        wanted = f"{count} lists of phrases, one per image" if many else "strings: lists go with a list of images"
+        shared = cast("Phrases", phrases)
+        return [Vocabulary.build(shared, max_tokens, negatives)] * (1 if images is None else images)
+    if images is None or len(phrases) != images:
+        lists = "strings: lists go with a list of images"
+        wanted = lists if images is None else f"{images} lists of phrases, one per image"
         raise ValueError(f"phrases: expected {wanted}, got {len(phrases)} entries that are not all strings")
-    return [Vocabulary.build(own, max_tokens) for own in phrases]
+    return [Vocabulary.build(own, max_tokens, negatives) for own in cast("Sequence[Phrases]", phrases)]
 
 
-def _first_indices(phrases: tuple[str, ...]) -> dict[tuple[int, ...], int]:
+@dataclass(frozen=True)
+class _Phrase:
+    """A phrase to read; `owner` as in `Vocabulary.owners`, `place` says in messages where it stands."""
+
+    text: str
+    owner: int
+    place: str
+
+
+def _wanted(phrases: Phrases) -> list[_Phrase]:
+    if not isinstance(phrases, Mapping):
+        texts = _as_list("phrases", phrases)
+        return [_Phrase(text, number, f"phrase {number}") for number, text in enumerate(texts)]
+    result = []
+    for number, (name, wordings) in enumerate(phrases.items()):
+        if not isinstance(name, str):
+            raise TypeError(f"name {number}: expected a string, got {type(name).__name__}")
+        if not name.strip():
+            raise ValueError(f"name {number} is empty; expected words")
+        owner = shortened(name)
+        if not isinstance(wordings, list | tuple):
+            raise TypeError(f"wordings of {owner!r}: expected a list of strings, got {type(wordings).__name__}")
+        if not wordings:
+            raise ValueError(f"wordings of {owner!r}: expected at least one, got none")
+        result += [_Phrase(text, number, f"wording {n} of {owner!r}") for n, text in enumerate(wordings)]
+    return result
+
+
+def _as_list(name: str, phrases: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(phrases, str):
+        return split_phrases(phrases)
+    if not isinstance(phrases, list | tuple):
+        mapping = ", a list, or a mapping of names to wordings" if name == "phrases" else " or a list"
+        raise TypeError(f"{name}: expected a string{mapping}, got {type(phrases).__name__}")
+    return phrases
+
+
+def _first_indices(entries: Sequence[_Phrase]) -> dict[tuple[int, ...], int]:
     """{word pieces: first index} of the distinct phrases; refuses phrases that cannot be used."""
-    for number, phrase in enumerate(phrases):
-        if not isinstance(phrase, str):
-            raise TypeError(f"phrase {number}: expected a string, got {type(phrase).__name__}")
-        if not phrase.strip():
-            raise ValueError(f"phrase {number} is empty; expected words")
-    if not phrases:
-        raise ValueError("no phrases; expected at least one")
+    for entry in entries:
+        if not isinstance(entry.text, str):
+            raise TypeError(f"{entry.place}: expected a string, got {type(entry.text).__name__}")
+        if not entry.text.strip():
+            raise ValueError(f"{entry.place} is empty; expected words")
     first: dict[tuple[int, ...], int] = {}
-    for number, phrase in enumerate(phrases):
-        pieces = word_pieces(phrase)
+    for number, entry in enumerate(entries):
+        pieces = word_pieces(entry.text)
         if not set(pieces) - {piece_id(UNKNOWN)}:
-            phrase = shortened(phrase)
-            message = f"phrase {number}, {phrase!r}, has no word that the model knows: its boxes mean nothing"
+            message = (
+                f"{entry.place}, {shortened(entry.text)!r}, has no word that the model knows: its boxes mean nothing"
+            )
             warnings.warn(message, stacklevel=_stacklevel_of_caller())
-        if pieces:  # a phrase of control characters has no word pieces, and is never found
-            first.setdefault(pieces, number)
+        if not pieces:  # a phrase of control characters, which is never found
+            continue
+        same = entries[first.setdefault(pieces, number)]
+        if entry.owner == NEGATIVE and same.owner != NEGATIVE:
+            raise ValueError(
+                f"{entry.place}, {shortened(entry.text)!r}, is also looked for, as {same.place}; expected another phrase"
+            )
     return first
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gdino_lib.detect.options import DetectOptions, Score
 from gdino_lib.detect.thresholds import Thresholds
-from gdino_lib.detect.vocabulary import Vocabulary, vocabularies
+from gdino_lib.detect.vocabulary import Phrases, Vocabulary, build_vocabularies
 from gdino_lib.export.postprocess import join_chunks, label_image, to_detections
 from gdino_lib.images import IMAGE_MEAN, IMAGE_STD, ImageSource, read_image, resized_size
 from gdino_lib.messages import first_line
@@ -92,7 +92,7 @@ class OnnxDetector:
     def __call__(
         self,
         image: ImageSource | Sequence[ImageSource],
-        phrases: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        phrases: Phrases | Sequence[Phrases] | None = None,
         box_threshold: float = 0.35,
         text_threshold: float = 0.25,
         nms_iou: float | None = None,
@@ -100,12 +100,14 @@ class OnnxDetector:
         score: Score = "mean",
         thresholds: Thresholds | None = None,
         every_phrase: bool = False,
+        negatives: str | Sequence[str] = (),
     ) -> sv.Detections | list[sv.Detections]:
         """Find the boxes of each phrase. Arguments and result are those of `gdino_lib.Detector`.
 
         Args:
-            image: a path, PIL image, RGB uint8 array [H, W, 3], or a list of these.
-            phrases: as the Detector takes them. None, or the same phrases in any order, if the file was exported with phrases.
+            image: as `gdino_lib.images.read_image` takes it, or a list of images.
+            phrases, negatives: as the Detector takes them. If the file was exported with phrases, `phrases` is None, or names
+                together with `negatives` the same phrases in any order.
 
         Raises:
             FileNotFoundError, ValueError, TypeError: an image, phrase or threshold that cannot be used; phrases that the file
@@ -114,7 +116,7 @@ class OnnxDetector:
         options = DetectOptions(box_threshold, text_threshold, nms_iou, top_k, score, thresholds, every_phrase)
         many = isinstance(image, list | tuple)
         images: list[Any] = list(image) if many else [image]
-        own = self._vocabularies(phrases, len(images), many)
+        own = self._vocabularies(phrases, negatives, len(images) if many else None)
         results = [self._detect(each, vocabulary, options) for each, vocabulary in zip(images, own, strict=True)]
         return results if many else results[0]
 
@@ -129,7 +131,7 @@ class OnnxDetector:
         if isinstance(image, list | tuple):
             raise TypeError(f"image: expected one image, got {type(image).__name__}")
         options = DetectOptions(box_threshold=0.0, text_threshold=0.0, top_k=1)
-        return self._detect(image, self._vocabularies([phrase], 1, many=False)[0], options)
+        return self._detect(image, self._vocabularies([phrase])[0], options)
 
     def inputs(self, image: ImageSource, phrases: Sequence[str] | None) -> dict[str, np.ndarray]:
         """The inputs of the file's graph for one image, by name, for phrases that fit into one prompt.
@@ -139,7 +141,7 @@ class OnnxDetector:
         Raises:
             As a call; ValueError: phrases that need several prompts.
         """
-        (vocabulary,) = self._vocabularies(phrases, 1, many=False)
+        (vocabulary,) = self._vocabularies(phrases)
         if len(vocabulary.chunks) != 1:
             raise ValueError(f"phrases: expected one prompt, got phrases for {len(vocabulary.chunks)} prompts")
         return self._inputs(self.pixels(read_image(image)), self._prompt(vocabulary.chunks[0]))
@@ -148,15 +150,22 @@ class OnnxDetector:
         """The outputs of the graph: logits float32 [Q, T], boxes float32 [Q, 4] (cxcywh in 0..1); arguments as `inputs`."""
         return self._run(self.inputs(image, phrases))
 
-    def _vocabularies(self, phrases: Any, count: int, many: bool) -> list[Vocabulary]:
-        if self.phrases is None:
-            if phrases is None:
-                raise TypeError("phrases: expected phrases to look for, got None; this file takes any phrases")
-            return vocabularies(phrases, count, many, self._about["max_tokens"])
-        (exported,) = vocabularies(self.phrases, 1, False, self._about["max_tokens"])
+    def _vocabularies(
+        self,
+        phrases: Phrases | Sequence[Phrases] | None,
+        negatives: str | Sequence[str] = (),
+        images: int | None = None,
+    ) -> list[Vocabulary]:
+        """As `build_vocabularies`."""
+        most = self._about["max_tokens"]
         if phrases is None:
-            return [exported] * count
-        given = vocabularies(phrases, count, many, self._about["max_tokens"])
+            if self.phrases is None:
+                raise TypeError("phrases: expected phrases to look for, got None; this file takes any phrases")
+            return build_vocabularies(self.phrases, most, negatives, images)
+        given = build_vocabularies(phrases, most, negatives, images)
+        if self.phrases is None:
+            return given
+        (exported,) = build_vocabularies(self.phrases, most)
         for vocabulary in given:
             if _pieces(vocabulary) != _pieces(exported):
                 raise ValueError(
@@ -173,7 +182,7 @@ class OnnxDetector:
             prompt = self._prompt(chunk)
             logits, boxes = self._run(self._inputs(pixels, prompt))
             chunks.append(label_image(logits, boxes, prompt.phrase_of_token, vocabulary, step, upright.size, options))
-        return to_detections(join_chunks(chunks, options), vocabulary.phrases, options)
+        return to_detections(join_chunks(chunks, vocabulary, options), vocabulary, options)
 
     def pixels(self, upright: Image.Image) -> np.ndarray:
         """An image that `read_image` has returned as the graph takes it: float32 [1, 3, H, W]."""

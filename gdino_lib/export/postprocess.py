@@ -8,7 +8,7 @@ import numpy as np
 import supervision as sv
 
 from gdino_lib.detect.options import DetectOptions
-from gdino_lib.detect.vocabulary import Vocabulary
+from gdino_lib.detect.vocabulary import NEGATIVE, Vocabulary
 
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
@@ -18,13 +18,14 @@ class LabelledBoxes(NamedTuple):
 
     Attributes:
         boxes: float32 [n, 4], xyxy in pixels; phrases: int64 [n]; scores: float32 [n]; best: bool [n], True if no other phrase
-            has a higher score for the same query.
+            has a higher score for the same query; queries: int64 [n], counted through all chunks.
     """
 
     boxes: np.ndarray
     phrases: np.ndarray
     scores: np.ndarray
     best: np.ndarray
+    queries: np.ndarray
 
     def take(self, index: np.ndarray | slice) -> LabelledBoxes:
         """Some of the boxes."""
@@ -48,7 +49,9 @@ def label_image(
         size: (width, height) of the image in pixels.
     """
     indices = np.array(vocabulary.indices[step], dtype=np.int64)
-    box_threshold, threshold = options.thresholds_of(vocabulary.chunks[step])
+    owners = np.array(vocabulary.owners, dtype=np.int64)[indices]
+    names = [None if owner == NEGATIVE else vocabulary.names[owner] for owner in owners.tolist()]
+    box_threshold, threshold = options.thresholds_of(names)
     with np.errstate(over="ignore"):  # exp(-x) is infinite for a very negative logit, and the result is 0
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float32)))
     best_token = probabilities[:, phrase_of_token >= 0].max(axis=1)
@@ -60,16 +63,34 @@ def label_image(
     query, phrase = keep.nonzero()
     order = np.argsort(-scores[query, phrase], kind="stable")
     query, phrase = query[order], phrase[order]
-    return LabelledBoxes(
-        _to_pixels(boxes[query].astype(np.float32), *size), indices[phrase], scores[query, phrase], best[query, phrase]
+    found = LabelledBoxes(
+        _to_pixels(boxes[query].astype(np.float32), *size),
+        indices[phrase],
+        scores[query, phrase],
+        best[query, phrase],
+        query + step * len(logits),
     )
+    return _best_wordings(found, owners[phrase]) if options.every_phrase else found
 
 
-def join_chunks(chunks: list[LabelledBoxes], options: DetectOptions) -> LabelledBoxes:
-    """The boxes of all chunks as one result, by falling score."""
+def _best_wordings(found: LabelledBoxes, owners: np.ndarray) -> LabelledBoxes:
+    """Keep the best pair of each query and name; of a query whose best phrase is a negative, keep nothing else.
+
+    Args:
+        found: pairs of a query and a phrase, by falling score; owners: int64 [n], the name of each pair's phrase.
+    """
+    negative = owners == NEGATIVE
+    keep = found.best | ~(negative | np.isin(found.queries, found.queries[found.best & negative]))
+    found, owners = found.take(keep), owners[keep]
+    _, first = np.unique(np.column_stack([found.queries, owners]), axis=0, return_index=True)
+    return found.take(np.sort(first))
+
+
+def join_chunks(chunks: list[LabelledBoxes], vocabulary: Vocabulary, options: DetectOptions) -> LabelledBoxes:
+    """The boxes of all chunks as one result, without those of negatives, by falling score."""
     if not chunks:  # no phrase has a word piece
         none = np.zeros(0, dtype=np.int64)
-        chunks = [LabelledBoxes(np.zeros((0, 4), np.float32), none, none.astype(np.float32), none.astype(bool))]
+        chunks = [LabelledBoxes(np.zeros((0, 4), np.float32), none, none.astype(np.float32), none.astype(bool), none)]
     found = LabelledBoxes(*map(np.concatenate, zip(*chunks, strict=True)))
     if len(chunks) > 1:
         candidates = found.best.nonzero()[0]
@@ -79,18 +100,23 @@ def join_chunks(chunks: list[LabelledBoxes], options: DetectOptions) -> Labelled
         found = found._replace(best=best).take(np.argsort(-found.scores, kind="stable"))
         if not options.every_phrase:
             found = found.take(found.best)
+    owners = np.array(vocabulary.owners, dtype=np.int64)
+    found = found.take(owners[found.phrases] != NEGATIVE)
     if options.nms_iou is not None:
-        found = found.take(_nms(found, options.nms_iou))
+        found = found.take(_nms(found._replace(phrases=owners[found.phrases]), options.nms_iou))
     return found.take(slice(options.top_k))
 
 
-def to_detections(found: LabelledBoxes, phrases: tuple[str, ...], options: DetectOptions) -> sv.Detections:
-    """The result of a call; `phrases` are the caller's."""
-    names = np.array([phrases[index] for index in found.phrases.tolist()], dtype=str)
-    data: dict[str, np.ndarray | list] = {"class_name": names}
+def to_detections(found: LabelledBoxes, vocabulary: Vocabulary, options: DetectOptions) -> sv.Detections:
+    """The result of a call."""
+    class_ids = np.array(vocabulary.owners, dtype=np.int64)[found.phrases]
+    data: dict[str, np.ndarray | list] = {
+        "class_name": np.array([vocabulary.names[number] for number in class_ids.tolist()], dtype=str),
+        "wording": np.array([vocabulary.phrases[number] for number in found.phrases.tolist()], dtype=str),
+    }
     if options.every_phrase:
         data["best"] = found.best
-    return sv.Detections(xyxy=found.boxes, confidence=found.scores, class_id=found.phrases, data=data)
+    return sv.Detections(xyxy=found.boxes, confidence=found.scores, class_id=class_ids, data=data)
 
 
 def _phrase_scores(probabilities: np.ndarray, phrase_of_token: np.ndarray, count: int, score: str) -> np.ndarray:

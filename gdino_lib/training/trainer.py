@@ -23,7 +23,8 @@ from gdino_lib.data.datasets import GroundingDataset, SeededDataset
 from gdino_lib.data.joined import JoinedDataset
 from gdino_lib.data.loader import Batch
 from gdino_lib.data.records import crowded_images
-from gdino_lib.detect.detector import DTYPES, Detector
+from gdino_lib.detect.detector import Detector
+from gdino_lib.detect.dtypes import DTYPES
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.evaluation.coco import AveragePrecision
 from gdino_lib.model.grounding_dino import GroundingDINO

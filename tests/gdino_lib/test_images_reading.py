@@ -81,6 +81,36 @@ def test_alpha_is_dropped_not_composited(path):
     np.testing.assert_array_equal(values(read_image(path)), array[..., :3])
 
 
+def test_an_rgba_array_loses_its_alpha_as_the_file_does(path):
+    array = noise(6, 4, 4)
+    Image.fromarray(array).save(path)
+    np.testing.assert_array_equal(values(read_image(array)), values(read_image(path)))
+    np.testing.assert_array_equal(values(read_image(array[::-1])), array[::-1, :, :3])
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_bytes_are_read_like_the_file(path, form):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    content = encoded(Image.fromarray(noise(9, 7, 3)), form, exif=exif)
+    path.write_bytes(content)
+    assert read_image(content).size == (7, 9)
+    np.testing.assert_array_equal(values(read_image(content)), values(read_image(path)))
+
+
+def test_a_tensor_has_its_channels_first():
+    colour, clear, grey = noise(9, 7, 3), noise(9, 7, 4), noise(9, 7)
+    for array in (colour, clear, grey[..., None]):
+        tensor = torch.from_numpy(array).permute(2, 0, 1)
+        expected = values(read_image(array[..., 0] if array.shape[2] == 1 else array))
+        for same in (tensor, tensor.contiguous(), tensor.float() / 255, tensor.double() / 255):
+            np.testing.assert_array_equal(values(read_image(same)), expected)
+    every = torch.arange(256, dtype=torch.uint8).view(1, 16, 16)
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        same = (every.to(dtype) / 255).requires_grad_()
+        np.testing.assert_array_equal(values(read_image(same))[..., 0], every[0])
+
+
 def test_transparent_palette(path):
     image = Image.fromarray(noise(6, 4, 3)).quantize(8)
     image.save(path, transparency=0)
@@ -285,7 +315,7 @@ def test_a_limit_of_pixels_that_is_no_number_is_refused(monkeypatch, text):
         np.zeros((4, 6), bool),
         np.zeros((4, 6), np.uint16),
         np.zeros((3, 4, 6), np.uint8),
-        np.zeros((4, 6, 4), np.uint8),
+        np.zeros((4, 6, 2), np.uint8),
         np.zeros((4, 6, 1), np.uint8),
         np.zeros((1, 4, 6, 3), np.uint8),
         np.zeros(3, np.uint8),
@@ -301,7 +331,38 @@ def test_arrays_of_another_kind(array):
     assert str(list(array.shape)) in message
 
 
-@pytest.mark.parametrize("source", [None, 3, b"cat.png", io.BytesIO(), torch.zeros(3, 4, 6), [[0]]])
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(5, 6, 3),
+        torch.zeros(4, 6),
+        torch.zeros(1, 3, 4, 6),
+        torch.zeros(2, 4, 6),
+        torch.zeros(3, 0, 6),
+        torch.zeros(3, 4, 6, dtype=torch.int64),
+        torch.zeros(3, 4, 6, dtype=torch.bool),
+    ],
+)
+def test_tensors_of_another_kind(tensor):
+    message = refused(ValueError, read_image, tensor)
+    assert f"got {tensor.dtype} {list(tensor.shape)}" in message
+
+
+@pytest.mark.parametrize(("value", "words"), [(-2.1, "-2.1..0"), (255.0, "0..255"), (torch.nan, "nan..nan")])
+def test_float_tensors_out_of_range(value, words):
+    tensor = torch.zeros(3, 4, 6)
+    tensor[0, 0, 0] = value
+    assert f"expected a float tensor in 0..1, got {words}" in refused(ValueError, read_image, tensor)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"photo.jpg", encoded(Image.fromarray(noise(64, 64, 3)))[:2000]])
+def test_bytes_that_are_no_image(content):
+    message = refused(ValueError, read_image, content)
+    assert message.startswith(f"the image of {len(content)} bytes: expected ")
+    assert "BytesIO" not in message
+
+
+@pytest.mark.parametrize("source", [None, 3, bytearray(b"cat.png"), io.BytesIO(), [[0]]])
 def test_other_types(source):
     assert type(source).__name__ in refused(ValueError, read_image, source)
 

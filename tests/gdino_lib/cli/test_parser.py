@@ -13,7 +13,7 @@ import gdino_lib as gd
 from gdino_lib.cli.main import main
 from gdino_lib.cli.parser import build_parser
 from gdino_lib.config import PRESETS
-from gdino_lib.detect.detector import DTYPES
+from gdino_lib.detect.dtypes import DTYPES
 from gdino_lib.detect.postprocess import Score
 from gdino_lib.weights import hub, loading
 

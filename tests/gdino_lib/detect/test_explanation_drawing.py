@@ -9,7 +9,7 @@ from PIL import Image, ImageColor
 from small_detectors import ALL, build, picture
 
 import gdino_lib as gd
-from gdino_lib.detect.explanation_drawing import GAP, LEVELS, LINE, MARK, PANEL, draw_explanation
+from gdino_lib.detect.explanation_drawing import GAP, LEVELS, LINE, MARK, PANEL, draw_explanation, draw_heat_map
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +122,16 @@ def test_what_does_not_fit_is_refused(detector):
     }.items():
         with pytest.raises(ValueError, match=f"^{message}$"):
             draw_explanation(*arguments)
+
+
+def test_a_heat_map_covers_the_image_and_is_the_brighter_the_higher_the_score(detector):
+    explanation = detector.explain(picture(), ["cat", "dog"], **ALL)
+    black = Image.new("RGB", (90, 60))
+    drawn = np.asarray(draw_heat_map(black, explanation, "dog")).sum(-1)
+    assert drawn.shape == (60, 90)
+    levels = [Image.fromarray(level.numpy()) for level in explanation.heat_maps("dog")]
+    scores = np.max([np.asarray(level.resize((90, 60), Image.Resampling.BILINEAR)) for level in levels], axis=0)
+    assert (np.diff(drawn.ravel()[scores.argsort(axis=None)]) >= 0).all()
+    assert drawn.max() == 3 * 255
+    with pytest.raises(ValueError, match="phrase: expected one of 'cat', 'dog', got 'bus'"):
+        draw_heat_map(black, explanation, "bus")

@@ -54,6 +54,9 @@ def pair(tmp_path_factory):
         (["dog", "cat"], {"box_threshold": 1.0}),
         (["\u0007"], {}),
         (["dog", "cat"], {"thresholds": Thresholds(0.4, {"cat": 0.6}, {})}),
+        (["dog", "cat"], {"negatives": ["bus", "remote control"], "nms_iou": 0.7}),
+        ({"pet": ["dog", "cat"], "bus": ["red bus", "bus"]}, {"every_phrase": True, "negatives": "remote control ."}),
+        ({"pet": LONG[::2], "other": LONG[1::2]}, {"every_phrase": True, "nms_iou": 0.6}),
     ],
 )
 def test_finds_what_the_detector_finds(pair, phrases, options, recwarn):
@@ -66,10 +69,9 @@ def test_finds_what_the_detector_finds(pair, phrases, options, recwarn):
     assert ours.data.keys() == theirs.data.keys()
     if len(ours):
         assert np.all(np.diff(theirs.confidence) <= 0)
-        assert theirs.data["class_name"].tolist() == [
-            (phrases if isinstance(phrases, list) else ["cat", "remote control", "CAT"])[index]
-            for index in theirs.class_id
-        ]
+        names = ["cat", "remote control", "CAT"] if isinstance(phrases, str) else list(phrases)
+        assert theirs.data["class_name"].tolist() == [names[index] for index in theirs.class_id]
+        assert theirs.data["wording"].tolist() == ours.data["wording"].tolist()
 
 
 def test_lists_of_images_and_of_phrases(pair, tmp_path):
