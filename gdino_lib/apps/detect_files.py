@@ -8,7 +8,8 @@ NAME is the path of an input relative to the common folder of all inputs. The fo
   a line also has `detected`, false if its boxes are interpolated, and `zones`, the number of tracks in each zone;
 - with `explain`, for each box of an image, a picture that explains it: NAME.explained/1.png, NAME.explained/2.png, ...; a
   number is added to a name that is taken by the copy of another input;
-- `detections.json`: everything except the boxes of films; `failed` lists the inputs that could not be read;
+- `detections.json`: everything except the boxes of films; `failed` lists the inputs that could not be read. With several
+  wordings of a name, `phrase` of a box is the name, and `wording` the wording that found it, if it differs from the name;
 - `detections.csv`: the eight columns of `data_prep.formats.csv_table`, without confidences; one row per box, and one row with
   an empty box for an image in which nothing was found;
 - `detections.coco.json`: a COCO data set of all images and phrases, with a `score` for each box.
@@ -27,6 +28,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,7 @@ from tqdm import tqdm
 
 from data_prep.arguments import counted
 from data_prep.atomic import atomic_folder
-from data_prep.formats.json_text import encode, read_text
+from data_prep.formats.json_text import encode, parse, read_text
 from data_prep.records import Box
 from gdino_lib.apps.counting import OutsideFilmError, TrackCounts, Tracking
 from gdino_lib.apps.input_files import InputFile, find_input_files, free_name, name_key, plain_text
@@ -52,9 +54,9 @@ from gdino_lib.detect.frames import Film
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.thresholds import Thresholds, thresholds_path
 from gdino_lib.detect.tracking import find_in_frames
-from gdino_lib.detect.vocabulary import Vocabulary
+from gdino_lib.detect.vocabulary import Vocabulary, Wordings
 from gdino_lib.images import read_image
-from gdino_lib.messages import one_line, printable
+from gdino_lib.messages import one_line, printable, shown
 from gdino_lib.prompts import split_phrases, word_pieces
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ SHOWN = 10  # names of files to print in one line
 
 def detect_files(
     inputs: Sequence[str],
-    phrases: Sequence[str],
+    phrases: Sequence[str] | Wordings,
     model: str = "nano",
     out: str = "detections",
     *,
@@ -76,13 +78,14 @@ def detect_files(
     thresholds: str | None = None,
     explain: bool = False,
     tracking: Tracking | None = None,
+    negatives: Sequence[str] = (),
     **options: Any,
 ) -> int:
     """Detect in files, write the folder of results that this module describes, and print one line per file.
 
     Args:
         inputs: images, films, folders and patterns, as for `gdino_lib.apps.input_files.find_input_files`.
-        phrases: the phrases to look for.
+        phrases: the phrases to look for, or names with their wordings.
         model, device, dtype: as for `Detector.from_pretrained`.
         out: the folder of results.
         overwrite: replace `out`, if it holds nothing but results of an earlier run.
@@ -92,6 +95,7 @@ def detect_files(
         explain: also write a picture for each box of an image, see `gdino_lib.detect.explanation_drawing`; films get none. The
             phrases must fit into one prompt.
         tracking: follow the objects of films from frame to frame, and count them.
+        negatives: phrases of what is not wanted: a box is dropped if it fits one of them best.
 
     Returns:
         The exit status. 0: all inputs are done. 1: some inputs could not be used. 2: no input could be used, and nothing was
@@ -103,8 +107,7 @@ def detect_files(
         KeyboardInterrupt: the run was interrupted; the message says where the results so far are.
     """
     DetectOptions(**options)  # raises an error for values out of range
-    for phrase in phrases:
-        Box(phrase, 0, 0, 1, 1)  # raises an error for phrases that the tables cannot hold
+    about = about_phrases(phrases, negatives)
     folder = check_results_folder(out, overwrite)
     results = Results()
     files, unusable, not_read = find_input_files(inputs, folder)
@@ -118,10 +121,12 @@ def detect_files(
         options["thresholds"] = Thresholds.load(thresholds_path(model) if thresholds == "saved" else thresholds)
         settings["thresholds"] = options["thresholds"].to_json()
     detector = Detector.from_pretrained(model, device, dtype)
-    about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": settings}
+    options["negatives"] = negatives
+    about = {"complete": True, "model": plain_text(model)} | about | {"settings": settings}
     if tracking is not None:
         about["tracking"] = asdict(tracking)
-    vocabulary = Vocabulary.build(phrases, detector.model.config.max_tokens)  # raises errors before the first file
+    # raises errors before the first file
+    vocabulary = Vocabulary.build(phrases, detector.model.config.max_tokens, negatives)
     if explain:
         one_prompt(vocabulary)
         if any(file.is_film for file in files):
@@ -152,6 +157,37 @@ def read_phrases(prompts: Sequence[str] | None, file: str | None) -> list[str]:
     return phrases
 
 
+def read_ontology(file: str) -> dict[str, list[str]]:
+    """Names with their wordings from a JSON file, as in {"car": ["car", "sedan"]}.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds something else.
+    """
+    path = Path(file)
+    result = parse(read_text(path), path)
+    if not result:
+        raise ValueError(f'{path}: expected names with their wordings, as in {{"car": ["car", "sedan"]}}, got none')
+    for name, wordings in result.items():
+        if not isinstance(wordings, list) or not wordings or not all(isinstance(text, str) for text in wordings):
+            raise ValueError(f"{path}: {name!r}: expected a list of wordings, got {shown(wordings)}")
+    return result
+
+
+def about_phrases(phrases: Sequence[str] | Wordings, negatives: Sequence[str]) -> dict[str, Any]:
+    """What `detections.json` says of the phrases.
+
+    Raises:
+        ValueError: the tables cannot hold a phrase.
+    """
+    about: dict[str, Any] = {"phrases": list(phrases), "negatives": list(negatives)}
+    if isinstance(phrases, Mapping):
+        about["wordings"] = {name: list(wordings) for name, wordings in phrases.items()}
+    for phrase in chain(phrases, negatives, *about.get("wordings", {}).values()):
+        Box(phrase, 0, 0, 1, 1)
+    return about
+
+
 def note_not_read(not_read: Mapping[str, Sequence[str]]) -> None:
     """Print a line on standard error for each folder with files that are neither images nor films."""
     for given, names in not_read.items():
@@ -180,7 +216,7 @@ class Run:
     """
 
     detector: Detector
-    phrases: Sequence[str]
+    phrases: Sequence[str] | Wordings
     options: Mapping[str, Any]
     folder: Path
     overwrite: bool
@@ -283,10 +319,11 @@ class Run:
         self, file: InputFile, image: Image.Image, explanation: Explanation, boxes: list[dict[str, Any]], partial: Path
     ) -> None:
         """Write a picture for each box, and put its path into the box's entry."""
-        for number, (query, box) in enumerate(zip(explanation.detections.data["query"], boxes, strict=True), start=1):
+        queries, wordings = (explanation.detections.data[field] for field in ("query", "wording"))
+        for number, (query, wording, box) in enumerate(zip(queries, wordings, boxes, strict=True), start=1):
             path = free_name(PurePosixPath(file.drawn + ".explained", f"{number}.png"), self.taken, name_key)
             (partial / path).parent.mkdir(exist_ok=True)
-            drawn = draw_explanation(image, explanation, int(query), box["phrase"], self.options["score"])
+            drawn = draw_explanation(image, explanation, int(query), str(wording), self.options["score"])
             drawn.save(partial / path, "PNG")
             box["explained"] = path
 
@@ -321,7 +358,7 @@ def _rounded(seconds: float) -> float:
     return round(seconds, 6)
 
 
-def _note_if_unused(thresholds: Thresholds, phrases: Sequence[str]) -> None:
+def _note_if_unused(thresholds: Thresholds, phrases: Sequence[str] | Wordings) -> None:
     """Print a note if no phrase has a threshold of its own, because the file may belong to another list of phrases."""
     own = set(map(word_pieces, thresholds.classes))
     if own.isdisjoint(map(word_pieces, phrases)):

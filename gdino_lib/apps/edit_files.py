@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data_prep.arguments import counted
-from data_prep.records import Box
-from gdino_lib.apps.detect_files import LONGEST_JPEG, Run, note_not_read
+from gdino_lib.apps.detect_files import LONGEST_JPEG, Run, about_phrases, note_not_read
 from gdino_lib.apps.diffusion import Diffusion, DiffusionSettings, RefusedError, load_pipeline, require_diffusers
 from gdino_lib.apps.edit import Operation, choose_operation, edit
 from gdino_lib.apps.input_files import InputFile, find_input_files, plain_text
@@ -33,9 +31,6 @@ from gdino_lib.detect.frames import Film
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.vocabulary import Vocabulary
 from gdino_lib.nano.pictograms import ATTRIBUTION
-
-if TYPE_CHECKING:
-    import supervision as sv
 
 JPEG = frozenset({".jpeg", ".jpg"})
 PNG = frozenset({".png"})
@@ -116,7 +111,7 @@ def edit_files(
         how: what to do with it.
         model, device, dtype, out, overwrite: as `gdino_lib.apps.detect_files.detect_files` takes them; the device and the
             dtype hold for a diffusion model, too.
-        negatives: phrases of what must stay: a box that fits one of them better than all `phrases` is not edited.
+        negatives: phrases of what must stay: a box is not edited if it fits one of them best.
         options: of the `Detector`: `box_threshold`, `text_threshold`, `nms_iou`, `top_k`, `score`.
 
     Returns:
@@ -128,9 +123,7 @@ def edit_files(
         KeyboardInterrupt: with what became of the results.
     """
     DetectOptions(**options)  # refuses what is out of range
-    asked = [*phrases, *negatives]
-    for phrase in asked:
-        Box(phrase, 0, 0, 1, 1)  # refuses what the tables cannot hold
+    about = about_phrases(phrases, negatives)
     folder = check_results_folder(out, overwrite)
     how.check()
     segmenter = choose_segmenter(how.mask, device)
@@ -143,15 +136,12 @@ def edit_files(
         return 2
     do = how.load(device, dtype)
     detector = Detector.from_pretrained(model, device, dtype)
-    Vocabulary.build(asked, detector.model.config.max_tokens)  # phrases that it refuses are no file's fault
-    about = {"complete": True, "model": plain_text(model), "phrases": list(phrases), "settings": dict(options)}
-    about |= {"negatives": list(negatives), "edit": how.to_json()}
+    # phrases that it refuses are no file's fault
+    Vocabulary.build(phrases, detector.model.config.max_tokens, negatives)
+    about = {"complete": True, "model": plain_text(model)} | about | {"settings": dict(options), "edit": how.to_json()}
+    options["negatives"] = negatives
     run = _EditRun(
-        *(detector, asked, options, folder, overwrite, False, about, results),
-        how=how,
-        segmenter=segmenter,
-        do=do,
-        wanted=len(phrases),
+        *(detector, phrases, options, folder, overwrite, False, about, results), how=how, segmenter=segmenter, do=do
     )
     run.detect_in(files, out)
     if not results.done:
@@ -166,22 +156,17 @@ def edit_files(
 
 @dataclass(kw_only=True)
 class _EditRun(Run):
-    """A run that edits each image in place of drawing boxes into it; only the first `wanted` phrases are edited."""
+    """A run that edits each image in place of drawing boxes into it."""
 
     how: EditOptions
     segmenter: Segmenter
     do: Any
-    wanted: int
 
     def _open(self, file: InputFile) -> Image.Image | Film | None:
         if not file.is_film:
             return super()._open(file)
         self.results.fail(file.path, f"{file.path!r}: expected an image, got a film; gdino edit takes images only")
         return None
-
-    def _detect(self, image: Image.Image) -> sv.Detections:
-        found = super()._detect(image)
-        return cast("sv.Detections", found[np.asarray(found.class_id) < self.wanted])
 
     def _detect_in_image(self, file: InputFile, image: Image.Image, partial: Path) -> None:
         found = segment(image, self._detect(image), self.segmenter)

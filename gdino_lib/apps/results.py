@@ -102,11 +102,15 @@ class Results:
 
 
 def box_entries(found: sv.Detections) -> list[dict[str, Any]]:
-    """The boxes of an image in the form of `detections.json`; `id` is that of the box's track, if tracks were followed."""
-    names, scores = np.asarray(found.data["class_name"]).tolist(), np.asarray(found.confidence)
+    """The boxes of an image in the form of `detections.json`.
+
+    A wording that differs from the phrase has a field; `id` is that of the box's track, if tracks were followed.
+    """
+    names, wordings = (np.asarray(found.data[field]).tolist() for field in ("class_name", "wording"))
     boxes: list[dict[str, Any]] = [
         {"xyxy": [_decimal(value) for value in box], "phrase": phrase, "confidence": _decimal(score)}
-        for box, phrase, score in zip(found.xyxy, names, scores, strict=True)
+        | ({} if wording == phrase else {"wording": wording})
+        for box, phrase, wording, score in zip(found.xyxy, names, wordings, np.asarray(found.confidence), strict=True)
     ]
     if found.tracker_id is not None:
         for box, track in zip(boxes, ids(found), strict=True):

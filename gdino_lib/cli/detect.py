@@ -32,6 +32,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
     phrases.add_argument(
         "--phrases-file", metavar="FILE", help='file with one phrase per line; a phrase may contain "."'
     )
+    phrases.add_argument(
+        "--ontology",
+        metavar="FILE",
+        help='JSON file of names with their wordings: {"car": ["car", "sedan"]}; the name is the label, and its best wording '
+        "counts",
+    )
+    command.add_argument(
+        "--negatives",
+        action="append",
+        metavar="TEXT",
+        help="what is not wanted, like --phrases: a box is dropped if it fits one of these phrases best",
+    )
     command.add_argument(
         "--explain",
         action="store_true",
@@ -93,11 +105,16 @@ def run(options: argparse.Namespace) -> int:
     announce_model(options.model)
 
     from gdino_lib.apps.counting import Tracking
-    from gdino_lib.apps.detect_files import detect_files, read_phrases
+    from gdino_lib.apps.detect_files import detect_files, read_ontology, read_phrases
     from gdino_lib.prompts import bare
 
-    phrases = read_phrases(options.phrases, options.phrases_file)
-    if with_comma := next((phrase for phrase in phrases if "," in bare(phrase) and options.phrases), None):
+    if options.ontology is not None:
+        phrases = read_ontology(options.ontology)
+    else:
+        phrases = read_phrases(options.phrases, options.phrases_file)
+    negatives = read_phrases(options.negatives, None) if options.negatives else []
+    written = [*(phrases if options.phrases else ()), *negatives]
+    if with_comma := next((phrase for phrase in written if "," in bare(phrase)), None):
         note = f'note: "{with_comma}" is one phrase; phrases are separated by ".", not by ","'
         print(printable(note), file=sys.stderr)
     return detect_files(
@@ -107,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         **detection_options(options),
         thresholds=options.thresholds,
+        negatives=negatives,
         nms_iou=options.nms,
         score=options.score,
         explain=options.explain,

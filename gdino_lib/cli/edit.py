@@ -25,7 +25,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--negatives",
         action="append",
         metavar="TEXT",
-        help="what must stay, like --find: a box that fits one of these phrases better is not edited",
+        help="what must stay, like --find: a box is not edited if it fits one of these phrases best",
     )
     command.add_argument("--do", required=True, choices=["remove", "blur", "recolour", "replace"], help="what to do")
     command.add_argument(

@@ -147,7 +147,7 @@ def add_device(options: Options) -> None:
 
 def add_dtype(options: Options) -> None:
     """Add `--dtype`."""
-    # as gdino_lib.detect.detector.DTYPES, which would import PyTorch
+    # as gdino_lib.detect.options.DTYPES, which would import PyTorch
     choices = ["float32", "bfloat16", "float16"]
     options.add_argument(
         "--dtype", choices=choices, default="float32", help="number format of the computation (default: float32)"

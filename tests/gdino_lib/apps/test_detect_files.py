@@ -221,7 +221,7 @@ def test_a_terminal_shows_progress(work, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["--phrases", "cat"], "required: IMAGE"),
-        (["a.png"], "one of the arguments --phrases --phrases-file is required"),
+        (["a.png"], "one of the arguments --phrases --phrases-file --ontology is required"),
         (["a.png", "--phrases", " . "], "expected phrases, as in "),
         (["a.png", "--phrases", "a\x07"], "one line of text"),
         (["a.png", "--phrases", "cat " * 300], "has 300 tokens; expected at most 253"),
