@@ -17,7 +17,7 @@ from gdino_lib.detect.explanation import Explanation
 from gdino_lib.detect.explanation_drawing import draw_heat_map
 from gdino_lib.detect.options import DetectOptions
 from gdino_lib.detect.postprocess import Score
-from gdino_lib.detect.predictions import Predictions, TokenScore
+from gdino_lib.detect.predictions import ImagePredictions, TokenScore
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.images import ImageSource, read_image
 
@@ -84,7 +84,7 @@ class PromptSession:
         self.prompt = LabPrompt()
         self.history: list[LabPrompt] = []
         self._embedding: ImageEmbedding | None = None
-        self._predictions: dict[tuple[tuple[str, ...], tuple[str, ...]], Predictions] = {}
+        self._predictions: dict[tuple[tuple[str, ...], tuple[str, ...]], ImagePredictions] = {}
         self._explanation: tuple[LabPrompt, Explanation] | None = None
 
     def open(self, image: ImageSource) -> None:
@@ -136,7 +136,7 @@ class PromptSession:
         return None if predictions is None else predictions.detections(**self.prompt.options())
 
     def token_scores(self, query: int) -> list[TokenScore]:
-        """The scores of the text tokens for the query of a box, see `Predictions.token_scores`; none without detections."""
+        """The scores of the text tokens for the query of a box, see `ImagePredictions.token_scores`; none without detections."""
         predictions = self._predict(self.prompt)
         return [] if predictions is None else predictions.token_scores(query)
 
@@ -184,7 +184,7 @@ class PromptSession:
             result.append((wording, found[found.class_id == phrases.index(wording)]))
         return result  # pyright: ignore[reportReturnType]
 
-    def _predict(self, prompt: LabPrompt) -> Predictions | None:
+    def _predict(self, prompt: LabPrompt) -> ImagePredictions | None:
         """The predictions for a prompt; those of the latest prompts are kept."""
         if self._embedding is None or not prompt.phrases:
             return None

@@ -20,7 +20,7 @@ from gdino_lib.detect.frames import FrameSource
 from gdino_lib.detect.joining import join_chunks, label_image, to_detections
 from gdino_lib.detect.options import DetectOptions, Score
 from gdino_lib.detect.postprocess import LabelledBoxes
-from gdino_lib.detect.predictions import Predictions
+from gdino_lib.detect.predictions import ImagePredictions
 from gdino_lib.detect.text_cache import TextCache
 from gdino_lib.detect.thresholds import Thresholds
 from gdino_lib.detect.tracking import find_in_frames
@@ -239,7 +239,7 @@ class Detector:
     @torch.inference_mode()
     def predict(
         self, image: ImageSource | ImageEmbedding, phrases: Phrases, negatives: str | Sequence[str] = ()
-    ) -> Predictions:
+    ) -> ImagePredictions:
         """Run the model once, to choose thresholds afterwards: `detector.predict(image, phrases).detections(**options)`.
 
         The arguments are those of a call, but for one image.
@@ -253,7 +253,7 @@ class Detector:
         ((_, tokens, (size,)),) = self._batches([image])
         with self._autocast():
             outputs = [self.model.ground(tokens, self._encode_text([prompt])) for prompt in vocabulary.chunks]
-        return Predictions(size, vocabulary, tuple(outputs))
+        return ImagePredictions(size, vocabulary, tuple(outputs))
 
     @torch.no_grad()
     def explain(

@@ -32,7 +32,7 @@ class TokenScore(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Predictions:
+class ImagePredictions:
     """The model's outputs for one image; each choice of thresholds costs post-processing only.
 
     Attributes:
@@ -46,7 +46,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         width, height = self.size
-        return f"<Predictions: {width} x {height} pixels, {len(self.vocabulary.phrases)} phrases>"
+        return f"<ImagePredictions: {width} x {height} pixels, {len(self.vocabulary.phrases)} phrases>"
 
     @torch.inference_mode()
     def detections(self, **options: Any) -> sv.Detections:

@@ -13,7 +13,7 @@ from gdino_lib.detect.vocabulary import NEGATIVE, Vocabulary
 CHUNK_IOU = 0.7  # boxes of several chunks that overlap more are one object
 
 
-class LabelledBoxes(NamedTuple):
+class LabelledArrays(NamedTuple):
     """Boxes that each carry one phrase.
 
     Attributes:
@@ -27,9 +27,9 @@ class LabelledBoxes(NamedTuple):
     best: np.ndarray
     queries: np.ndarray
 
-    def take(self, index: np.ndarray | slice) -> LabelledBoxes:
+    def take(self, index: np.ndarray | slice) -> LabelledArrays:
         """Some of the boxes."""
-        return LabelledBoxes(*(column[index] for column in self))
+        return LabelledArrays(*(column[index] for column in self))
 
 
 def label_image(
@@ -40,7 +40,7 @@ def label_image(
     step: int,
     size: tuple[int, int],
     options: DetectOptions,
-) -> LabelledBoxes:
+) -> LabelledArrays:
     """The boxes that one pass of the model finds in one image, by falling score.
 
     Args:
@@ -63,7 +63,7 @@ def label_image(
     query, phrase = keep.nonzero()
     order = np.argsort(-scores[query, phrase], kind="stable")
     query, phrase = query[order], phrase[order]
-    found = LabelledBoxes(
+    found = LabelledArrays(
         _to_pixels(boxes[query].astype(np.float32), *size),
         indices[phrase],
         scores[query, phrase],
@@ -73,7 +73,7 @@ def label_image(
     return _best_wordings(found, owners[phrase]) if options.every_phrase else found
 
 
-def _best_wordings(found: LabelledBoxes, owners: np.ndarray) -> LabelledBoxes:
+def _best_wordings(found: LabelledArrays, owners: np.ndarray) -> LabelledArrays:
     """Keep the best pair of each query and name; of a query whose best phrase is a negative, keep nothing else.
 
     Args:
@@ -86,12 +86,12 @@ def _best_wordings(found: LabelledBoxes, owners: np.ndarray) -> LabelledBoxes:
     return found.take(np.sort(first))
 
 
-def join_chunks(chunks: list[LabelledBoxes], vocabulary: Vocabulary, options: DetectOptions) -> LabelledBoxes:
+def join_chunks(chunks: list[LabelledArrays], vocabulary: Vocabulary, options: DetectOptions) -> LabelledArrays:
     """The boxes of all chunks as one result, without those of negatives, by falling score."""
     if not chunks:  # no phrase has a word piece
         none = np.zeros(0, dtype=np.int64)
-        chunks = [LabelledBoxes(np.zeros((0, 4), np.float32), none, none.astype(np.float32), none.astype(bool), none)]
-    found = LabelledBoxes(*map(np.concatenate, zip(*chunks, strict=True)))
+        chunks = [LabelledArrays(np.zeros((0, 4), np.float32), none, none.astype(np.float32), none.astype(bool), none)]
+    found = LabelledArrays(*map(np.concatenate, zip(*chunks, strict=True)))
     if len(chunks) > 1:
         candidates = found.best.nonzero()[0]
         kept = _nms(found.take(candidates)._replace(phrases=np.zeros_like(candidates)), CHUNK_IOU)
@@ -107,7 +107,7 @@ def join_chunks(chunks: list[LabelledBoxes], vocabulary: Vocabulary, options: De
     return found.take(slice(options.top_k))
 
 
-def to_detections(found: LabelledBoxes, vocabulary: Vocabulary, options: DetectOptions) -> sv.Detections:
+def to_detections(found: LabelledArrays, vocabulary: Vocabulary, options: DetectOptions) -> sv.Detections:
     """The result of a call."""
     class_ids = np.array(vocabulary.owners, dtype=np.int64)[found.phrases]
     data: dict[str, np.ndarray | list] = {
@@ -135,7 +135,7 @@ def _to_pixels(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.minimum(np.maximum(corners, 0), scale)
 
 
-def _nms(found: LabelledBoxes, iou: float) -> np.ndarray:
+def _nms(found: LabelledArrays, iou: float) -> np.ndarray:
     """Non-maximum suppression within each phrase: bool [n], True = kept."""
     if not len(found.scores):
         return np.zeros(0, dtype=bool)

@@ -9,10 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-
 from data_prep.atomic import atomic_file, reserved
 from gdino_lib.export.detector import METADATA, OnnxDetector, text_file
 from gdino_lib.images import ImageSource
@@ -44,6 +40,10 @@ def quantize(
         ValueError, TypeError: a file, images or phrases that cannot be used; no images.
         OSError: a file cannot be written.
     """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     detector, target = OnnxDetector(path), Path(target)
     targets = [target] if detector.phrases is not None else [target, text_file(target)]
     if not images:
@@ -58,10 +58,8 @@ def quantize(
             written,
             _Reader(detector, images, phrases),
             QuantFormat.QDQ,
-            op_types_to_quantize=[
-                "Conv",
-                "Clip",
-            ],  # with Clip, ReLU6, an output is quantised after the activation, in 0..6
+            # with Clip, ReLU6, an output is quantised after the activation, in 0..6
+            op_types_to_quantize=["Conv", "Clip"],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -85,8 +83,8 @@ def quantize(
     return targets
 
 
-class _Reader(CalibrationDataReader):
-    """Gives the inputs of the graph for each calibration image."""
+class _Reader:
+    """Gives the inputs of the graph for each calibration image; a `CalibrationDataReader` of ONNX Runtime."""
 
     def __init__(self, detector: OnnxDetector, images: Sequence[ImageSource], phrases: Sequence[str] | None) -> None:
         self._inputs = (detector.inputs(image, phrases) for image in images)
@@ -97,6 +95,8 @@ class _Reader(CalibrationDataReader):
 
 def _write(written: Path, source: Path, target: Path) -> None:
     """Put a quantised graph in place, with the metadata of the file that it was made from."""
+    import onnx
+
     graph = onnx.load(written)
     about = next(each.value for each in onnx.load(source).metadata_props if each.key == METADATA)
     onnx.helper.set_model_props(graph, {METADATA: about})

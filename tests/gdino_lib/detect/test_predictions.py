@@ -75,4 +75,4 @@ def test_what_cannot_be_predicted_is_named(detector):
         detector.predict(picture(), [])
     with pytest.raises(ValueError, match="box_threshold: expected a number"):
         detector.predict(picture(), ["cat"]).detections(box_threshold=2)
-    assert repr(detector.predict(picture(), ["cat"])) == "<Predictions: 90 x 60 pixels, 1 phrases>"
+    assert repr(detector.predict(picture(), ["cat"])) == "<ImagePredictions: 90 x 60 pixels, 1 phrases>"
