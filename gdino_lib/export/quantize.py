@@ -7,11 +7,14 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.atomic import atomic_file, reserved
 from gdino_lib.export.detector import METADATA, OnnxDetector, text_file
 from gdino_lib.images import ImageSource
+
+if TYPE_CHECKING:
+    from onnxruntime.quantization import CalibrationDataReader
 
 
 def quantize(
@@ -56,7 +59,7 @@ def quantize(
         quantize_static(
             prepared,
             written,
-            _Reader(detector, images, phrases),
+            _reader(detector, images, phrases),
             QuantFormat.QDQ,
             # with Clip, ReLU6, an output is quantised after the activation, in 0..6
             op_types_to_quantize=["Conv", "Clip"],
@@ -83,14 +86,19 @@ def quantize(
     return targets
 
 
-class _Reader:
-    """Gives the inputs of the graph for each calibration image; a `CalibrationDataReader` of ONNX Runtime."""
+def _reader(
+    detector: OnnxDetector, images: Sequence[ImageSource], phrases: Sequence[str] | None
+) -> CalibrationDataReader:
+    """Gives the inputs of the graph for each calibration image."""
+    from onnxruntime.quantization import CalibrationDataReader
 
-    def __init__(self, detector: OnnxDetector, images: Sequence[ImageSource], phrases: Sequence[str] | None) -> None:
-        self._inputs = (detector.inputs(image, phrases) for image in images)
+    class Reader(CalibrationDataReader):
+        inputs = (detector.inputs(image, phrases) for image in images)
 
-    def get_next(self) -> Any:
-        return next(self._inputs, None)
+        def get_next(self) -> Any:
+            return next(self.inputs, None)
+
+    return Reader()
 
 
 def _write(written: Path, source: Path, target: Path) -> None:
