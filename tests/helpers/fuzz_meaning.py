@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 from fuzz import FaultError, check_nothing_aside, run
-from fuzz_data import NAMES, READ
+from fuzz_data import NAMES
 from PIL import Image, ImageDraw, ImageOps
 from voc_files import voc_xml
 
 from data_prep.__main__ import main
-from data_prep.formats import csv_table
+from data_prep.formats import coco, csv_table, odvg, voc
 
+# the formats that keep fields of others
+READ = {"coco": coco.read, "csv": csv_table.read, "odvg": odvg.read, "voc": voc.read}
 RED, TEAL = (230, 20, 20), (0, 128, 128)
 
 
