@@ -216,13 +216,14 @@ def test_no_large_file_in_the_book():
 WITHOUT_REFERENCE = {
     "data_prep": {
         *("arguments", "formats.fields", "formats.json_text"),
+        *("formats.file_per_image", "formats.polygons", "formats.yolo_folders"),
         *("formats.coco_reading", "formats.voc_images", "formats.voc_reading", "formats.voc_xml"),
         *("sample.annotations", "sample.backgrounds", "sample.drawing", "sample.people", "sample.portraits"),
     },
     "gdino_lib": {
         *(f"apps.{module}" for module in ("counting", "detect_files", "edit_files", "input_files", "other_models")),
         *("apps.results", "apps.terminal", "apps.video"),
-        *("companion", "cli", "evaluation.report", "messages"),
+        *("companion", "cli", "detect.dtypes", "evaluation.report", "messages"),
         *("nano.icons", "nano.pictures", "nano.recipe", "nano.photograph_recipe"),
         *(f"training.doctor.{module}" for module in ("batch", "data", "gradients", "overfitting", "pictures")),
         *("weights.files", "weights.hub", "weights.names", "weights.pickles"),

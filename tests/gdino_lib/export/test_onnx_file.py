@@ -22,7 +22,15 @@ SIZES = [(90, 60), (61, 97), (128, 37), (33, 70), (64, 64)]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", params=CONFIGS.values(), ids=CONFIGS.keys())
+SLOW = ("five levels", "static queries, no text attention")  # more of the same
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(config, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, config in CONFIGS.items()
+    ],
+)
 def exported(request, tmp_path_factory):
     """A model, and its files with text as an input."""
     model, path = build(request.param), tmp_path_factory.mktemp("exported") / "model.onnx"
@@ -151,7 +159,12 @@ def test_existing_files_are_kept(tmp_path, there):
 
 
 @pytest.mark.parametrize(
-    "part", ["decoder.norm.bias", "decoder.box_heads.0.layers.2.bias", "query_selection.norm.weight"]
+    "part",
+    [
+        "query_selection.norm.weight",
+        pytest.param("decoder.norm.bias", marks=pytest.mark.slow),
+        pytest.param("decoder.box_heads.0.layers.2.bias", marks=pytest.mark.slow),
+    ],
 )
 def test_the_check_notices_each_kind_of_difference(tmp_path, part):
     model = build(CONFIG)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = ExportOptions(("cat", "remote control"), (64, 70))
 
 
+@pytest.mark.slow
 def test_a_program_gives_the_models_results_without_the_compiled_op(tmp_path):
     model = build(CONFIG.replace(encoder_layers=1, decoder_layers=1))
     path = export_program(model, tmp_path / "a.pt2", OPTIONS)
