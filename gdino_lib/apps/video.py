@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from gdino_lib.detect.frames import Film, open_container
+from gdino_lib.detect.frames import Film, decoded_packets, open_container
 from gdino_lib.messages import one_line
 
 if TYPE_CHECKING:
@@ -132,17 +132,10 @@ class _Sound:
 
     def _write(self, packets: Iterator[Any]) -> Iterator[float]:
         """Write packet by packet; before each, yield its time in seconds. Damaged packets are left out."""
-        from av.error import FFmpegError
-
         last, damage = 0.0, ""
-        while True:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                frames = packet.decode()
-            except FFmpegError as error:
-                damage = one_line(error.strerror)
+        for packet, frames, fault in decoded_packets(packets):
+            if fault:
+                damage = fault
                 continue
             if packet.size and damage:  # not the end of a film that was cut off, of which the frames tell
                 warnings.warn(f"{self._film.path!r}: damaged sound at {last:.1f} seconds: {damage}", stacklevel=4)

@@ -99,17 +99,8 @@ class Film:
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Decode what can be decoded; `_damage` is the first error."""
-        av = _require_av()
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                frames = packet.decode()
-            except av.FFmpegError as error:
-                self._damage = self._damage or one_line(error.strerror)
-                continue  # later packets may be whole; without later packets, the next round ends
+        for _, frames, damage in decoded_packets(self._container.demux(self._stream)):
+            self._damage = self._damage or damage
             yield from frames
 
     def _warn_of_missing_frames(self, number: int, end: float, length: float) -> None:
@@ -164,6 +155,25 @@ def open_container(path: str) -> Any:
         return av.open(path, options=options, timeout=PATIENCE)
     # with "file:", FFmpeg does not take the part of a name before ":" for a protocol
     return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+
+
+def decoded_packets(packets: Iterator[Any]) -> Iterator[tuple[Any, list[Any], str]]:
+    """Decode packet by packet, and go on after damaged packets.
+
+    Yields:
+        (the packet, its frames, ""), or (None, no frames, what is wrong) for a packet that cannot be read or decoded.
+    """
+    av = _require_av()
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            yield None, [], one_line(error.strerror)  # later packets may be whole; without them, the next round ends
+        else:
+            yield packet, frames, ""
 
 
 def _camera(index: int) -> tuple[Iterator[Frame], float, bool]:
