@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +24,7 @@ from typing import Any
 
 import torch
 from closed_set import VOC_NAMES, without_text
-from results import report
+from results import report, times_in_turns
 from torch import Tensor
 
 from data_prep.atomic import write_json
@@ -286,7 +285,7 @@ def overhead(size: str, repeats: int) -> dict[str, Any]:
     closed = without_text(GroundingDINO(config.replace(fusion=False, text_cross_attention=False))).eval()
     pixels = torch.randn(1, 3, config.short_side, config.short_side * 4 // 3)
     mask = torch.ones(1, *pixels.shape[2:], dtype=torch.bool)
-    prompts, seconds = [list(VOC_NAMES)], {"with text": [], "text known": [], "without text": []}
+    prompts = [list(VOC_NAMES)]
     with torch.inference_mode():
         known = with_text.text_encoder(tokenize(prompts))
         calls = {
@@ -294,12 +293,7 @@ def overhead(size: str, repeats: int) -> dict[str, Any]:
             "text known": lambda: with_text.ground(with_text.image_backbone(pixels, mask), known),
             "without text": lambda: closed(pixels, prompts),
         }
-        for number in range(repeats + 2):
-            for name, call in calls.items():
-                began = time.perf_counter()
-                call()
-                if number >= 2:  # the first passes fill caches
-                    seconds[name].append(time.perf_counter() - began)
+        seconds = times_in_turns(calls, repeats)
     models = {"with text": with_text, "without text": closed}
     return {
         "pixels": list(pixels.shape[2:]),

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from results import report
+from results import report, times_in_turns
 
 import gdino_lib as gd
 
@@ -65,13 +65,7 @@ def lists(detector: gd.Detector, repeats: int) -> dict[str, Any]:
             "list": lambda images=images: detector(images, PHRASES, **LOW),
             "calls": lambda images=images: [detector(image, PHRASES, **LOW) for image in images],
         }
-        seconds: dict[str, list[float]] = {run: [] for run in runs}
-        for turn in range(repeats + 1):  # the first turn warms up
-            for run in sorted(runs, reverse=bool(turn % 2)):
-                start = time.perf_counter()
-                runs[run]()
-                if turn:
-                    seconds[run].append(time.perf_counter() - start)
+        seconds = times_in_turns(runs, repeats)
         median = {run: statistics.median(times) for run, times in seconds.items()}
         result[name] = {
             "median_s": {run: round(value, 3) for run, value in median.items()},

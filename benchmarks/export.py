@@ -12,7 +12,6 @@ import argparse
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from results import report
+from results import report, times_in_turns
 
 from data_prep import Dataset
 from data_prep.formats import coco
@@ -117,14 +116,7 @@ def times(detectors: dict[str, Any], photograph: Path, names: list[str]) -> dict
     runs: dict[str, Callable[[], Any]] = {
         name: lambda detector=detector: detector(photograph, names) for name, detector in detectors.items()
     }
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(REPEATS + 1):  # the first turn warms up
-        for name in sorted(runs, reverse=bool(turn % 2)):
-            start = time.perf_counter()
-            runs[name]()
-            if turn:
-                taken[name].append(1000 * (time.perf_counter() - start))
-    medians = {name: statistics.median(values) for name, values in taken.items()}
+    medians = {name: 1000 * statistics.median(taken) for name, taken in times_in_turns(runs, REPEATS).items()}
     return {
         "median_ms": {name: round(value, 1) for name, value in medians.items()},
         "of_the_model": {name: round(value / medians["model"], 3) for name, value in medians.items()},

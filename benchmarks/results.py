@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,18 @@ def load_of_quiet_machine() -> float:
     if load > MOST_LOAD:
         raise SystemExit(f"the machine is busy: its load is {load:.2f}, expected at most {MOST_LOAD}")
     return load
+
+
+def times_in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each run, `repeats` times: in turns, because other programs share the machine, after a round of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name in sorted(runs, reverse=bool(turn % 2)):
+            start = time.perf_counter()
+            runs[name]()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def report(figures: Any, path: Path | None) -> None:
