@@ -28,7 +28,7 @@ from gdino_lib.prompts import tokenize
 from gdino_lib.training import checkpoints
 from gdino_lib.training.loop import TrainingLoop, derived_seed
 from gdino_lib.training.processes import build_accelerator
-from gdino_lib.training.run_folder import claimed
+from gdino_lib.training.run_folder import claimed, with_later_fields
 from gdino_lib.training.settings import TrainingSettings
 
 
@@ -97,7 +97,8 @@ def _resume(loop: TrainingLoop, out: Path, dataset: SceneDataset) -> None:
     if earlier := checkpoints.steps(out):
         saved = checkpoints.read(earlier[-1])
         settings = json.loads(json.dumps(loop.settings.to_dict()))
-        if saved.state.get("data") != dataset.fingerprint or saved.state.get("settings") != settings:
+        then = with_later_fields(saved.state.get("settings", {}), TrainingSettings())
+        if saved.state.get("data") != dataset.fingerprint or then != settings:
             raise ValueError(f"{earlier[-1]}: made with other data or settings; remove {out} to start again")
         loop.restore(saved)
 

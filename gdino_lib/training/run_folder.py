@@ -114,9 +114,9 @@ def _check_progress(saved: TrainingState) -> None:
                 raise ValueError(f"{file}: expected {name!r} in 0..{most}, got {value!r:.60}")
 
 
-def _as_json(fields: CheckedFields) -> dict[str, Any]:
-    """The fields' values after a round trip through JSON, as `state.json` holds them."""
-    return json.loads(json.dumps(fields.to_dict()))
+def with_later_fields(saved: Mapping[str, Any], defaults: CheckedFields) -> dict[str, Any]:
+    """The fields that a checkpoint has saved. A field that is younger than the checkpoint had the effect of its default."""
+    return {**json.loads(json.dumps(defaults.to_dict())), **saved}
 
 
 def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> None:
@@ -130,9 +130,8 @@ def check_same_run(saved: TrainingState, run: Mapping[str, Any], steps: int) -> 
         ValueError: other settings than `MAY_CHANGE` allows, another model or other data, or more steps than `steps`.
     """
     state, run, file = saved.state, json.loads(json.dumps(run)), saved.folder / STATE
-    # A field that is younger than the checkpoint had the effect of its default.
-    settings = {**_as_json(TrainingSettings()), **state["settings"]}
-    config = {**_as_json(GroundingDINOConfig()), **state["config"]}
+    settings = with_later_fields(state["settings"], TrainingSettings())
+    config = with_later_fields(state["config"], GroundingDINOConfig())
     for name, value in run["settings"].items():
         then = settings.get(name)
         if name not in MAY_CHANGE and then != value:

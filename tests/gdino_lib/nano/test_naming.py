@@ -1,5 +1,6 @@
 """The first training stage: its loss, the weights that it changes, and resuming it."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -118,3 +119,15 @@ def test_other_settings_or_data_are_refused(tmp_path):
     for data, settings in ((single(8), replace(QUICK, lr=1.0)), (single(12), QUICK)):
         with pytest.raises(ValueError, match="made with other data or settings; remove"):
             learn_names(model(), data, settings, tmp_path, workers=0)
+
+
+def test_a_stage_from_before_a_setting_existed_resumes(tmp_path):
+    learn_names(model(), single(8), QUICK, tmp_path, workers=0)
+    for file in (tmp_path / "checkpoints").glob("*/state.json"):
+        state = json.loads(file.read_text())
+        del state["settings"]["patience"], state["sha256"]
+        file.write_text(json.dumps(state))
+    assert learn_names(model(), single(8), QUICK, tmp_path, workers=0) == []  # nothing is left to do
+    file.write_text(json.dumps(state | {"settings": state["settings"] | {"lr": 0.5}}))
+    with pytest.raises(ValueError, match="made with other data or settings"):
+        learn_names(model(), single(8), QUICK, tmp_path, workers=0)
