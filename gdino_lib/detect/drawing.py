@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from gdino_lib.detect.tracking import ids
 from gdino_lib.images import ImageSource, read_image
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def _labels(found: sv.Detections) -> tuple[list[str], str]:
     """(the label of each box, the font that can write most phrases)."""
     numbers, scores = np.asarray(found.class_id).tolist(), np.asarray(found.confidence).tolist()
     names, font = label_names(dict(zip(numbers, found.data["class_name"], strict=True)))
-    tracks = [-1] * len(found) if found.tracker_id is None else found.tracker_id.tolist()
-    labels = zip(tracks, numbers, scores, strict=True)
+    labels = zip(ids(found), numbers, scores, strict=True)
     return [f"{track}: " * (track >= 0) + f"{names[number]} {score:.2f}" for track, number, score in labels], font
 
 
