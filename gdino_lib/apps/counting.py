@@ -62,9 +62,8 @@ class TrackCounts:
         self._tracking = tracking
         self._most = [0] * len(self._zones)
         self._inside: list[set[int]] = [set() for _ in self._zones]
-        self._phrases: defaultdict[int, Counter[str]] = defaultdict(
-            Counter
-        )  # of each track, by the labels of its boxes
+        # {track: the labels of its boxes}
+        self._phrases: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._names: dict[int, str] = {}  # of each class_id
 
     def add(self, found: sv.Detections) -> list[int]:

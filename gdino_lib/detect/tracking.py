@@ -101,9 +101,8 @@ def _followed(
     found: Iterator[tuple[Segment, sv.Detections]], tracker: ByteTrackTracker
 ) -> Iterator[tuple[Frame, sv.Detections]]:
     """Give boxes their identities, and the frames between two detected frames the boxes of the tracks that are in both."""
-    held: tuple[Frame, sv.Detections] | None = (
-        None  # until the next boxes are known, which may give these boxes their ids
-    )
+    # a frame is held until the next boxes are known, which may give its boxes their ids
+    held: tuple[Frame, sv.Detections] | None = None
     highest = -1  # id so far
     for (*between, frame), boxes in found:
         _identify(tracker, frame, boxes)

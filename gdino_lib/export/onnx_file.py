@@ -159,9 +159,8 @@ def _graph(module: nn.Module, arguments: Mapping[str, Tensor], axes: Axes, outpu
 
     axes = {**axes, **{name: OUTPUT_AXES[name] for name in outputs if name in OUTPUT_AXES}}
     with tempfile.TemporaryDirectory() as folder, recording(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # a tracer warns of each check of a shape; the export is tested with other sizes
+        # a tracer warns of each check of a shape; the export is tested with other sizes
+        warnings.simplefilter("ignore")
         file = os.path.join(folder, "model.onnx")
         # `dynamo=False`, because torch.export (PyTorch 2.14) had not finished nano with symbolic heights and widths after
         # three minutes of CPU time. A trace records the arithmetic on sizes in two seconds.

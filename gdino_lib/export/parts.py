@@ -50,9 +50,8 @@ class TextPart(nn.Module):
         encoder = self.encoder
         real = attention_mask > 0
         # transformers uses a mask of four axes as it is; from one of two axes it would make constants in a trace
-        mask = torch.zeros_like(real, dtype=torch.float32).masked_fill(~real, -torch.inf)[
-            :, None, None
-        ]  # (S, 1, 1, longest)
+        mask = torch.zeros_like(real, dtype=torch.float32).masked_fill(~real, -torch.inf)
+        mask = mask[:, None, None]  # (S, 1, 1, longest)
         features = encoder.bert(input_ids=input_ids, attention_mask=mask).last_hidden_state
         ids = torch.where(real, input_ids, -1)
         return encoder.projection(encoder.towards_landmarks(features, ids))

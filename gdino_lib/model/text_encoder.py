@@ -120,9 +120,8 @@ class TextEncoder(nn.Module):
         if self.landmarks is None:
             return features
         words = _word_mask(ids)
-        with torch.autocast(
-            features.device.type, enabled=False
-        ):  # float32 at least: small differences of cosines matter
+        # float32 at least: small differences of cosines matter
+        with torch.autocast(features.device.type, enabled=False):
             landmarks = self.landmarks.to(torch.promote_types(self.landmarks.dtype, torch.float32))
             features = features.to(landmarks.dtype)
             mean = _word_mean(features, words)

@@ -60,7 +60,7 @@ class TrainingSettings(CheckedFields):
 
     epochs: Annotated[PositiveInt, "passes over the training data; images that fill no whole step are left out"] = 20
     batch_size: Annotated[PositiveInt, "images per step, over all processes and passes together"] = 4
-    accumulation_steps: Annotated[PositiveInt, "passes per step (gradient accumulation, which saves memory)"] = 1
+    accumulation_steps: Annotated[PositiveInt, "forward and backward passes per step (gradient accumulation)"] = 1
     lr: Annotated[NonNegativeFloat, "learning rate of AdamW"] = 1e-4
     lr_scale: Annotated[
         Mapping[str, NonNegativeFloat],
@@ -85,7 +85,7 @@ class TrainingSettings(CheckedFields):
     lora_alpha: Annotated[PositiveFloat, "the adapters' update is multiplied by lora_alpha / lora_rank"] = 16.0
     denoising: Annotated[NonNegativeInt, "positive denoising queries per image, and as many negative; 0: none"] = 100
     box_noise: Annotated[NonNegativeFloat, "noise on the boxes of denoising queries, in halves of a box's sides"] = 1.0
-    label_noise: Annotated[Share, "twice the share of denoising queries that get another phrase"] = 0.5
+    label_noise: Annotated[Share, "half of this share of the denoising queries gets another phrase"] = 0.5
     validate_every: Annotated[PositiveInt, "epochs from one validation to the next"] = 1
     patience: Annotated[NonNegativeInt, "stop after this many validations without a better AP; 0: never"] = 0
     save_every: Annotated[PositiveInt, "steps from one checkpoint to the next; each epoch ends with one, too"] = 500
